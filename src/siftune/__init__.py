@@ -1,0 +1,35 @@
+"""siftune: choose the part of an instruction pool that teaches a model *your* task, and prove that it helps.
+
+The names below are the library's front door; each is imported when it is first used, so ``import siftune`` is
+instant.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+_EXPORTS = {
+    "select": "siftune.api",
+    "compare": "siftune.api",
+    "SelectConfig": "siftune.config",
+    "CompareConfig": "siftune.config",
+    "SiftuneError": "siftune.errors",
+    "Problem": "siftune.selectors.problem",
+    "Selection": "siftune.selectors.problem",
+    "Budget": "siftune.selectors.problem",
+}
+
+__all__ = ["__version__", *sorted(_EXPORTS)]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _EXPORTS:
+        return getattr(import_module(_EXPORTS[name]), name)
+    raise AttributeError(f"module 'siftune' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,66 @@
+"""Errors a user can act on: what happened, where, why, and what to type next.
+
+Everything a user can cause raises a :class:`SiftuneError`. The command line prints it without a traceback and
+exits with 2; as a library it is an ordinary exception. Anything else that escapes is a bug of siftune's.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+class SiftuneError(Exception):
+    """A mistake or a refusal that the user can resolve.
+
+    Args:
+        what: One sentence: what happened.
+        where: File (and line) or flag concerned, e.g. ``"pool.jsonl:12"``.
+        why: The reason, where it is not obvious from ``what``.
+        hint: What to type or change next, without the word "hint".
+    """
+
+    exit_code = 2
+
+    def __init__(self, what: str, *, where: str | None = None, why: str | None = None, hint: str | None = None):
+        super().__init__(what)
+        self.what, self.where, self.why, self.hint = what, where, why, hint
+
+    def __str__(self) -> str:
+        lines = [self.what]
+        if self.where:
+            lines.append(f"  --> {self.where}")
+        if self.why:
+            lines.append(f"  {self.why}")
+        if self.hint:
+            lines.append(f"hint: {self.hint}")
+        return "\n".join(lines)
+
+
+class DataError(SiftuneError):
+    """A pool, target or test file that cannot be used as it is."""
+
+
+class ConfigError(SiftuneError):
+    """A flag, YAML key or value that is wrong or missing."""
+
+
+class ModelError(SiftuneError):
+    """A model, adapter or tokenizer that cannot be loaded or used."""
+
+
+class StoreMismatch(SiftuneError):  # noqa: N818 - it names a refusal rather than a failure
+    """Stored features that were made from something else; ``field`` names the first difference."""
+
+    def __init__(self, what: str, *, field: str, where: str | None = None, why: str | None = None,
+                 hint: str | None = None):
+        super().__init__(what, where=where, why=why, hint=hint)
+        self.field = field
+
+
+class StoreCorrupt(SiftuneError):  # noqa: N818
+    """Stored features whose bytes do not match their checksum."""
+
+
+def at(path: str | Path, line: int | None = None) -> str:
+    """``file:line`` as editors and terminals understand it."""
+    return f"{path}:{line}" if line is not None else str(path)

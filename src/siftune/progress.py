@@ -1,0 +1,68 @@
+"""Progress bars with an estimate of the time left, on stderr, silent where stderr is not a terminal.
+
+Where there is no terminal (CI, a log file) a plain line is printed at most every 20 seconds, so that a log still
+shows that the work goes on and how long it will take.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+def log(message: str) -> None:
+    """One line of what is going on, to stderr; results go to stdout and to files."""
+    print(message, file=sys.stderr, flush=True)
+
+
+class Bar:
+    """A running bar: call :meth:`advance` with the units done."""
+
+    def __init__(self, title: str, total: float, unit: str):
+        self.title, self.total, self.unit = title, total, unit
+        self.done = 0.0
+        self._skipped = 0.0
+        self._start = self._last = time.monotonic()
+        self._rich = None
+
+    def skip(self, units: float) -> None:
+        """Units that were already done before this run: they count as done but not towards the speed."""
+        self._skipped += units
+        self.advance(units)
+
+    def advance(self, units: float = 1.0) -> None:
+        self.done += units
+        if self._rich is not None:
+            self._rich[0].update(self._rich[1], completed=self.done)
+            return
+        now = time.monotonic()
+        if now - self._last >= 20:
+            self._last = now
+            rate = (self.done - self._skipped) / max(now - self._start, 1e-9)
+            left = (self.total - self.done) / rate if rate > 0 else float("inf")
+            eta = f", about {left:,.0f} s left" if left < float("inf") else ""
+            log(f"{self.title}: {self.done:,.0f} of {self.total:,.0f} {self.unit}, {rate:,.0f} {self.unit}/s{eta}")
+
+
+@contextmanager
+def bar(title: str, total: float, unit: str = "rows") -> Iterator[Bar]:
+    """A progress bar for ``total`` units of work.
+
+    Example:
+        >>> with bar("features", 300) as progress:
+        ...     progress.advance(300)
+    """
+    state = Bar(title, total, unit)
+    if not sys.stderr.isatty():
+        yield state
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:,.0f}/{task.total:,.0f} "
+               + unit), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=False) as rich:
+        state._rich = (rich, rich.add_task(title, total=total))
+        yield state
