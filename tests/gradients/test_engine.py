@@ -1,0 +1,184 @@
+"""Batched per-example gradients against one-example-at-a-time autograd, for every architecture."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from torch import nn
+
+from siftune.data.rows import Rendered
+from siftune.errors import ModelError
+from siftune.gradients.adam import plain
+from siftune.gradients.batching import collate, plan_batches
+from siftune.gradients.engine import GradientEngine
+from siftune.gradients.features import gradient_features
+from siftune.gradients.projection import CountSketch
+from tests import tiny
+
+TARGETS = {"gpt2": ["c_attn", "attn.c_proj"], "gpt_neox": ["query_key_value", "attention.dense"]}
+
+
+@cache
+def adapted(architecture: str, bias: str = "none"):
+    """A tiny model with a LoRA adapter whose B is not zero, so that A has gradients too."""
+    torch.manual_seed(0)
+    targets = TARGETS.get(architecture, ["q_proj", "k_proj", "v_proj", "o_proj"])
+    config = LoraConfig(r=4, lora_alpha=8, lora_dropout=0.3, target_modules=targets, bias=bias,
+                        fan_in_fan_out=architecture == "gpt2")
+    model = get_peft_model(tiny.model(architecture), config)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            nn.init.normal_(parameter, std=0.3)
+    return model.train()  # dropout must not matter
+
+
+def rows(seed: int = 0, lengths=(9, 30, 17, 5, 24, 12, 3, 28)) -> list[Rendered]:
+    """Rows of mixed length: several turns, one-token answers, long prompts."""
+    rng = np.random.default_rng(seed)
+    made = []
+    for i, length in enumerate(lengths):
+        mask = np.zeros(length, bool)
+        mask[-1 - (i % 4) * (length // 5):] = True
+        mask[length // 3] = i % 2 == 0
+        mask[0] = False
+        made.append(Rendered(rng.integers(3, 384, length).astype(np.int32), mask))
+    return made
+
+
+def oracle(model, row: Rendered) -> dict[str, torch.Tensor]:
+    """Plain autograd: one example, one loss, ``backward``."""
+    model.eval()
+    model.zero_grad()
+    ids = torch.from_numpy(row.ids.astype(np.int64))[None]
+    logits = model(input_ids=ids).logits[0].float()
+    losses = [-torch.log_softmax(logits[t - 1], -1)[ids[0, t]] for t in range(len(row)) if row.mask[t]]
+    (sum(losses) / len(losses)).backward()
+    return {n: p.grad.detach().flatten().clone() for n, p in model.named_parameters() if p.requires_grad}
+
+
+def batched(model, examples: list[Rendered], batches: list[list[int]]) -> list[dict[str, torch.Tensor]]:
+    engine = GradientEngine(model)
+    found: list[dict[str, torch.Tensor]] = [{} for _ in examples]
+    for positions in batches:
+        def consume(name, gradients, positions=positions):
+            for row, position in enumerate(positions):
+                assert name not in found[position], "each parameter arrives once"
+                found[position][name] = gradients[row].clone()
+        with engine.capture(consume):
+            engine.backward(collate([examples[i] for i in positions], pad_id=0))
+    return found
+
+
+@pytest.mark.parametrize("architecture", sorted(tiny.ARCHITECTURES))
+def test_batched_gradients_equal_autograd_one_example_at_a_time(architecture):
+    model, examples = adapted(architecture), rows()
+    expected = [oracle(model, row) for row in examples]
+    for batches in ([[i] for i in range(8)], [list(range(8))], [[7, 2, 5], [0, 6], [1, 4, 3]]):
+        for row, (got, want) in enumerate(zip(batched(model, examples, batches), expected, strict=True)):
+            assert got.keys() == want.keys()
+            whole_got, whole_want = (torch.cat([g[n] for n in want]) for g in (got, want))
+            error = (whole_got - whole_want).norm() / whole_want.norm()
+            assert error < 1e-4, f"row {row} in batches {batches}: relative error {error:.1e}"
+            for name in want:  # and no single matrix hides behind the large ones
+                assert torch.allclose(got[name], want[name], rtol=1e-3, atol=1e-5 * whole_want.norm()), name
+
+
+def test_biases_of_adapted_layers_have_gradients_too():
+    model = adapted("qwen2", bias="lora_only")
+    examples = rows()[:3]
+    want = [oracle(model, row) for row in examples]
+    assert any(name.endswith("bias") for name in want[0])
+    for got, expected in zip(batched(model, examples, [[0, 1, 2]]), want, strict=True):
+        assert got.keys() == expected.keys()
+        for name in expected:
+            assert torch.allclose(got[name], expected[name], rtol=1e-3, atol=1e-6), name
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
+def test_full_weights_of_linear_layers_without_any_adapter(architecture):
+    model = tiny.model(architecture)
+    model.requires_grad_(False)
+    chosen = [n for n, _ in model.named_parameters() if n.endswith(("mlp.down_proj.weight", "mlp.c_proj.weight",
+                                                                    "mlp.c_proj.bias"))]
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name in chosen)
+    examples = rows()[:4]
+    want = [oracle(model, row) for row in examples]
+    for got, expected in zip(batched(model, examples, [[3, 1], [0, 2]]), want, strict=True):
+        assert set(got) == set(chosen)
+        for name in expected:
+            assert torch.allclose(got[name], expected[name], rtol=1e-3, atol=1e-5), name
+
+
+def test_capturing_leaves_the_model_as_it_was():
+    model = adapted("llama")
+    before = {n: (p.requires_grad, p.detach().clone()) for n, p in model.named_parameters()}
+    model.zero_grad()
+    model.train()
+    batched(model, rows(), [list(range(8))])
+    assert model.training
+    for name, parameter in model.named_parameters():
+        assert parameter.requires_grad == before[name][0]
+        assert torch.equal(parameter, before[name][1])
+        assert parameter.grad is None, "no batch-summed gradient was computed"
+
+
+def test_features_do_not_depend_on_batch_size_or_order():
+    model, examples = adapted("llama"), rows()
+    engine = GradientEngine(model)
+
+    def features(order, batch_tokens):
+        made = gradient_features(engine, [examples[i] for i in order], precondition=plain,
+                                 projection=CountSketch(512, seed=1), pad_id=0, batch_tokens=batch_tokens)
+        back = np.argsort(order)
+        return {k: v[back] for k, v in made.items()}
+
+    whole = features(list(range(8)), 10_000)
+    for order, batch_tokens in (([3, 1, 0, 7, 6, 5, 2, 4], 1), (list(range(8))[::-1], 64), (list(range(8)), 40)):
+        for key, value in features(order, batch_tokens).items():
+            np.testing.assert_allclose(value, whole[key], rtol=2e-4, atol=1e-5, err_msg=key)
+    np.testing.assert_allclose(np.linalg.norm(whole["feature"], axis=1), 1, rtol=1e-5)
+
+
+def test_norm_and_loss_are_those_of_the_example():
+    model, examples = adapted("mistral"), rows()[:3]
+    made = gradient_features(GradientEngine(model), examples, precondition=plain, projection=CountSketch(64, 0),
+                             pad_id=0, batch_tokens=64)
+    for i, row in enumerate(examples):
+        gradient = torch.cat(list(oracle(model, row).values()))
+        assert made["norm"][i] == pytest.approx(float(gradient.norm()), rel=1e-4)
+        ids = torch.from_numpy(row.ids.astype(np.int64))[None]
+        labels = torch.where(torch.from_numpy(row.mask)[None], ids, -100)
+        assert made["loss"][i] == pytest.approx(model.eval()(input_ids=ids, labels=labels).loss.item(), rel=1e-4)
+
+
+def test_a_row_without_a_direction_is_refused():
+    model = adapted("llama")
+    empty = Rendered(np.arange(3, 9, dtype=np.int32), np.zeros(6, bool))
+    with pytest.raises(ModelError, match="not a finite number|exactly zero"):
+        gradient_features(GradientEngine(model), [rows()[0], empty], precondition=plain,
+                          projection=CountSketch(64, 0), pad_id=0, batch_tokens=64)
+
+
+def test_only_linear_layers_can_be_captured():
+    model = tiny.model("llama")
+    model.requires_grad_(False)
+    with pytest.raises(ModelError, match="no trainable parameters"):
+        GradientEngine(model)
+    model.get_input_embeddings().weight.requires_grad_(True)  # tied to the output embedding, so claimed by it
+    model.model.norm.weight.requires_grad_(True)
+    with pytest.raises(ModelError, match="not weights of linear layers"):
+        GradientEngine(model)
+
+
+def test_batches_hold_every_row_once_within_the_budget():
+    lengths = [5, 90, 7, 33, 33, 60, 1, 200, 12]
+    for budget in (1, 50, 100, 400, 10_000):
+        batches = plan_batches(lengths, budget)
+        assert sorted(i for batch in batches for i in batch) == list(range(len(lengths)))
+        for batch in batches:
+            assert len(batch) == 1 or len(batch) * max(lengths[i] for i in batch) <= budget
