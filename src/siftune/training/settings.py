@@ -1,0 +1,73 @@
+"""How a LoRA run is trained: everything that decides its result, and nothing else."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from siftune.errors import ConfigError
+from siftune.registry import unknown_name
+
+#: Our name of a learning-rate schedule -> transformers' name. All start with a linear warmup.
+SCHEDULES = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """AdamW over shuffled epochs.
+
+    Attributes:
+        learning_rate: Peak learning rate.
+        epochs: Passes over the rows; each in an order of its own.
+        batch_size: Rows per optimizer step; the last batch of an epoch may be smaller.
+        micro_batch_size: Rows per forward pass, where a batch does not fit in memory; the loss of the step is the
+            same. ``None``: the whole batch at once.
+        schedule: ``linear`` or ``cosine`` (both to zero) or ``constant``.
+        warmup_share: Share of the steps over which the learning rate rises from zero.
+        weight_decay: AdamW's decoupled decay.
+        max_grad_norm: Gradients are scaled down to this Euclidean norm; 0 leaves them alone.
+        betas: AdamW's decay rates of the first and second moment.
+        eps: AdamW's epsilon (outside the square root).
+        seed: Decides the row order of every epoch and the dropout of every step.
+        save_steps: Also checkpoint after every so many steps, for long epochs; does not change the result.
+    """
+
+    learning_rate: float = 3e-4
+    epochs: int = 4
+    batch_size: int = 8
+    micro_batch_size: int | None = None
+    schedule: str = "linear"
+    warmup_share: float = 0.03
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    seed: int = 0
+    save_steps: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.schedule not in SCHEDULES:
+            raise unknown_name("schedule", self.schedule, SCHEDULES, flag="--schedule")
+        for name in ("epochs", "batch_size", "micro_batch_size", "save_steps"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise _wrong(name, value, "a whole number from 1")
+        if not (self.learning_rate > 0 and math.isfinite(self.learning_rate)):
+            raise _wrong("learning_rate", self.learning_rate, "a positive number, for example 3e-4")
+        if not 0 <= self.warmup_share < 1:
+            raise _wrong("warmup_share", self.warmup_share, "a share in [0, 1), for example 0.03")
+        for name in ("weight_decay", "max_grad_norm"):
+            if getattr(self, name) < 0:
+                raise _wrong(name, getattr(self, name), "a number from 0")
+
+    def steps_per_epoch(self, rows: int) -> int:
+        return math.ceil(rows / self.batch_size)
+
+    def warmup_steps(self, total_steps: int) -> int:
+        """Steps of rising learning rate; always fewer than all, so that the shortest run still learns something."""
+        return min(math.ceil(self.warmup_share * total_steps), total_steps - 1)
+
+
+def _wrong(name: str, value: object, wanted: str) -> ConfigError:
+    flag = f"--{name.replace('_', '-')}"
+    return ConfigError(f"{name.replace('_', ' ')} cannot be {value}", where=flag, hint=f"give {flag} {wanted}")
