@@ -22,7 +22,17 @@ _EXPORTS = {
     "Budget": "siftune.selectors.problem",
 }
 
-__all__ = ["__version__", *sorted(_EXPORTS)]
+__all__ = [
+    "Budget",
+    "CompareConfig",
+    "Problem",
+    "SelectConfig",
+    "Selection",
+    "SiftuneError",
+    "__version__",
+    "compare",
+    "select",
+]
 
 
 def __getattr__(name: str) -> Any:

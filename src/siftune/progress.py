@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 
 def log(message: str) -> None:
@@ -25,7 +26,7 @@ class Bar:
         self.done = 0.0
         self._skipped = 0.0
         self._start = self._last = time.monotonic()
-        self._rich = None
+        self._rich: tuple[Any, Any] | None = None
 
     def skip(self, units: float) -> None:
         """Units that were already done before this run: they count as done but not towards the speed."""

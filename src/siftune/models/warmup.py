@@ -1,0 +1,170 @@
+"""The warmup run of LESS (arXiv 2402.04333, section 4.1, appendix B): checkpoints to take gradients at.
+
+A LoRA run on a small random share of the pool. After every epoch it leaves a checkpoint: the adapter weights and
+Adam's two moments of every adapter parameter, *by parameter name*, with what it takes to form Adam's next update from
+them (step, betas, eps) and the epoch's mean learning rate, which weighs the checkpoint in the score.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import safetensors.torch
+
+from siftune import files, seeds
+from siftune.data.rows import Rendered
+from siftune.errors import ConfigError, DataError, StoreCorrupt
+from siftune.models.lora import load_adapter_state
+from siftune.training.settings import TrainSettings
+from siftune.training.sft import train_lora, training_key
+
+if TYPE_CHECKING:
+    import torch
+    from peft import PeftModel
+    from torch import Tensor
+
+_TENSORS = "adapter.safetensors"
+_SUMMARY = "checkpoint.json"
+
+
+@dataclass(frozen=True)
+class WarmupSettings:
+    """How the warmup is run.
+
+    Attributes:
+        share: Share of the pool's rows to train on; the paper finds 5% about as good as the whole pool.
+        min_rows: At least so many rows, as far as the pool has them.
+        epochs: Passes over these rows, and so the number of checkpoints.
+        train: Everything else about the training; its ``epochs`` and ``seed`` are replaced.
+    """
+
+    share: float = 0.05
+    min_rows: int = 100
+    epochs: int = 4
+    train: TrainSettings = field(default_factory=TrainSettings)
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share <= 1:
+            raise ConfigError(f"a warmup share of {self.share} is not in (0, 1]", where="--warmup-share",
+                              hint="give a share, for example 0.05")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A finished epoch of the warmup run, on disk.
+
+    Attributes:
+        folder: Where its two files are.
+        epoch: From 1.
+        step: Optimizer steps so far; the ``t`` of Adam's bias correction.
+        betas: Adam's decay rates.
+        eps: Adam's epsilon.
+        mean_learning_rate: Over the steps of this epoch.
+        blake2: Checksum of the tensors' file.
+    """
+
+    folder: Path
+    epoch: int
+    step: int
+    betas: tuple[float, float]
+    eps: float
+    mean_learning_rate: float
+    blake2: str
+
+    def load_weights(self) -> dict[str, Tensor]:
+        """Adapter weights by full parameter name, float32 on the CPU; for ``load_adapter_state``.
+
+        Raises:
+            StoreCorrupt: the file is missing or its bytes have changed.
+        """
+        return self._load("w.")
+
+    def load_moments(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Adam's ``exp_avg`` and ``exp_avg_sq`` by full parameter name, without bias correction, float32 on the CPU.
+
+        Raises:
+            StoreCorrupt: the file is missing or its bytes have changed.
+        """
+        return self._load("m."), self._load("v.")
+
+    def _load(self, prefix: str) -> dict[str, Tensor]:
+        path = self.folder / _TENSORS
+        data = path.read_bytes() if path.is_file() else b""
+        if _checksum(data) != self.blake2:
+            raise StoreCorrupt(f"the warmup checkpoint of epoch {self.epoch} is damaged", where=str(path),
+                               why="Its bytes do not match their checksum.",
+                               hint=f"delete {self.folder} and run the same command again")
+        tensors = safetensors.torch.load(data)
+        return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def run_warmup(model: PeftModel, rendered_pool: Sequence[Rendered], ids: Sequence[str], settings: WarmupSettings,
+               folder: str | Path, seed: int, *, pad_id: int, device: str | torch.device,
+               base_key: str = "") -> list[Checkpoint]:
+    """Train the adapter on a random share of the pool and keep a checkpoint of every epoch.
+
+    Resumable like :func:`siftune.training.sft.train_lora`; once every checkpoint of this very run is there, it
+    returns at once. The model ends with the weights of the last checkpoint, in eval mode.
+
+    Args:
+        model: With fresh adapters, from :func:`siftune.models.lora.attach_lora`.
+        rendered_pool: The pool's rows.
+        ids: Their ids, in the same order. The chosen rows depend on the set of ids, not on their order.
+        settings: How many rows and epochs, how to train.
+        folder: Gets ``rows.json`` (ids of the chosen rows), ``epoch-1`` ... and the training run's own folder.
+        seed: Decides which rows, their order and the dropout.
+        pad_id, device, base_key: As for ``train_lora``.
+
+    Returns:
+        One checkpoint an epoch, in order.
+
+    Raises:
+        DataError, ModelError, ConfigError, SiftuneError: as ``train_lora``.
+    """
+    folder = files.make_folder(folder)
+    chosen = warmup_rows(ids, settings, seed)
+    rows = [rendered_pool[i] for i in chosen]
+    train = replace(settings.train, epochs=settings.epochs, seed=seeds.derive(seed, "warmup training"))
+    key = training_key(model, rows, train, base_key)
+
+    def keep(epoch: int, model: Any, optimizer: Any, mean_learning_rate: float) -> None:
+        if _open(folder, epoch, key) is None:
+            _write(folder, epoch, key, model, optimizer, mean_learning_rate)
+
+    checkpoints = [_open(folder, epoch, key) for epoch in range(1, settings.epochs + 1)]
+    if not all(checkpoints):
+        if any(checkpoints) and (folder / "training" / "training.json").is_file():
+            _forget_finished_training(folder)  # a checkpoint was lost afterwards: only training again gives it back
+        files.write_json(folder / "rows.json", {"seed": seed, "share": settings.share, "pool": len(ids),
+                                                "rows": [ids[i] for i in chosen]})
+        train_lora(model, rows, train, folder / "training", pad_id=pad_id, device=device, base_key=base_key,
+                   on_epoch=keep, title="warmup")
+        checkpoints = [_open(folder, epoch, key) for epoch in range(1, settings.epochs + 1)]
+    complete = [checkpoint for checkpoint in checkpoints if checkpoint is not None]
+    load_adapter_state(model, complete[-1].load_weights())
+    model.to(device).eval()  # type: ignore[arg-type]
+    return complete
+
+
+def warmup_rows(ids: Sequence[str], settings: WarmupSettings, seed: int) -> list[int]:
+    """Positions of the rows to train on: a random share of the ids, the same for every order of the pool.
+
+    Raises:
+        DataError: the pool is empty.
+    """
+    if not ids:
+        raise DataError("the pool has no usable row to warm up on", hint="look at dropped.jsonl for the reasons")
+    count = min(len(ids), max(settings.min_rows, math.ceil(settings.share * len(ids))))
+    by_id = sorted(range(len(ids)), key=lambda i: ids[i])
+    return [by_id[k] for k in seeds.permutation(len(ids), seed, "warmup rows")[:count]]
+
+
+def score_weights(checkpoints: Sequence[Checkpoint]) -> np.ndarray:
+    """float64 [C]: ``w_i = eta_i / sum(eta)``, the weight of each checkpoint in the score (section 2)."""
+    rates = np.array([checkpoint.mean_learning_rate for checkpoint in checkpoints], dtype=np.float64)
+    return rates / rates.sum()
