@@ -1,0 +1,139 @@
+"""The HTML page, made from the report's dictionary and from nothing else.
+
+Row text is hostile until shown otherwise. Three things hold it down, each enough by itself: Jinja2 escapes every
+value, a content-security policy forbids every script and every request, and invisible characters are spelled out.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from siftune.report import charts, formats
+from siftune.report.text import pretty_json, shorten, visible
+
+_HERE = Path(__file__).parent
+
+
+def render(report: dict[str, Any]) -> str:
+    """The page of a report made by :func:`siftune.report.model.build_report`: one file that asks for no other."""
+    css = (_HERE / "report.css").read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(css.encode("utf-8")).digest()).decode("ascii")
+    template = _environment().get_template("report.html.j2")
+    return template.render(r=report, charts=_charts(report), css=Markup(css), css_hash=digest)
+
+
+def _environment() -> Environment:
+    environment = Environment(loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined,
+                              finalize=_shown, trim_blocks=True, lstrip_blocks=True)
+    environment.filters.update(
+        number=formats.number, loss=formats.loss, score=formats.score, p_value=formats.p_value,
+        percent=formats.percent, signed_percent=formats.signed_percent, signed=formats.signed,
+        duration=formats.duration, size=formats.size, pretty_json=pretty_json, shorten=shorten,
+    )
+    environment.globals.update(count=formats.count, cell_bar=charts.bar, f=formats)
+    return environment
+
+
+def _shown(value: Any) -> Any:
+    """Applied to every value before it is escaped: nothing reaches the page around it."""
+    if isinstance(value, Markup):
+        return value
+    return formats.MISSING if value is None else visible(str(value))
+
+
+def _charts(report: dict[str, Any]) -> dict[str, Markup | None]:
+    parts, comparison = report["composition"] or {}, report["comparison"]
+    return {
+        "arms": _arms(comparison, "loss") if comparison else None,
+        "arms_exact": _arms(comparison, "exact_match") if comparison else None,
+        "differences": _differences(comparison) if comparison else None,
+        "sources": _shares(parts.get("sources"), "sources"),
+        "groups": _shares(parts.get("groups"), "groups"),
+        "lengths": _lengths(parts.get("histogram")),
+        "scores": _scores(report["scores"]),
+        "targets": _targets(report["targets"]),
+    }
+
+
+def _known(estimate: dict[str, Any] | None) -> bool:
+    return estimate is not None and None not in (estimate["mean"], estimate["low"], estimate["high"])
+
+
+def _arms(comparison: dict[str, Any], metric: str) -> Markup | None:
+    """The pooled result of every arm; where there is none, of the first subtask."""
+    if not comparison["results"]:
+        return None
+    result = comparison["results"][0]
+    rows = [
+        charts.Interval(arm["name"], estimate["mean"], estimate["low"], estimate["high"], arm["kind"],
+                        [point for point in estimate["per_seed"] if point is not None])
+        for arm in result["arms"] if _known(estimate := arm[metric])
+    ]
+    if not rows:
+        return None
+    exact = metric == "exact_match"
+    title = "Exact match on held-out rows" if exact else "Loss on held-out target rows"
+    side = "right" if exact else "left"
+    description = f"Further {side} is better. Each line is one arm, with its mean, its interval and its single seeds."
+    return charts.intervals(title, description, rows, formats.percent if exact else formats.loss)
+
+
+def _differences(comparison: dict[str, Any]) -> Markup | None:
+    rows = [
+        charts.Interval(f"{test['method']} · {test['subtask']}", test["difference"], test["low"], test["high"])
+        for test in comparison["tests"]
+        if test["metric"] == "loss" and test["against"] == "random"
+        and None not in (test["difference"], test["low"], test["high"])
+    ]
+    if not rows:
+        return None
+    return charts.intervals("Difference in loss, method minus random", "Left of zero the method is better than random. "
+                            "An interval that crosses zero shows no difference.", rows, formats.signed,
+                            zero=("better", "worse"))
+
+
+def _shares(shares: dict[str, Any] | None, what: str) -> Markup | None:
+    if shares is None:
+        return None
+    pairs = [charts.Pair(entry["name"], entry["pool_share"], entry["selected_share"] or 0.0)
+             for entry in shares["listed"]]
+    return charts.bar_pairs(f"Share of rows by {what}", "For each name the share of the pool, then of the subset.",
+                            pairs, formats.percent)
+
+
+def _panels(histogram: dict[str, Any]) -> Sequence[charts.Series]:
+    return [charts.Series("All usable rows", "pool", histogram["pool"]),
+            charts.Series("Selected rows", "selected", histogram["selected"])]
+
+
+def _lengths(histogram: dict[str, Any] | None) -> Markup | None:
+    if histogram is None:
+        return None
+    return charts.histogram("Tokens per row", "The pool above, the subset below, on one axis.", histogram["edges"],
+                            _panels(histogram), is_open=histogram["open"])
+
+
+def _scores(scores: dict[str, Any] | None) -> Markup | None:
+    if scores is None:
+        return None
+    cut = scores["cut"]
+    mark = None if cut is None else (cut, f"lowest selected {formats.score(cut)}")
+    return charts.histogram("Distribution of the scores", "All usable rows above, the selected rows below, on one "
+                            "axis. The dashed line is the lowest score that was selected.", scores["edges"],
+                            _panels(scores), mark=mark)
+
+
+def _targets(targets: dict[str, Any] | None) -> Markup | None:
+    """One bar for each target; for those in the table where there are too many to tell apart."""
+    if targets is None or all(entry["selected"] is None for entry in targets["shown"]):
+        return None
+    bars = [(str(entry["id"]), int(entry["selected"] or 0)) for entry in targets["shown"]]
+    return charts.columns("Selected rows by target", "One bar for each target, in the order of the table below. A ring "
+                          "marks a target without any.", bars, none="no selected row")

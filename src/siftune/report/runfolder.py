@@ -1,0 +1,124 @@
+"""Reading a run folder: what is there, and what the report must do without."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from siftune import files
+from siftune.errors import DataError, at
+from siftune.report.schema import Comparison, Manifest
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_Model = TypeVar("_Model", bound=BaseModel)
+
+# What the page cannot show without each file; a folder with none of them is not a run folder.
+PURPOSE = {
+    "manifest.json": "the method, the model, the times and the warnings of the run",
+    "selection.parquet": "the order, scores and matched targets of the selected rows",
+    "scores.parquet": "the pool beside the subset, and the distribution of the scores",
+    "selected.jsonl": "the text of the selected rows",
+    "rejected_sample.jsonl": "the rows that were nearly chosen",
+    "dropped.jsonl": "what was dropped, and why",
+    "targets.jsonl": "the text of the targets",
+    "config.yaml": "the exact configuration",
+}
+
+_AGAIN = "run `siftune select` again with the same --output-dir: finished work is reused"
+
+
+class RunFolder:
+    """The files of a run, each read when it is asked for; ``missing`` names those that are not there.
+
+    Raises:
+        DataError: no such folder, or nothing in it that a run writes.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        if not path.is_dir():
+            raise DataError("no such run folder", where=str(path),
+                            hint="give the folder that `siftune select --output-dir` wrote")
+        self.missing = [name for name in PURPOSE if not (path / name).is_file()]
+        if len(self.missing) == len(PURPOSE):
+            raise DataError("this is not a run folder", where=str(path),
+                            why=f"It holds none of {', '.join(PURPOSE)}.",
+                            hint="give the folder that `siftune select --output-dir` wrote")
+
+    def has(self, name: str) -> bool:
+        return (self.path / name).is_file()
+
+    def manifest(self) -> Manifest:
+        return self._parsed("manifest.json", Manifest) or Manifest()
+
+    def comparison(self) -> Comparison | None:
+        return self._parsed("comparison.json", Comparison)
+
+    def _parsed(self, name: str, model: type[_Model]) -> _Model | None:
+        if not self.has(name):
+            return None
+        path = self.path / name
+        try:
+            return model.model_validate(files.read_json(path))
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            key = ".".join(map(str, first["loc"])) or "the whole file"
+            raise DataError(f"{name} is not as siftune writes it", where=str(path),
+                            why=f"{key}: {first['msg']}", hint=_AGAIN) from error
+        except ValueError as error:  # broken JSON, or not UTF-8
+            raise DataError(f"{name} is not JSON", where=at(path, getattr(error, "lineno", None)), why=str(error),
+                            hint=_AGAIN) from error
+
+    def lines(self, name: str, limit: int | None = None) -> list[Any]:
+        """The first ``limit`` values of a JSONL file (all of them by default); none where there is no file."""
+        return list(islice(self._lines(name), limit)) if self.has(name) else []
+
+    def records(self, name: str, limit: int | None = None) -> list[dict[str, Any]]:
+        """As :meth:`lines`, for files of JSON objects."""
+        values = self.lines(name, limit)
+        for line, value in enumerate(values, 1):
+            if not isinstance(value, dict):
+                raise DataError(f"{name} holds something other than JSON objects", where=at(self.path / name, line),
+                                hint=_AGAIN)
+        return values
+
+    def _lines(self, name: str) -> Iterator[Any]:
+        path = self.path / name
+        with path.open("rb") as stream:  # split at newlines alone, never at U+2028 inside a row
+            for line, raw in enumerate(stream, 1):
+                if not raw.strip():
+                    continue
+                try:
+                    yield json.loads(raw.decode("utf-8-sig" if line == 1 else "utf-8"))
+                except ValueError as error:
+                    raise DataError(f"{name} holds a line that is not JSON", where=at(path, line), why=str(error),
+                                    hint=_AGAIN) from error
+
+    def table(self, name: str, needs: tuple[str, ...]) -> pa.Table | None:
+        """A Parquet table that has at least the columns ``needs``; ``None`` where there is no file."""
+        if not self.has(name):
+            return None
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        path = self.path / name
+        try:
+            table = pq.read_table(path, memory_map=False)
+        except pa.ArrowException as error:
+            raise DataError(f"{name} is not a Parquet file", where=str(path), why=str(error), hint=_AGAIN) from error
+        lacking = [column for column in needs if column not in table.column_names]
+        if lacking:
+            raise DataError(f"{name} lacks the column {lacking[0]!r}", where=str(path),
+                            why=f"It has {', '.join(table.column_names)}.", hint=_AGAIN)
+        return table
+
+    def text(self, name: str) -> str | None:
+        path = self.path / name
+        return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else None

@@ -1,0 +1,147 @@
+"""The verdict in words, and what a reader should know before relying on it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from siftune.report.formats import MINUS, count, percent, rough_percent, signed, signed_percent
+from siftune.report.schema import ALL, RANDOM, ZERO_SHOT, Arm, Comparison, Estimate, Manifest, Test
+
+ROUGH_SEEDS = 3  # with fewer seeds an interval says little about the noise of training
+
+
+def verdict(comparison: Comparison | None, manifest: Manifest) -> dict[str, Any]:
+    """What the comparison says of the run's method, in one or two sentences.
+
+    Returns:
+        ``{"status": "better" | "worse" | "no different" | "not compared", "sentences": [str], "cautions": [str]}``.
+    """
+    if comparison is None:
+        return _not_compared("Run `siftune compare` on this run folder to train on this subset and on random rows.")
+    tests = [test for test in comparison.tests if _headline(test)]
+    if not tests:
+        return _not_compared("The comparison holds no test of a method against random rows on the held-out loss.")
+    own = _own_names(manifest)
+    tests.sort(key=lambda test: (test.method not in own, _rank(test)))
+    return {
+        "status": tests[0].verdict,
+        "sentences": [_sentence(test, comparison) for test in tests],
+        "cautions": _cautions(tests, comparison),
+    }
+
+
+def relative(test: Test, comparison: Comparison) -> tuple[float, float, float] | None:
+    """A loss difference and its interval (low, high) as shares of the mean loss of the arm it is held against."""
+    base = _estimate(comparison, test.against, test.subtask)
+    if test.metric != "loss" or base is None or not base.mean:
+        return None
+    if test.difference is None or test.low is None or test.high is None:
+        return None
+    return test.difference / base.mean, test.low / base.mean, test.high / base.mean
+
+
+def _not_compared(reason: str) -> dict[str, Any]:
+    return {"status": "not compared", "cautions": [], "sentences": [
+        "Not compared yet: whether this subset helps is not known.", reason]}
+
+
+def _headline(test: Test) -> bool:
+    return test.subtask == ALL and test.metric == "loss" and test.against == RANDOM
+
+
+def _own_names(manifest: Manifest) -> set[str | None]:
+    method = manifest.method
+    return {method.name, f"{method.representation}+{method.selector}"}
+
+
+def _rank(test: Test) -> tuple[int, float]:
+    return ["better", "no different", "worse"].index(test.verdict), test.difference or 0.0
+
+
+def _sentence(test: Test, comparison: Comparison) -> str:
+    seeds = "" if test.n_seeds is None else f", {count(test.n_seeds, 'seed')}"
+    level = f"{100 * comparison.confidence:g}% interval"
+    share = relative(test, comparison)
+    if share is None:
+        by = "by an unknown amount" if test.difference is None else f"by {abs(test.difference):.3f} nats"
+        change, interval = f"{signed(test.difference)} nats", f"{signed(test.low)} to {signed(test.high)}"
+    else:
+        difference, low, high = share
+        by, change = f"by {rough_percent(abs(difference))}", signed_percent(difference)
+        interval = f"{signed_percent(low)} to {signed_percent(high)}"
+        if low > 0 or high < 0:  # one direction only: the verb says which, the signs would say it twice
+            interval = " to ".join(rough_percent(end) for end in sorted((abs(low), abs(high))))
+    interval = f"({level} {interval}{seeds})"
+    if test.verdict == "better":
+        return f"{test.method} lowered the held-out target loss {by} against random {interval}."
+    if test.verdict == "worse":
+        return (f"{test.method} raised the held-out target loss {by} against random {interval}: "
+                "do not use this subset.")
+    return (f"{test.method} was no better than random here: do not rely on it. The held-out target loss changed by "
+            f"{change} {interval}, which is within the noise.")
+
+
+def _cautions(tests: list[Test], comparison: Comparison) -> list[str]:
+    found = []
+    seeds = [test.n_seeds for test in tests if test.n_seeds is not None]
+    if seeds and min(seeds) < ROUGH_SEEDS:
+        found.append(f"Only {count(min(seeds), 'seed')}: the interval says little about the noise of training itself. "
+                     f"Compare with at least {ROUGH_SEEDS}.")
+    for test in tests:
+        if test.verdict != "better":
+            continue
+        found += _untuned_is_better(test, comparison)
+        found += _other_baselines(test, comparison)
+        found += _worse_subtasks(test, comparison)
+        found += _other_tokens(test, comparison)
+    return found
+
+
+def _untuned_is_better(test: Test, comparison: Comparison) -> list[str]:
+    method, untuned = (_estimate(comparison, name, ALL) for name in (test.method, ZERO_SHOT))
+    if method is None or untuned is None or method.mean is None or untuned.mean is None:
+        return []
+    if method.mean < untuned.mean:
+        return []
+    return [f"{test.method} is better than random, yet not better than the model without any training "
+            f"(loss {method.mean:.3f} against {untuned.mean:.3f}): training on these rows does not pay."]
+
+
+def _other_baselines(test: Test, comparison: Comparison) -> list[str]:
+    names = {arm.name for arm in comparison.arms if arm.kind == "baseline"} - {RANDOM, ZERO_SHOT}
+    lost = [other.against for other in comparison.tests if other.method == test.method and other.subtask == ALL
+            and other.metric == "loss" and other.against in names and other.verdict != "better"]
+    return [f"{test.method} is not shown to be better than {name}: what that baseline shares with it may explain the "
+            "gain." for name in lost]
+
+
+def _worse_subtasks(test: Test, comparison: Comparison) -> list[str]:
+    worse = [other.subtask for other in comparison.tests if other.method == test.method and other.against == RANDOM
+             and other.metric == "loss" and other.subtask != ALL and other.verdict == "worse"]
+    if not worse:
+        return []
+    more = f" and {len(worse) - 3} more" if len(worse) > 3 else ""
+    return [f"{test.method} is worse than random on {', '.join(worse[:3])}{more}."]
+
+
+def _other_tokens(test: Test, comparison: Comparison) -> list[str]:
+    """Gradient methods prefer rows of other lengths: a subset with more tokens also gets more training."""
+    method, random = _arm(comparison, test.method), _arm(comparison, RANDOM)
+    if method is None or random is None or not method.tokens or not random.tokens:
+        return []
+    ratio = method.tokens / random.tokens
+    if 0.9 <= ratio <= 1.1:
+        return []
+    return [f"{test.method} trained on {count(method.tokens, 'token')}, random on {count(random.tokens, 'token')} "
+            f"({percent(ratio - 1) if ratio > 1 else MINUS + percent(1 - ratio)} of difference): part of the effect "
+            "may come from the amount of text. Compare with a token budget or a length-matched random."]
+
+
+def _arm(comparison: Comparison, name: str) -> Arm | None:
+    return next((arm for arm in comparison.arms if arm.name == name), None)
+
+
+def _estimate(comparison: Comparison, name: str, subtask: str) -> Estimate | None:
+    arm = _arm(comparison, name)
+    result = arm.results.get(subtask) if arm else None
+    return result.loss if result else None
