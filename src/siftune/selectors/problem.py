@@ -1,0 +1,292 @@
+"""What a selector is given: similarities of pool rows to targets (streamed) or one score per row, and constraints.
+
+A similarity block is ``S[M, n]``: M targets by n consecutive pool rows. Nothing here ever holds all of ``S``; one
+streaming pass keeps three numbers a row (:class:`Summary`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from siftune.errors import ConfigError, SiftuneError
+from siftune.selectors import ordering
+from siftune.selectors.budget import Budget, ResolvedBudget
+from siftune.selectors.constraints import rows_of
+
+Blocks = Callable[[], Iterator[tuple[int, np.ndarray]]]
+"""Makes a fresh iterator of ``(first row, S[M, n])``, the blocks in pool order and covering it."""
+
+
+@dataclass(frozen=True, eq=False)
+class Summary:
+    """What one pass over the similarities leaves behind, per pool row.
+
+    Attributes:
+        best: float64 [N], the largest similarity to any target.
+        nearest: int64 [N], the target that has it; the one with the smallest id among equals.
+        mean: float64 [N], the mean similarity over the targets.
+    """
+
+    best: np.ndarray
+    nearest: np.ndarray
+    mean: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """A pool to select from. Build it with :meth:`from_similarities`, :meth:`from_blocks` or :meth:`from_scores`.
+
+    Attributes:
+        ids: the N row ids, distinct.
+        tokens: int64 [N], what a row costs in training; None where unknown (then no token budgets).
+        blocks: streamed similarities, None for a score-only problem.
+        targets: the M target ids, distinct; targets take turns in this order.
+        subtasks: the subtask of each target (M names, any sizes, any order).
+        subtask_blocks: streamed ``[K, n]`` scores per subtask in the order of ``subtask_names``; None means the mean
+            of ``blocks`` over each subtask's targets.
+        scores: float64 [N], one score per row, higher is better, for score-only methods.
+        groups: the group (stratum) of each row.
+        exclude: bool [N], rows that must not be taken.
+        include: int64, distinct rows that must be taken; they are taken first, in this order.
+        duplicate_groups: lists of rows of which at most one is taken.
+        lengths: int64 [N], response lengths in tokens.
+        reference_lengths: int64 [any], response lengths to match (those of another selection).
+    """
+
+    ids: Sequence[str]
+    tokens: np.ndarray | None = None
+    blocks: Blocks | None = None
+    targets: Sequence[str] = ()
+    subtasks: Sequence[str] = ()
+    subtask_blocks: Blocks | None = None
+    scores: np.ndarray | None = None
+    groups: Sequence[str] | None = None
+    exclude: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=bool))
+    include: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    duplicate_groups: Sequence[Sequence[int]] = ()
+    lengths: np.ndarray | None = None
+    reference_lengths: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        n = len(self.ids)
+
+        def put(name: str, value: Any) -> None:
+            object.__setattr__(self, name, value)
+
+        _distinct(self.ids, "row")
+        _distinct(self.targets, "target")
+        if self.blocks is not None and not self.targets:
+            raise SiftuneError("similarities were given without targets")
+        put("subtasks", list(self.subtasks) or ["all"] * len(self.targets))
+        _same_length("subtasks", len(self.subtasks), len(self.targets), "targets")
+        put("tokens", _counts("tokens", self.tokens, n))
+        put("lengths", _counts("lengths", self.lengths, n))
+        put("reference_lengths", _counts("reference_lengths", self.reference_lengths, None))
+        if self.groups is not None:
+            _same_length("groups", len(self.groups), n, "rows")
+        if self.scores is not None:
+            put("scores", np.asarray(self.scores, dtype=np.float64))
+            _same_length("scores", self.scores.size, n, "rows")
+            _finite_row(self.scores[None, :], 0, self.ids, None)
+        put("exclude", np.asarray(self.exclude, dtype=bool) if len(self.exclude) else np.zeros(n, dtype=bool))
+        _same_length("exclude", len(self.exclude), n, "rows")
+        put("include", np.asarray(list(dict.fromkeys(np.asarray(self.include).tolist())), dtype=np.int64))
+        _rows_exist("include", self.include, n)
+        for group in self.duplicate_groups:
+            _rows_exist("duplicate_groups", np.asarray(group, dtype=np.int64), n)
+        both = self.include[self.exclude[self.include]]
+        if len(both):
+            raise ConfigError(f"row {self.ids[both[0]]!r} must be included and excluded at once",
+                              where="--must-include", hint="take it off one of the two lists")
+
+    @classmethod
+    def from_similarities(cls, S: np.ndarray, *, ids: Sequence[str] | None = None,
+                          targets: Sequence[str] | None = None, subtask_scores: np.ndarray | None = None,
+                          block_rows: int = 4096, **rest: Any) -> Problem:
+        """A problem from a whole matrix ``S[M, N]`` (targets by pool rows; float32 or float64).
+
+        Args:
+            S: similarities.
+            ids: row ids; row numbers, padded with zeros, when not given.
+            targets: target ids; likewise.
+            subtask_scores: ``[K, N]``, in the order in which the subtasks first appear.
+            block_rows: how many rows selectors see at a time; it does not change any result.
+            rest: further fields of :class:`Problem`.
+        """
+        S = np.asarray(S)
+        if S.ndim != 2:
+            raise SiftuneError(f"similarities must be a matrix [targets, rows], not of shape {S.shape}")
+        return cls.from_blocks(
+            _sliced(S, block_rows), ids=_numbered(S.shape[1]) if ids is None else ids,
+            targets=_numbered(S.shape[0]) if targets is None else targets,
+            subtask_blocks=None if subtask_scores is None else _sliced(np.asarray(subtask_scores), block_rows), **rest)
+
+    @classmethod
+    def from_blocks(cls, blocks: Blocks, *, ids: Sequence[str], targets: Sequence[str], **rest: Any) -> Problem:
+        """A problem from streamed similarities: ``blocks()`` starts a new pass."""
+        return cls(ids=list(ids), blocks=blocks, targets=list(targets), **rest)
+
+    @classmethod
+    def from_scores(cls, scores: np.ndarray, *, ids: Sequence[str] | None = None, **rest: Any) -> Problem:
+        """A score-only problem: one number per row, higher is better."""
+        scores = np.asarray(scores, dtype=np.float64)
+        if scores.ndim != 1:
+            raise SiftuneError(f"scores must be one number per row, not of shape {scores.shape}")
+        return cls(ids=_numbered(len(scores)) if ids is None else list(ids), scores=scores, **rest)
+
+    def constrained(self, *, must_exclude: Iterable[str] = (), must_include: Iterable[str] = (),
+                    duplicate_groups: Iterable[Sequence[int]] = ()) -> Problem:
+        """The same problem with more rows excluded or included by id, or more near-duplicate groups.
+
+        Raises:
+            ConfigError: an id that the pool does not have, or one that is on both lists.
+        """
+        exclude = self.exclude.copy()
+        exclude[rows_of(self.ids, must_exclude, flag="--must-exclude")] = True
+        include = np.concatenate([self.include, rows_of(self.ids, must_include, flag="--must-include")])
+        groups = [*self.duplicate_groups, *duplicate_groups]
+        return replace(self, exclude=exclude, include=include, duplicate_groups=groups)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def subtask_names(self) -> list[str]:
+        """The K subtasks in the order in which they first appear among the targets."""
+        return list(dict.fromkeys(self.subtasks))
+
+    def members(self, subtask: str) -> np.ndarray:
+        """int64: the targets of a subtask."""
+        return np.array([m for m, name in enumerate(self.subtasks) if name == subtask], dtype=np.int64)
+
+    def resolve(self, budget: Budget | ResolvedBudget | str | int) -> ResolvedBudget:
+        """The budget in rows or tokens of the rows that are not excluded."""
+        if isinstance(budget, ResolvedBudget):
+            return budget
+        usable = ~self.exclude
+        total = None if self.tokens is None else int(self.tokens[usable].sum())
+        return Budget.parse(budget).resolve(int(usable.sum()), total)
+
+    def stream(self) -> Iterator[tuple[int, np.ndarray]]:
+        """The similarity blocks as float64, checked: right shape, in pool order, complete, finite.
+
+        Raises:
+            ConfigError: a score-only problem.
+            SiftuneError: a malformed block; for NaN or infinity the row is named.
+        """
+        if self.blocks is None:
+            raise ConfigError("this selector needs similarities to targets, but the rows only have scores",
+                              where="--selector", hint='choose "top-k", or a representation that compares with targets')
+        return self._checked(self.blocks, self.targets, "similarity")
+
+    def subtask_stream(self) -> Iterator[tuple[int, np.ndarray]]:
+        """Blocks ``[K, n]`` of the score of each row for each subtask (LESS, section 4: mean over its targets)."""
+        if self.subtask_blocks is not None:
+            yield from self._checked(self.subtask_blocks, self.subtask_names, "subtask score")
+            return
+        members = [self.members(name) for name in self.subtask_names]
+        for start, block in self.stream():
+            yield start, np.stack([_mean(block, rows) for rows in members])
+
+    def summary(self) -> Summary:
+        """Largest similarity, nearest target and mean similarity of every row: one pass, then remembered."""
+        return self._summary
+
+    @cached_property
+    def _summary(self) -> Summary:
+        n = len(self)
+        best, mean = np.empty(n), np.empty(n)
+        nearest = np.empty(n, dtype=np.int64)
+        by_id = np.argsort(ordering.id_rank(self.targets))
+        for start, block in self.stream():
+            rows = slice(start, start + block.shape[1])
+            mean[rows] = _mean(block, np.arange(len(block)))
+            block_best, block_nearest = block[by_id[0]].copy(), np.full(block.shape[1], by_id[0])
+            for target in by_id[1:]:
+                larger = block[target] > block_best
+                block_nearest[larger] = target
+                np.maximum(block_best, block[target], out=block_best)
+            best[rows], nearest[rows] = block_best, block_nearest
+        return Summary(best, nearest, mean)
+
+    @cached_property
+    def tiebreak(self) -> np.ndarray:
+        """int64 [N]: see :mod:`siftune.selectors.ordering`. Without similarities the id alone decides."""
+        return ordering.tiebreak(self.ids, None if self.blocks is None else self.summary().mean)
+
+    def _checked(self, blocks: Blocks, lines: Sequence[str], what: str) -> Iterator[tuple[int, np.ndarray]]:
+        at = 0
+        for start, raw in blocks():
+            block = np.asarray(raw, dtype=np.float64)
+            if block.ndim != 2 or len(block) != len(lines) or start != at or at + block.shape[1] > len(self):
+                raise SiftuneError(
+                    f"{what} block of shape {block.shape} at row {start} does not fit",
+                    why=f"Expected [{len(lines)}, n] at row {at} of {len(self)}, the blocks in pool order.")
+            _finite_row(block, start, self.ids, lines)
+            at += block.shape[1]
+            yield start, block
+        if at != len(self):
+            raise SiftuneError(f"the {what} blocks end at row {at} of {len(self)}")
+
+
+def _mean(block: np.ndarray, lines: np.ndarray) -> np.ndarray:
+    # One target after the other: NumPy's own sum over the axis rounds differently for blocks of different widths.
+    total = np.zeros(block.shape[1])
+    for line in lines:
+        total += block[line]
+    return total / len(lines)
+
+
+def _sliced(matrix: np.ndarray, block_rows: int) -> Blocks:
+    return lambda: ((start, matrix[:, start:start + block_rows]) for start in range(0, matrix.shape[1], block_rows))
+
+
+def _numbered(n: int) -> list[str]:
+    width = len(str(max(n - 1, 0)))
+    return [f"{i:0{width}d}" for i in range(n)]
+
+
+def _finite_row(block: np.ndarray, start: int, ids: Sequence[str], lines: Sequence[str] | None) -> None:
+    finite = np.isfinite(block)
+    if finite.all():
+        return
+    line, column = np.argwhere(~finite)[0]
+    what = "score" if lines is None else f"similarity to {lines[line]!r}"
+    raise SiftuneError(f"the {what} of row {ids[start + column]!r} is {block[line, column]}",
+                       why="Rows without a finite score cannot be ranked.",
+                       hint="exclude the row, or look into how its features came about")
+
+
+def _same_length(name: str, given: int, expected: int, of: str) -> None:
+    if given != expected:
+        raise SiftuneError(f"{name} has {given} entries for {expected} {of}")
+
+
+def _distinct(ids: Sequence[str], kind: str) -> None:
+    if len(set(ids)) != len(ids):
+        seen: set[str] = set()
+        twice = next(i for i in ids if i in seen or seen.add(i))
+        raise SiftuneError(f"{kind} id {twice!r} occurs more than once", why="Ids must tell the rows apart.")
+
+
+def _counts(name: str, values: np.ndarray | None, n: int | None) -> np.ndarray | None:
+    if values is None:
+        return None
+    counts = np.asarray(values)
+    if counts.ndim != 1 or (counts.size and not np.issubdtype(counts.dtype, np.integer)):
+        raise SiftuneError(f"{name} must be one whole number per row, not {counts.dtype} of shape {counts.shape}")
+    if n is not None:
+        _same_length(name, len(counts), n, "rows")
+    if counts.size and counts.min() < 0:
+        raise SiftuneError(f"{name} must not be negative: {int(counts.min())}")
+    return counts.astype(np.int64)
+
+
+def _rows_exist(name: str, rows: np.ndarray, n: int) -> None:
+    if rows.size and (rows.min() < 0 or rows.max() >= n):
+        raise SiftuneError(f"{name} names a row outside the pool of {n} rows: {int(rows.min())}..{int(rows.max())}")

@@ -1,0 +1,210 @@
+"""Greedy round-robin: the targets take turns, and each takes its best row that is not yet taken (arXiv 2602.14696).
+
+Every target owns a ranking of the pool and walks down it. With ``on_taken="advance"`` (the paper) a target whose next
+row is gone goes on to the first free one. With ``"forfeit"`` (the released code of RDS+, arXiv 2503.01807) it loses
+its turn, so that targets which want the same rows get fewer.
+
+Only the top of each ranking is ever needed, so each target keeps a list of its best rows, merged from the streamed
+blocks. Should a list run out before the budget is met, another pass fetches longer ones: the result is that of the
+whole rankings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import numpy as np
+
+from siftune.registry import unknown_name
+from siftune.selectors.budget import Budget
+from siftune.selectors.constraints import EXCLUDED, OPEN, Ledger
+from siftune.selectors.info import Selector, SelectorInfo
+from siftune.selectors.problem import Problem
+from siftune.selectors.selection import Selection, conclude
+from siftune.selectors.top_lists import Stream, TopLists, top_lists
+
+OnTaken = Literal["advance", "forfeit"]
+_SHORTEST_LIST = 256
+
+
+def round_robin(problem: Problem, budget: Budget | str | int, *, on_taken: OnTaken = "advance") -> Selection:
+    """Targets take turns, in the order in which they are given.
+
+    ``nearest_target`` is the target whose turn it was; score and gain are the similarity to it. Must-includes use no
+    turn: they count for the target nearest to them. Diagnostics add ``turns`` and ``forfeited_turns``.
+
+    Raises:
+        ConfigError: a score-only problem, or an unknown ``on_taken``.
+    """
+    game = _Game(problem, budget, problem.stream, len(problem.targets), on_taken)
+    return game.conclude(game.players)
+
+
+def subtask_round_robin(problem: Problem, budget: Budget | str | int, *,
+                        on_taken: OnTaken = "advance") -> Selection:
+    """Subtasks take turns; the similarity of a row to a subtask is its largest to any of the subtask's targets.
+
+    This is RDS+'s multi-task selection (arXiv 2503.01807). Subtasks may have any sizes; they take turns in the order
+    in which they first appear. ``nearest_target`` is the target inside the subtask that the row is most similar to.
+    Diagnostics add ``per_subtask_coverage``: rows taken in the turns of each subtask.
+
+    Raises:
+        ConfigError: a score-only problem, or an unknown ``on_taken``.
+    """
+    names = problem.subtask_names
+    members = [problem.members(name) for name in names]
+
+    def stream() -> Iterator[tuple[int, np.ndarray]]:
+        for start, block in problem.stream():
+            yield start, np.stack([block[rows].max(axis=0) for rows in members])
+
+    game = _Game(problem, budget, stream, len(names), on_taken)
+    turns = np.bincount(np.array(game.players, dtype=np.int64), minlength=len(names))
+    nearest = _nearest_inside(problem, game.picks, [members[player] for player in game.players])
+    return game.conclude(nearest, per_subtask_coverage={n: int(t) for n, t in zip(names, turns, strict=True)})
+
+
+class _Game:
+    """One round-robin, played to the end: players are targets or subtasks.
+
+    Attributes:
+        players: whose turn it was, for each row taken in a turn.
+        scores: the player's similarity to that row.
+        turns: turns that came up, taken or forfeited.
+    """
+
+    def __init__(self, problem: Problem, budget: Budget | str | int, stream: Stream, count: int, on_taken: str):
+        self.problem, self.stream, self.count = problem, stream, count
+        self.ledger = Ledger(problem, problem.resolve(budget))
+        self.players: list[int] = []
+        self.scores: list[float] = []
+        self.turns = 0
+        self.last: tuple[TopLists, int, int] | None = None  # lists, player and place of the last row taken
+        share = -(-self.ledger.remaining // count) if self.ledger.budget.kind == "rows" else 0
+        self._length = max(_SHORTEST_LIST, 4 * share)
+        if on_taken == "advance":
+            self._advance()
+        elif on_taken == "forfeit":
+            self._forfeit()
+        else:
+            raise unknown_name("value of on_taken", on_taken, ("advance", "forfeit"), flag="on_taken")
+
+    @property
+    def picks(self) -> list[int]:
+        """The rows taken in turns, without the must-includes."""
+        return self.ledger.taken[self.ledger.included:]
+
+    def _advance(self) -> None:
+        player = 0
+        while not self.ledger.full:
+            # Rows closed by now are behind every player for good, so the new lists leave them out and start afresh.
+            player = self._walk(self._lists(self.ledger.open), player)
+        self.turns = len(self.players)
+
+    def _walk(self, lists: TopLists, player: int) -> int:
+        """Play until nothing fits or a list has run out; the player whose turn it is then."""
+        ledger, places = self.ledger, [0] * self.count
+        while not ledger.full:
+            place = _next_open(lists.rows[player], places[player], ledger.state)
+            if place < 0:
+                return player
+            places[player] = place + 1
+            if ledger.offer(int(lists.rows[player, place])):
+                self._record(lists, player, place)
+                player = (player + 1) % self.count
+        return player
+
+    def _forfeit(self) -> None:
+        usable = self.ledger.state != EXCLUDED
+        done, complete = 0, False
+        while not self.ledger.full and not complete:
+            lists = self._lists(usable)
+            self._rounds(lists, done)
+            done, complete = lists.rows.shape[1], lists.complete
+
+    def _rounds(self, lists: TopLists, first: int) -> None:
+        """Play the rounds ``first, first + 1, ...`` of the lists: in round r every player looks at its r-th row."""
+        ledger, length = self.ledger, lists.rows.shape[1]
+        width = max(1, 4096 // self.count)  # rounds looked at together, to pass over rows long gone at once
+        for start in range(first, length, width):
+            stop = min(start + width, length)
+            wanted = lists.rows[:, start:stop].T.ravel()  # in the order of turns
+            for turn in np.flatnonzero(ledger.state[wanted] == OPEN).tolist():
+                if ledger.offer(int(wanted[turn])):
+                    self._record(lists, turn % self.count, start + turn // self.count)
+                    if ledger.full:
+                        self.turns += turn + 1
+                        return
+            self.turns += len(wanted)
+
+    def _lists(self, usable: np.ndarray) -> TopLists:
+        lists = top_lists(self.stream, self.count, self.problem.tiebreak, usable, self._length)
+        self._length *= 4
+        return lists
+
+    def _record(self, lists: TopLists, player: int, place: int) -> None:
+        self.players.append(player)
+        self.scores.append(float(lists.scores[player, place]))
+        self.last = (lists, player, place)
+
+    def _ties_at_cut(self) -> int:
+        if self.last is None:
+            return 0
+        lists, player, place = self.last
+        contenders, score = self.ledger.contenders, lists.scores[player, place]
+        # Under a token budget, rows found too long earlier may be missing from renewed lists.
+        if self.ledger.budget.kind == "rows" and (lists.complete or lists.scores[player, -1] < score):
+            tied = lists.rows[player, lists.scores[player] == score]
+            return int(contenders[tied].sum())
+        return sum(int((contenders[start:start + block.shape[1]] & (block[player] == score)).sum())
+                   for start, block in self.stream())
+
+    def conclude(self, nearest: list[int] | np.ndarray, **more: Any) -> Selection:
+        """The selection, with ``nearest`` target per pick."""
+        summary, included = self.problem.summary(), self.ledger.taken[:self.ledger.included]
+        score = np.concatenate([summary.best[included], np.array(self.scores, dtype=np.float64)])
+        return conclude(
+            self.problem, self.ledger, score=score, gain=score.copy(),
+            nearest=np.concatenate([summary.nearest[included], np.asarray(nearest, dtype=np.int64)]),
+            ties_at_cut=self._ties_at_cut(), turns=self.turns, forfeited_turns=self.turns - len(self.players), **more)
+
+
+def _next_open(rows: np.ndarray, place: int, state: np.ndarray) -> int:
+    """The first place from ``place`` on whose row is open, or -1; in windows, as most rows passed over are gone."""
+    width = 32
+    while place < len(rows):
+        window = state[rows[place:place + width]]
+        found = int(window.argmin())  # OPEN is the smallest state
+        if window[found] == OPEN:
+            return place + found
+        place += width
+        width *= 4
+    return -1
+
+
+def _nearest_inside(problem: Problem, rows: list[int], allowed: list[np.ndarray]) -> np.ndarray:
+    """int64 [B]: for each row the most similar of its allowed targets, the smallest id among equals."""
+    nearest = np.full(len(rows), -1, dtype=np.int64)
+    order = np.argsort(rows)
+    ordered = np.asarray(rows, dtype=np.int64)[order]
+    for start, block in problem.stream():
+        first, end = np.searchsorted(ordered, [start, start + block.shape[1]])
+        for at in order[first:end].tolist():
+            similar = block[allowed[at], rows[at] - start]
+            tied = allowed[at][similar == similar.max()]
+            nearest[at] = min(tied.tolist(), key=problem.targets.__getitem__)
+    return nearest
+
+
+ROUND_ROBIN = Selector(SelectorInfo(
+    name="round-robin", summary="Targets take turns, each taking its best row that is not yet taken.",
+    paper="greedy round-robin: arXiv 2602.14696", needs="similarities", complexity="O(MN + B log B)",
+    suits="small and medium budgets; any pool that can be streamed",
+), round_robin)
+
+ROUND_ROBIN_SUBTASK = Selector(SelectorInfo(
+    name="round-robin-subtask", summary="Subtasks take turns, each taking its best row that is not yet taken.",
+    paper="RDS+, arXiv 2503.01807 (multi-task selection)", needs="similarities", complexity="O(MN + B log B)",
+    suits="targets of several subtasks; any pool that can be streamed",
+), subtask_round_robin)
