@@ -7,7 +7,10 @@ evaluation all read those same ids and masks.
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from hashlib import blake2b
 
 import numpy as np
 
@@ -18,6 +21,12 @@ class Message:
 
     role: str
     content: str
+
+
+def content_hash(messages: Sequence[Message]) -> str:
+    """BLAKE2b (128 bits, hex) of roles and contents; equal only for conversations that are equal exactly."""
+    content = json.dumps([[message.role, message.content] for message in messages], ensure_ascii=False)
+    return blake2b(content.encode("utf-8"), digest_size=16).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,11 +92,20 @@ class Rendered:
 
 @dataclass(slots=True)
 class Examples:
-    """Usable rows with what rendering made of them, in file order; ``rows[i]`` belongs to ``rendered[i]``."""
+    """Usable rows with what rendering made of them, in file order; ``rows[i]`` belongs to ``rendered[i]``.
+
+    Attributes:
+        dropped: the rows that cannot be trained on, and why.
+        unmatched_turns: assistant turns left unsupervised because the chat template alters them when later turns
+            follow, or because nothing comes before them.
+        special_tokens_in_content: rows whose text spells a special token of the tokenizer, such as ``<|im_end|>``.
+    """
 
     rows: list[Row]
     rendered: list[Rendered]
     dropped: list[Dropped] = field(default_factory=list)
+    unmatched_turns: int = 0
+    special_tokens_in_content: int = 0
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -1,0 +1,101 @@
+"""Supervised stretches of a text become a mask over its tokens.
+
+The text is tokenised once, as a whole, so that the ids are those the model sees anywhere else; the tokenizer's
+character offsets say which token stands where.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence, Set
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+Span = tuple[int, int]
+
+
+def special_ids(tokenizer: Any) -> set[int]:
+    """Ids of the tokens that can end a turn: the tokenizer's added tokens, except those for runs of white space."""
+    return {i for i, token in tokenizer.added_tokens_decoder.items() if token.content.strip()}
+
+
+def encode_with_mask(
+    tokenizer: Any, text: str, spans: Sequence[Span], special: Set[int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Token ids of ``text`` and which of them are supervised.
+
+    A token is supervised if it starts inside a span; one that straddles the start of a span is not, since it is
+    partly prompt. White space after the last special token of a span (the line break that ChatML puts after
+    ``<|im_end|>``) is layout between turns and is not supervised.
+
+    Args:
+        tokenizer: A transformers tokenizer, fast or slow.
+        text: The rendered conversation with all its special tokens.
+        spans: Character ranges, end exclusive, ascending and disjoint.
+        special: What :func:`special_ids` says of the tokenizer.
+
+    Returns:
+        int32 [T] ids and bool [T] mask.
+    """
+    if tokenizer.is_fast:
+        encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        ids = np.array(encoded["input_ids"], dtype=np.int32)
+        starts = token_starts(encoded["offset_mapping"], encoded.tokens(), text)
+    else:
+        ids, starts = _encode_in_pieces(tokenizer, text, spans)
+    mask = np.zeros(len(ids), dtype=bool)
+    for start, end in spans:
+        first, last = np.searchsorted(starts, (start, end))
+        mask[first : _without_layout(tokenizer, ids, int(first), int(last), special)] = True
+    return ids, mask
+
+
+def token_starts(offsets: Sequence[Span], tokens: Sequence[str], text: str) -> np.ndarray:
+    """Where each token starts in the text, int64 [T], never decreasing.
+
+    Raw offsets need care: the bytes of one character are several tokens with the same offsets, some tokenizers
+    give ``(0, 0)`` for special tokens, and some leave the space before a word out of the word's token.
+
+    Args:
+        offsets: The tokenizer's offsets, characters, end exclusive.
+        tokens: The tokens as the vocabulary spells them.
+        text: The text they were made from.
+    """
+    starts = np.zeros(len(offsets), dtype=np.int64)
+    before = reached = 0
+    for t, (start, end) in enumerate(offsets):
+        if end <= start:  # no offsets: it stands where the last one ended, and is as long as it is spelled there
+            start, end = reached, reached + (len(tokens[t]) if text.startswith(tokens[t], reached) else 0)
+        elif start > reached and text[reached:start].isspace():
+            start = reached
+        before = starts[t] = max(before, start)
+        reached = max(reached, end)
+    return starts
+
+
+def _without_layout(tokenizer: Any, ids: np.ndarray, first: int, last: int, special: Set[int]) -> int:
+    """The end (exclusive) of a span of tokens once white space after its last special token is left out."""
+    for t in range(last - 1, first - 1, -1):
+        if int(ids[t]) in special:
+            after = ids[t + 1 : last].tolist()
+            return t + 1 if not after or not tokenizer.decode(after).strip() else last
+    return last
+
+
+def _encode_in_pieces(tokenizer: Any, text: str, spans: Sequence[Span]) -> tuple[np.ndarray, np.ndarray]:
+    """Ids and starts where the tokenizer knows no offsets: the pieces between span borders, one by one."""
+    ids: list[int] = []
+    starts: list[int] = []
+    for start, piece in _pieces(text, spans):
+        tokens = tokenizer(piece, add_special_tokens=False)["input_ids"]
+        ids += tokens
+        starts += [start] * len(tokens)
+    return np.array(ids, dtype=np.int32), np.array(starts, dtype=np.int64)
+
+
+def _pieces(text: str, spans: Sequence[Span]) -> Iterator[tuple[int, str]]:
+    borders = [0, *(border for span in spans for border in span), len(text)]
+    for start, end in pairwise(borders):
+        if end > start:
+            yield start, text[start:end]

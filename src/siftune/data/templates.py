@@ -1,0 +1,106 @@
+"""Conversations as text: the tokenizer's chat template, or a fixed plain one for base models.
+
+Chat templates differ in what they accept. What they refuse becomes a
+:class:`~siftune.data.problems.BadRow`, except a refused system message, which moves into the first user turn.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from siftune.data.problems import BadRow
+from siftune.data.rows import Message
+
+PLAIN_TEMPLATE = (
+    "{% for message in messages %}{% if message['role'] == 'assistant' %}"
+    "{{ '<|assistant|>\n' }}{{ message['content'] }}{{ eos_token }}{{ '\n' }}{% else %}"
+    "{{ '<|' + message['role'] + '|>\n' }}{{ message['content'] }}{{ '\n' }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}"
+)
+"""The plain template of Tulu (arXiv 2306.04751, section 3.2), used where the tokenizer has no chat template."""
+
+_MARKERS = re.compile(r"\{%-?\s*generation\s*-?%\}")
+# Templates may print today's date (Llama 3.2, SmolLM3); a run continued tomorrow must still see the same tokens.
+_DATE = datetime(2024, 7, 26)
+
+
+class ChatTemplate:
+    """Renders messages to text with one tokenizer's template.
+
+    Args:
+        tokenizer: A transformers tokenizer.
+
+    Attributes:
+        text: The Jinja source, for fingerprints.
+        has_markers: Whether it marks the assistant's text with ``{% generation %}``.
+    """
+
+    def __init__(self, tokenizer: Any):
+        self._tokenizer = tokenizer
+        if tokenizer.chat_template:
+            self.text: str = tokenizer.get_chat_template()
+        else:
+            self.text = ("{{ bos_token }}" if _adds_bos(tokenizer) else "") + PLAIN_TEMPLATE
+        self.has_markers = _MARKERS.search(self.text) is not None
+
+    def render(self, messages: Sequence[Message], *, prompt: bool = False) -> str:
+        """The conversation as text; with ``prompt`` followed by the opening of an assistant turn.
+
+        Raises:
+            BadRow: ``template-error``: the template refuses the conversation.
+        """
+        return self._apply(messages, tokenize=False, add_generation_prompt=prompt)
+
+    def render_marked(self, messages: Sequence[Message]) -> tuple[list[int], list[int]]:
+        """Token ids of the conversation and a 0/1 mask of what stands inside the template's own markers.
+
+        Raises:
+            BadRow: ``template-error``: the template refuses the conversation.
+        """
+        made = self._apply(messages, tokenize=True, return_dict=True, return_assistant_tokens_mask=True)
+        return made["input_ids"], made["assistant_masks"]
+
+    def accepted(self, messages: Sequence[Message]) -> Sequence[Message]:
+        """The messages as the template takes them: unchanged, or with the system message in the first user turn.
+
+        Raises:
+            BadRow: ``template-error``: the template refuses them either way.
+        """
+        try:
+            self.render(messages)
+            return messages
+        except BadRow:
+            merged = merge_system(messages)
+            if merged is None:
+                raise
+        self.render(merged)
+        return merged
+
+    def _apply(self, messages: Sequence[Message], **options: Any) -> Any:
+        turns = [{"role": message.role, "content": message.content} for message in messages]
+        from jinja2 import TemplateError
+
+        try:
+            return self._tokenizer.apply_chat_template(
+                turns, chat_template=self.text, strftime_now=_DATE.strftime, **options
+            )
+        except (TemplateError, TypeError, ValueError) as error:
+            # Type and value errors come from expressions inside the template: the messages are plain text by now.
+            raise BadRow("template-error", str(error)) from error
+
+
+def merge_system(messages: Sequence[Message]) -> list[Message] | None:
+    """The system message put before the first user turn's text, or ``None`` where that cannot be done."""
+    if len(messages) < 2 or messages[0].role != "system" or messages[1].role != "user":
+        return None
+    return [Message("user", f"{messages[0].content}\n\n{messages[1].content}"), *messages[2:]]
+
+
+def _adds_bos(tokenizer: Any) -> bool:
+    """Whether the tokenizer puts its BOS token before plain text by default."""
+    if tokenizer.bos_token_id is None:
+        return False
+    return tokenizer("a", add_special_tokens=True)["input_ids"][:1] == [tokenizer.bos_token_id]
