@@ -7,7 +7,9 @@ them (step, betas, eps) and the epoch's mean learning rate, which weighs the che
 
 from __future__ import annotations
 
+import hashlib
 import math
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,10 +18,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import safetensors.torch
 
-from siftune import files, seeds
+from siftune import files, progress, seeds
 from siftune.data.rows import Rendered
 from siftune.errors import ConfigError, DataError, StoreCorrupt
-from siftune.models.lora import load_adapter_state
+from siftune.models.lora import adapter_parameters, adapter_state, load_adapter_state
 from siftune.training.settings import TrainSettings
 from siftune.training.sft import train_lora, training_key
 
@@ -136,19 +138,25 @@ def run_warmup(model: PeftModel, rendered_pool: Sequence[Rendered], ids: Sequenc
         if _open(folder, epoch, key) is None:
             _write(folder, epoch, key, model, optimizer, mean_learning_rate)
 
-    checkpoints = [_open(folder, epoch, key) for epoch in range(1, settings.epochs + 1)]
-    if not all(checkpoints):
-        if any(checkpoints) and (folder / "training" / "training.json").is_file():
-            _forget_finished_training(folder)  # a checkpoint was lost afterwards: only training again gives it back
+    def kept() -> list[Checkpoint]:
+        found = (_open(folder, epoch, key) for epoch in range(1, settings.epochs + 1))
+        return [checkpoint for checkpoint in found if checkpoint is not None]
+
+    start = adapter_state(model)
+    # A second round happens only where a checkpoint was lost after its epoch: training anew brings it back.
+    while len(kept()) < settings.epochs:
         files.write_json(folder / "rows.json", {"seed": seed, "share": settings.share, "pool": len(ids),
                                                 "rows": [ids[i] for i in chosen]})
+        load_adapter_state(model, start)
         train_lora(model, rows, train, folder / "training", pad_id=pad_id, device=device, base_key=base_key,
                    on_epoch=keep, title="warmup")
-        checkpoints = [_open(folder, epoch, key) for epoch in range(1, settings.epochs + 1)]
-    complete = [checkpoint for checkpoint in checkpoints if checkpoint is not None]
-    load_adapter_state(model, complete[-1].load_weights())
+        if len(kept()) < settings.epochs:
+            progress.log("warmup: an earlier checkpoint is gone; training anew")
+            shutil.rmtree(folder / "training")
+    checkpoints = kept()
+    load_adapter_state(model, checkpoints[-1].load_weights())
     model.to(device).eval()  # type: ignore[arg-type]
-    return complete
+    return checkpoints
 
 
 def warmup_rows(ids: Sequence[str], settings: WarmupSettings, seed: int) -> list[int]:
@@ -168,3 +176,43 @@ def score_weights(checkpoints: Sequence[Checkpoint]) -> np.ndarray:
     """float64 [C]: ``w_i = eta_i / sum(eta)``, the weight of each checkpoint in the score (section 2)."""
     rates = np.array([checkpoint.mean_learning_rate for checkpoint in checkpoints], dtype=np.float64)
     return rates / rates.sum()
+
+
+def _write(folder: Path, epoch: int, key: str, model: Any, optimizer: Any, mean_learning_rate: float) -> None:
+    """Write the live adapter and optimizer as the checkpoint of an epoch; the JSON, written last, completes it."""
+    tensors: dict[str, Tensor] = {}
+    steps = set()
+    for name, parameter in adapter_parameters(model).items():
+        state = optimizer.state[parameter]  # by the parameter itself: an index could mean another one
+        steps.add(int(state["step"]))
+        for prefix, value in (("w", parameter), ("m", state["exp_avg"]), ("v", state["exp_avg_sq"])):
+            tensors[f"{prefix}.{name}"] = value.detach().to("cpu", copy=True).contiguous()
+    data = safetensors.torch.save(tensors)
+    target = folder / f"epoch-{epoch}"
+    (target / _SUMMARY).unlink(missing_ok=True)
+    files.write_bytes(target / _TENSORS, data)
+    group = optimizer.param_groups[0]
+    files.write_json(target / _SUMMARY, {
+        "key": key,
+        "epoch": epoch,
+        "step": max(steps),
+        "betas": list(group["betas"]),
+        "eps": group["eps"],
+        "mean_learning_rate": mean_learning_rate,
+        "blake2": _checksum(data),
+    })
+
+
+def _open(folder: Path, epoch: int, key: str) -> Checkpoint | None:
+    """The checkpoint of an epoch, if it is complete and of this run."""
+    target = folder / f"epoch-{epoch}"
+    if not (target / _SUMMARY).is_file() or not (target / _TENSORS).is_file():
+        return None
+    told = files.read_json(target / _SUMMARY)
+    if told.pop("key") != key:
+        return None
+    return Checkpoint(folder=target, **{**told, "betas": tuple(told["betas"])})
+
+
+def _checksum(data: bytes) -> str:
+    return hashlib.blake2b(data, digest_size=16).hexdigest()
