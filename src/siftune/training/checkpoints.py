@@ -47,15 +47,15 @@ def mark_complete(root: Path, record: Record) -> None:
         with path.open("rb") as written:
             os.fsync(written.fileno())
     files.write_json(newest / _MARKER, asdict(record))
-    for path in root.iterdir():
+    for path in root.glob("checkpoint-*"):
         if path != newest:
             _discard(path)
 
 
 def newest_complete(root: Path, key: str) -> tuple[Path, Record] | None:
-    """The newest complete checkpoint of this run; whatever else lies in ``root`` is deleted."""
+    """The newest complete checkpoint of this run; every other one is deleted."""
     found: tuple[Path, Record] | None = None
-    for path in sorted(root.iterdir()) if root.is_dir() else []:
+    for path in sorted(root.glob("checkpoint-*")):
         marker = path / _MARKER
         record = Record(**files.read_json(marker)) if marker.is_file() else None
         if record is None or record.key != key:
