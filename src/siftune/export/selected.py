@@ -1,0 +1,46 @@
+"""The selected rows of a run folder, in order of rank, under the ids which the run gave them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from siftune.data.readers import read_rows
+from siftune.data.rows import Row
+from siftune.errors import DataError
+
+
+def read_selected(run: Path, format: str = "mixed") -> list[Row]:
+    """Read ``selected.jsonl``, with the ids of ``selection.parquet`` where the run has one.
+
+    Args:
+        run: A run folder.
+        format: Format of the rows; by default every row's own is detected.
+
+    Raises:
+        DataError: the folder holds no selection, or its two files do not belong together.
+    """
+    selected, table = run / "selected.jsonl", run / "selection.parquet"
+    if not selected.is_file():
+        raise DataError("this is not a finished run: selected.jsonl is missing", where=str(run),
+                        hint="name the --output-dir of a siftune select that ran to its end")
+    if not table.is_file():
+        return read_rows([selected], role="pool", format=format)[0]
+    rows, _ = read_rows([selected], role="pool", format=format, id_field="none")
+    ids = _ranked_ids(table)
+    if len(ids) != len(rows):
+        raise DataError("selected.jsonl and selection.parquet do not belong together", where=str(run),
+                        why=f"One has {len(rows)} rows, the other {len(ids)}.", hint="run siftune select again")
+    return [replace(row, id=row_id) for row, row_id in zip(rows, ids, strict=True)]
+
+
+def _ranked_ids(table: Path) -> list[str]:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    try:
+        content = parquet.read_table(table, columns=["id", "rank"]).sort_by("rank")
+    except (pa.ArrowException, OSError, KeyError) as error:
+        raise DataError("selection.parquet cannot be read", where=str(table), why=str(error).split("\n")[0],
+                        hint="run siftune select again") from error
+    return [str(value) for value in content["id"].to_pylist()]

@@ -1,0 +1,127 @@
+"""What each trainer reads, set up so that it trains on what siftune scored: the assistant turns and nothing else."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from siftune.data.rows import Message, Row
+from siftune.errors import DataError
+from siftune.files import read_json, write_json, write_lines, write_text
+
+Written = tuple[list[Path], str]
+
+
+def write_jsonl(rows: list[Row], data: Path) -> Written:
+    """The original records with the run's id: as ``id``, or as ``siftune_id`` where ``id`` says something else.
+
+    A record that has its id already is written as it came, character for character.
+    """
+    write_lines(data, (_with_id(row) for row in rows))
+    return [data], "each line is the original record, best first"
+
+
+def write_trl(rows: list[Row], data: Path) -> Written:
+    """JSON lines for TRL's ``SFTTrainer``.
+
+    Given ``messages``, TRL's loss covers the user's turns too, unless it is told otherwise; given ``prompt`` and
+    ``completion`` (as message lists) it covers the completion only, which is what siftune scored. So rows are
+    written as prompt and completion. Where a row has several assistant turns that form would leave all but the
+    last unsupervised; then all rows are written as ``messages``, and ``assistant_only_loss=True`` must be set.
+    """
+    if all(_answers(row) == 1 and row.messages[-1].role == "assistant" for row in rows):
+        _write(data, ({"id": row.id, "prompt": _plain(row.messages[:-1]), "completion": _plain(row.messages[-1:])}
+                      for row in rows))
+        return [data], "SFTTrainer computes the loss on the completions only, as it does by default for this form"
+    _write_messages(data, rows)
+    return [data], "rows have several assistant turns: train with SFTConfig(assistant_only_loss=True)"
+
+
+def write_llamafactory(rows: list[Row], data: Path) -> Written:
+    """JSON lines and their entry in ``dataset_info.json``; other entries of an existing file are kept.
+
+    Raises:
+        DataError: the existing ``dataset_info.json`` is not a JSON object.
+    """
+    info = data.parent / "dataset_info.json"
+    entries = _existing_entries(info)
+    name = _data_set_name(data)
+    entries[name] = {
+        "file_name": data.name,
+        "formatting": "sharegpt",
+        "columns": {"messages": "messages"},
+        "tags": {
+            "role_tag": "role", "content_tag": "content", "user_tag": "user", "assistant_tag": "assistant",
+            "system_tag": "system", "observation_tag": "tool",
+        },
+    }
+    _write_messages(data, rows)
+    write_json(info, entries)
+    return [data, info], f"train with dataset: {name} and dataset_dir: {data.parent}"
+
+
+def write_axolotl(rows: list[Row], data: Path) -> Written:
+    """JSON lines and a YAML file with the ``datasets`` section for an Axolotl configuration."""
+    import yaml
+
+    section = {"datasets": [{
+        "path": data.name,
+        "ds_type": "json",
+        "type": "chat_template",
+        "field_messages": "messages",
+        "message_property_mappings": {"role": "role", "content": "content"},
+        "roles_to_train": ["assistant"],
+        "train_on_eos": "turn",
+    }]}
+    snippet = data.with_suffix(".axolotl.yaml")
+    _write_messages(data, rows)
+    write_text(snippet, yaml.safe_dump(section, sort_keys=False, allow_unicode=True))
+    return [data, snippet], f"copy the datasets section of {snippet.name}; its path is relative to {data.parent}"
+
+
+def _with_id(row: Row) -> str:
+    record = json.loads(row.raw)
+    if str(record.get("id", "")) == row.id:
+        return row.raw
+    key = "siftune_id" if "id" in record else "id"
+    # Put into the text, not into the parsed record, so that the rest stays as it came.
+    rest = row.raw.lstrip()[1:]
+    comma = ", " if record else ""
+    return f"{{{json.dumps(key)}: {json.dumps(row.id, ensure_ascii=False)}{comma}{rest}"
+
+
+def _answers(row: Row) -> int:
+    return sum(message.role == "assistant" for message in row.messages)
+
+
+def _plain(messages: Sequence[Message]) -> list[dict[str, str]]:
+    return [{"role": message.role, "content": message.content} for message in messages]
+
+
+def _write_messages(data: Path, rows: Sequence[Row]) -> None:
+    _write(data, ({"id": row.id, "messages": _plain(row.messages)} for row in rows))
+
+
+def _write(data: Path, records: Any) -> None:
+    write_lines(data, (json.dumps(record, ensure_ascii=False) for record in records))
+
+
+def _data_set_name(data: Path) -> str:
+    return re.sub(r"\W+", "_", data.stem).strip("_") or "selected"
+
+
+def _existing_entries(info: Path) -> dict[str, Any]:
+    if not info.exists():
+        return {}
+    try:
+        entries = read_json(info)
+    except (ValueError, OSError) as error:
+        raise DataError("the existing dataset_info.json cannot be read", where=str(info), why=str(error),
+                        hint="repair it, or export into another folder") from error
+    if not isinstance(entries, Mapping):
+        raise DataError("the existing dataset_info.json is not a JSON object", where=str(info),
+                        hint="repair it, or export into another folder")
+    return dict(entries)
