@@ -130,7 +130,10 @@ class _Game:
         for start in range(first, length, width):
             stop = min(start + width, length)
             wanted = lists.rows[:, start:stop].T.ravel()  # in the order of turns
-            for turn in np.flatnonzero(ledger.state[wanted] == OPEN).tolist():
+            turns = np.flatnonzero(ledger.state[wanted] == OPEN)
+            # Offered once a row is taken or found too long: only the first turn that wants it can matter.
+            _, first_wish = np.unique(wanted[turns], return_index=True)
+            for turn in turns[np.sort(first_wish)].tolist():
                 if ledger.offer(int(wanted[turn])):
                     self._record(lists, turn % self.count, start + turn // self.count)
                     if ledger.full:
