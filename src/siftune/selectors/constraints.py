@@ -15,7 +15,7 @@ import numpy as np
 
 from siftune.errors import ConfigError
 from siftune.registry import unknown_name
-from siftune.selectors.budget import ResolvedBudget
+from siftune.selectors.budget import FLAG, ResolvedBudget
 
 if TYPE_CHECKING:
     from siftune.selectors.problem import Problem
@@ -55,7 +55,7 @@ class Ledger:
         included: how many of ``taken`` were must-includes.
 
     Raises:
-        ConfigError: the must-includes exceed the budget.
+        ConfigError: the must-includes exceed the budget, or not a single row fits it.
     """
 
     def __init__(self, problem: Problem, budget: ResolvedBudget):
@@ -79,6 +79,10 @@ class Ledger:
         for row in problem.include.tolist():
             self._include(row)
         self.included = len(self.taken)
+        if not self.taken and self.full:
+            shortest = int(cost[~problem.exclude].min())
+            raise ConfigError(f"the budget {budget.asked!r} is too small for even the shortest row", where=FLAG,
+                              hint=f'the least that selects a row is "{shortest} {budget.kind}"')
 
     def offer(self, row: int) -> bool:
         """Take the row if it is open and fits what remains; one that does not fit is closed."""
@@ -138,7 +142,7 @@ class Ledger:
         self.taken.append(row)
         for number in self._groups_of.get(row, ()):
             for mate in self._groups[number]:
-                if not self._flags[mate]:
+                if self._flags[mate] in (OPEN, TOO_LONG):
                     self._flags[mate] = DUPLICATE
 
     def _include(self, row: int) -> None:

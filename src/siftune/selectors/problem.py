@@ -179,10 +179,18 @@ class Problem:
             ConfigError: a score-only problem.
             SiftuneError: a malformed block; for NaN or infinity the row is named.
         """
+        return self._checked(self.required_blocks(), self.targets, "similarity")
+
+    def required_blocks(self) -> Blocks:
+        """The similarities, for a selector that cannot do without.
+
+        Raises:
+            ConfigError: a score-only problem.
+        """
         if self.blocks is None:
             raise ConfigError("this selector needs similarities to targets, but the rows only have scores",
                               where="--selector", hint='choose "top-k", or a representation that compares with targets')
-        return self._checked(self.blocks, self.targets, "similarity")
+        return self.blocks
 
     def subtask_stream(self) -> Iterator[tuple[int, np.ndarray]]:
         """Blocks ``[K, n]`` of the score of each row for each subtask (LESS, section 4: mean over its targets)."""

@@ -75,6 +75,7 @@ class _Game:
     """
 
     def __init__(self, problem: Problem, budget: Budget | str | int, stream: Stream, count: int, on_taken: str):
+        problem.required_blocks()
         self.problem, self.stream, self.count = problem, stream, count
         self.ledger = Ledger(problem, problem.resolve(budget))
         self.players: list[int] = []
