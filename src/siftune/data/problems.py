@@ -49,20 +49,19 @@ def bad_rows_error(bad: Sequence[Dropped], total: int, role: str, hint: str | No
         bad: The rows that cannot be used, in reading order; at least one.
         total: How many rows were read, bad ones included.
         role: What the rows are for: ``pool``, ``target`` or ``test``.
-        hint: An advice that comes before the general one.
+        hint: How to fix them, where more can be said than that.
     """
     counts = ", ".join(f"{n} {reason} ({REASONS[reason]})" for reason, n in
                        Counter(row.reason for row in bad).most_common())
     shown = [f"{row.where}: {row.reason}{f': {row.detail}' if row.detail else ''}" for row in bad[:_SHOWN]]
     if len(bad) > _SHOWN:
         shown.append(f"... and {len(bad) - _SHOWN} more")
-    if len(bad) == total:
-        general = "fix the file"
-    else:
-        general = "fix them, or pass --bad-rows drop to leave them out (they are then listed in dropped.jsonl)"
+    advice = [hint or ("fix the file" if len(bad) == total else "fix them")]
+    if len(bad) < total:
+        advice.append("pass --bad-rows drop to leave them out (they are then listed in dropped.jsonl)")
     return DataError(
         f"{len(bad)} of {total} {role} rows cannot be used: {counts}",
         where=bad[0].where,
         why="\n  ".join(shown),
-        hint=f"{hint}; or {general}" if hint else general,
+        hint=", or ".join(advice),
     )

@@ -1,0 +1,97 @@
+"""Pool, target and test of a run, read, checked against each other and rendered."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from siftune.config import DataConfig
+from siftune.data.overlap import Disjoint, check_disjoint
+from siftune.data.readers import Role, read_rows
+from siftune.data.render import Renderer, render_rows
+from siftune.data.rows import Dropped, Examples, Row
+from siftune.errors import ConfigError
+from siftune.progress import log
+
+
+@dataclass
+class Inputs:
+    """What a run works on.
+
+    Attributes:
+        pool, target, test: usable rows, rendered; ``target`` and ``test`` are empty where no file was given.
+        pool_rows: rows read from the pool, before any was left out.
+        dropped: every row left out of any of the three, with its reason.
+        overlaps: what the pool shares with the target and the test file.
+        render: the renderer's fingerprint.
+        warnings: what the user should know.
+    """
+
+    pool: Examples
+    target: Examples
+    test: Examples
+    pool_rows: int
+    dropped: list[Dropped]
+    overlaps: Disjoint
+    render: dict[str, Any]
+    warnings: list[str] = field(default_factory=list)
+
+
+def load_inputs(config: DataConfig, tokenizer: Any) -> Inputs:
+    """Read, check and render everything that the configuration names.
+
+    Raises:
+        ConfigError: no pool is named.
+        DataError: whatever is wrong with a file or a row; see ``readers``, ``overlap`` and ``render``.
+    """
+    if not config.pool:
+        raise ConfigError("no pool is named", where="--pool", hint="give a file to choose from: --pool pool.jsonl")
+
+    def read(sources: Sequence[str], role: Role) -> tuple[list[Row], list[Dropped]]:
+        if not sources:
+            return [], []
+        return read_rows(sources, role=role, format=config.format, id_field=config.id_field,
+                         subtask_field=config.subtask_field, group_field=config.group_field, bad_rows=config.bad_rows)
+
+    pool, dropped_pool = read(config.pool, "pool")
+    target, dropped_target = read(config.target, "target")
+    test, dropped_test = read(config.test, "test")
+    overlaps = check_disjoint(pool, target, test, config.overlap)
+
+    renderer = Renderer(tokenizer, max_length=config.max_length)
+    rendered = [render_rows(rows, renderer, role=role, bad_rows=config.bad_rows) if rows else Examples([], [])
+                for rows, role in ((overlaps.pool, "pool"), (target, "target"), (test, "test"))]
+    dropped = [*dropped_pool, *dropped_target, *dropped_test, *overlaps.dropped,
+               *(d for examples in rendered for d in examples.dropped)]
+    inputs = Inputs(*rendered, pool_rows=len(pool) + len(dropped_pool), dropped=dropped, overlaps=overlaps,
+                    render=renderer.fingerprint())
+    inputs.warnings = list(_warnings(inputs))
+    for warning in inputs.warnings:
+        log(f"warning: {warning}")
+    return inputs
+
+
+def _warnings(inputs: Inputs) -> list[str]:
+    found = []
+    if inputs.dropped:
+        reasons = sorted({d.reason for d in inputs.dropped})
+        found.append(f"{_rows(len(inputs.dropped))} left out ({', '.join(reasons)}); all are listed in dropped.jsonl")
+    for name, examples in (("pool", inputs.pool), ("target", inputs.target), ("test", inputs.test)):
+        if examples.truncated:
+            found.append(f"{_rows(examples.truncated)} of the {name} cut at the length limit (--max-length)")
+        if examples.unmatched_turns:
+            found.append(f"{examples.unmatched_turns} assistant turns of the {name} are not supervised: the chat "
+                         "template alters them when later turns follow")
+    dropped = {d.id for d in inputs.overlaps.dropped}
+    if kept := [o for o in inputs.overlaps.in_target if o.a_id not in dropped]:
+        found.append(f"{_rows(len(kept))} of the pool also in the target file; they will look like perfect matches "
+                     "(--overlap drop leaves them out)")
+    if inputs.overlaps.same_prompt:
+        found.append(f"{_rows(len(inputs.overlaps.same_prompt))} of the pool with the prompt of a test row but another "
+                     "answer")
+    return found
+
+
+def _rows(count: int) -> str:
+    return "1 row" if count == 1 else f"{count:,} rows"
