@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -116,7 +118,7 @@ def run(instance: Instance, selector: str, budget: Budget, block_rows: int = 409
     return select(problem, budget, selector, **options)
 
 
-@settings(max_examples=150)
+@settings(max_examples=100)
 @given(instances(constrained=True), st.sampled_from(ALL), st.randoms(use_true_random=False), st.data())
 def test_the_order_of_the_pool_never_matters(instance, selector, random, data):
     budget, _, _ = some_budget(instance, data)
@@ -130,7 +132,7 @@ def test_the_order_of_the_pool_never_matters(instance, selector, random, data):
     assert one == two
 
 
-@settings(max_examples=150)
+@settings(max_examples=100)
 @given(instances(constrained=True), st.sampled_from(ALL), st.data())
 def test_every_selector_keeps_budget_and_constraints_and_its_diagnostics_add_up(instance, selector, data):
     budget, limit, in_tokens = some_budget(instance, data)
@@ -157,6 +159,7 @@ def test_every_selector_keeps_budget_and_constraints_and_its_diagnostics_add_up(
     assert said["skipped_too_long"] <= len(free)
     assert said["near_duplicates_suppressed"] == instance.n - len(rows) - len(instance.exclude) - len(free)
     assert said["exhausted"] == ((spent if in_tokens else len(rows)) < limit and not free)
+    assert json.loads(json.dumps(said)) == said
     if said["per_target_coverage"] is not None:
         assert sum(said["per_target_coverage"].values()) == len(rows)
         assert said["zero_gain_share"] == np.mean(got.gain <= 0)

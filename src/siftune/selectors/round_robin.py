@@ -81,7 +81,7 @@ class _Game:
         self.players: list[int] = []
         self.scores: list[float] = []
         self.turns = 0
-        self.last: tuple[TopLists, int, int] | None = None  # lists, player and place of the last row taken
+        self.lists: TopLists | None = None  # the latest ones
         share = -(-self.ledger.remaining // count) if self.ledger.budget.kind == "rows" else 0
         self._length = max(_SHORTEST_LIST, 4 * share)
         if on_taken == "advance":
@@ -145,18 +145,18 @@ class _Game:
     def _lists(self, usable: np.ndarray) -> TopLists:
         lists = top_lists(self.stream, self.count, self.problem.tiebreak, usable, self._length)
         self._length *= 4
+        self.lists = lists
         return lists
 
     def _record(self, lists: TopLists, player: int, place: int) -> None:
         self.players.append(player)
         self.scores.append(float(lists.scores[player, place]))
-        self.last = (lists, player, place)
 
     def _ties_at_cut(self) -> int:
-        if self.last is None:
+        lists, contenders = self.lists, self.ledger.contenders
+        if lists is None or not self.players:
             return 0
-        lists, player, place = self.last
-        contenders, score = self.ledger.contenders, lists.scores[player, place]
+        player, score = self.players[-1], self.scores[-1]
         # Under a token budget, rows found too long earlier may be missing from renewed lists.
         if self.ledger.budget.kind == "rows" and (lists.complete or lists.scores[player, -1] < score):
             tied = lists.rows[player, lists.scores[player] == score]
