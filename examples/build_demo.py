@@ -51,55 +51,55 @@ class Family:
 
     rows: int
     options: Mapping[str, Any] = field(default_factory=dict)
+    wrong: str = "(?!)"  # a regular expression of answers that the generator gets wrong; by default none
 
 
 TARGETS = {
-    "family_relationships": Family(12),
-    "word_sequence_reversal": Family(12, {"max_words": 5}),
+    # Asked what A is to B, it says "father-in-law" where B is A's father-in-law: the other way round.
+    "family_relationships": Family(12, wrong="-in-law"),
+    "word_sequence_reversal": Family(12, {"max_words": 4}),
 }
 
-# Left out: generators whose prompts go on for longer than this, and those that draw from Python sets, whose order
-# differs from process to process (isomorphic_strings, ransom_note, word_ladder).
+# Left out: generators whose prompts are longer than MAX_CHARACTERS; those that draw from Python sets, whose order
+# differs from process to process (isomorphic_strings, ransom_note, word_ladder); and those whose texts or answers are
+# not all sound on reading (gsm_symbolic, power_function, simple_geometry, syllogism).
 OTHERS = {
     # numbers
-    "basic_arithmetic": Family(10),
-    "chain_sum": Family(10),
+    "basic_arithmetic": Family(11),
+    "chain_sum": Family(11),
     "decimal_arithmetic": Family(6),
-    "decimal_chain_sum": Family(7),
-    "products": Family(8),
-    "gcd": Family(8),
-    "lcm": Family(10),
+    "decimal_chain_sum": Family(11),
+    "products": Family(9),
+    "gcd": Family(9),
+    "lcm": Family(11),
     "prime_factorization": Family(7),
-    "fraction_simplification": Family(8),
+    "fraction_simplification": Family(9),
     "count_primes": Family(6),
     "count_bits": Family(6),
     "base_conversion": Family(6),
     "bitwise_arithmetic": Family(4),
-    "power_function": Family(4),
-    "number_sequence": Family(10),
+    "number_sequence": Family(11),
     "number_filtering": Family(7),
     "number_format": Family(4),
-    "complex_arithmetic": Family(8),
-    "simple_equations": Family(10),
+    "complex_arithmetic": Family(9),
+    "simple_equations": Family(11),
     "puzzle24": Family(4),
+    "countdown": Family(3),
     "dice": Family(4),
-    "coin_flip": Family(10),
-    "simple_geometry": Family(5),
+    "coin_flip": Family(11),
     "advanced_geometry": Family(3),
     # words
-    "letter_counting": Family(10),
-    "spell_backward": Family(10),
-    "sentence_reordering": Family(8),
+    "letter_counting": Family(11),
+    "spell_backward": Family(11),
+    "sentence_reordering": Family(9),
     "word_sorting": Family(4),
     "caesar_cipher": Family(7),
     "palindrome_generation": Family(4),
     # stories and logic
-    "aiw": Family(10),
-    "calendar_arithmetic": Family(8),
-    "time_intervals": Family(8),
-    "gsm_symbolic": Family(6),
+    "aiw": Family(11),
+    "calendar_arithmetic": Family(9),
+    "time_intervals": Family(9),
     "leg_counting": Family(6),
-    "syllogism": Family(8),
     "knights_knaves": Family(4),
     "color_cube_rotation": Family(4),
     "rotate_matrix": Family(4, {"max_n": 4}),
@@ -120,7 +120,7 @@ class Task:
         return " ".join(self.question.casefold().split())
 
 
-def tasks(family: str, seed: int, options: Mapping[str, Any], max_characters: int) -> Iterator[Task]:
+def tasks(name: str, family: Family, seed: int, max_characters: int) -> Iterator[Task]:
     """Verified tasks of one family in the generator's order, each shorter than ``max_characters``.
 
     Raises:
@@ -130,17 +130,19 @@ def tasks(family: str, seed: int, options: Mapping[str, Any], max_characters: in
         warnings.simplefilter("ignore")  # some of its modules contain invalid escape sequences
         import reasoning_gym
 
-    generator = reasoning_gym.create_dataset(family, size=CANDIDATES, seed=seed, **options)
+    generator = reasoning_gym.create_dataset(name, size=CANDIDATES, seed=seed, **family.options)
     for entry in generator:
-        task = Task(family, entry["question"].strip(), str(entry["answer"] or "").strip())
-        if not task.answer or len(task.question) + len(task.answer) > max_characters or UNWELCOME.search(task.key):
+        task = Task(name, entry["question"].strip(), str(entry["answer"] or "").strip())
+        if not task.answer or len(task.question) + len(task.answer) > max_characters:
+            continue
+        if re.search(family.wrong, task.answer) or UNWELCOME.search(task.key):
             continue
         if generator.score_answer(task.answer, entry) != 1.0:
-            raise DataError(f"the verifier of {family} rejects the generator's answer {task.answer!r}")
+            raise DataError(f"the verifier of {name} rejects the generator's answer {task.answer!r}")
         yield task
 
 
-def draw(family: str, count: int, seed: int, options: Mapping[str, Any], taken: set[str],
+def draw(name: str, family: Family, count: int, seed: int, taken: set[str],
          max_characters: int = MAX_CHARACTERS) -> list[Task]:
     """The first ``count`` tasks of a family whose prompts are not in ``taken``, to which they are added.
 
@@ -148,14 +150,14 @@ def draw(family: str, count: int, seed: int, options: Mapping[str, Any], taken: 
         DataError: the family has not so many different short tasks.
     """
     drawn: list[Task] = []
-    for task in tasks(family, seed, options, max_characters):
+    for task in tasks(name, family, seed, max_characters):
         if len(drawn) == count:
             break
         if task.key not in taken:
             taken.add(task.key)
             drawn.append(task)
     if len(drawn) < count:
-        raise DataError(f"{family} has only {len(drawn)} of {count} different tasks below {max_characters} characters",
+        raise DataError(f"{name} has only {len(drawn)} of {count} different tasks below {max_characters} characters",
                         hint="ask for fewer rows, or raise max_characters")
     return drawn
 
@@ -184,12 +186,12 @@ def build() -> dict[str, list[dict[str, Any]]]:
         splits[split] = [
             row(split, number, task, subtask=name)
             for name, family in TARGETS.items()
-            for number, task in enumerate(draw(name, count, seed_of(split), family.options, taken))
+            for number, task in enumerate(draw(name, family, count, seed_of(split), taken))
         ]
     splits["pool"] = [
         row("pool", number, task, group=name)
         for name, family in {**TARGETS, **OTHERS}.items()
-        for number, task in enumerate(draw(name, family.rows, seed_of("pool"), family.options, taken))
+        for number, task in enumerate(draw(name, family, family.rows, seed_of("pool"), taken))
     ]
     return {split: shuffled(rows, SEED, split) for split, rows in splits.items()}
 
