@@ -292,8 +292,8 @@ def test_a_misspelt_path_gets_the_nearest_name(tmp_path: Path) -> None:
     assert caught.value.hint == f"did you mean {tmp_path / 'pool.jsonl'}?"
     with pytest.raises(DataError, match="no such folder"):
         read_rows([tmp_path / "nowhere" / "pool.jsonl"], role="pool")
+    (tmp_path / "hollow").mkdir()
     with pytest.raises(DataError, match="no data file in this folder"):
-        (tmp_path / "hollow").mkdir()
         read_rows([tmp_path / "hollow"], role="pool")
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from datetime import datetime
 from typing import Any
 
 from siftune.data.problems import BadRow
@@ -23,8 +22,12 @@ PLAIN_TEMPLATE = (
 """The plain template of Tulu (arXiv 2306.04751, section 3.2), used where the tokenizer has no chat template."""
 
 _MARKERS = re.compile(r"\{%-?\s*generation\s*-?%\}")
-# Templates may print today's date (Llama 3.2, SmolLM3); a run continued tomorrow must still see the same tokens.
-_DATE = datetime(2024, 7, 26)
+# Templates may print today's date (Llama 3.2, SmolLM3), but a run that is continued tomorrow must see the same
+# tokens: this takes the place of their clock. (transformers passes no functions into templates, hence Jinja.)
+_DATE = {"%Y": "2024", "%y": "24", "%m": "07", "%d": "26", "%B": "July", "%b": "Jul", "%A": "Friday", "%a": "Fri",
+         "%H": "12", "%I": "12", "%M": "00", "%S": "00", "%p": "PM"}
+_CLOCK = "{% macro strftime_now(format) %}{{ format" + "".join(
+    f" | replace('{code}', '{value}')" for code, value in _DATE.items()) + " }}{% endmacro %}{{ '' }}"
 
 
 class ChatTemplate:
@@ -34,7 +37,7 @@ class ChatTemplate:
         tokenizer: A transformers tokenizer.
 
     Attributes:
-        text: The Jinja source, for fingerprints.
+        text: The Jinja source that is rendered, for fingerprints.
         has_markers: Whether it marks the assistant's text with ``{% generation %}``.
     """
 
@@ -44,6 +47,8 @@ class ChatTemplate:
             self.text: str = tokenizer.get_chat_template()
         else:
             self.text = ("{{ bos_token }}" if _adds_bos(tokenizer) else "") + PLAIN_TEMPLATE
+        if "strftime_now" in self.text:
+            self.text = _CLOCK + self.text
         self.has_markers = _MARKERS.search(self.text) is not None
 
     def render(self, messages: Sequence[Message], *, prompt: bool = False) -> str:
@@ -84,9 +89,7 @@ class ChatTemplate:
         from jinja2 import TemplateError
 
         try:
-            return self._tokenizer.apply_chat_template(
-                turns, chat_template=self.text, strftime_now=_DATE.strftime, **options
-            )
+            return self._tokenizer.apply_chat_template(turns, chat_template=self.text, **options)
         except (TemplateError, TypeError, ValueError) as error:
             # Type and value errors come from expressions inside the template: the messages are plain text by now.
             raise BadRow("template-error", str(error)) from error
