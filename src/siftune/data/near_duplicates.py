@@ -1,7 +1,7 @@
 """Groups of rows that say nearly the same, found by MinHash (Broder, 1997) and verified.
 
-MinHash with banding proposes pairs in near-linear time; only pairs whose shingle sets truly reach the threshold
-are joined, so a proposal can be missed but no group is wrong.
+MinHash with banding proposes pairs in near-linear time. Only pairs whose shingle sets truly reach the threshold are
+joined, so no group is wrong; a pair just at the threshold is missed with a probability of at most 0.1%.
 """
 
 from __future__ import annotations
@@ -20,8 +20,7 @@ from siftune.progress import bar
 
 SHINGLE_WORDS = 3
 _PERMUTATIONS = 128
-# Missing a pair costs more than verifying one too many.
-_WEIGHTS = (0.2, 0.8)
+_MISSED = 1e-3
 # Chinese, Japanese and Korean write no spaces: there every character counts as a word.
 _UNSPACED = r"\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af"
 _WORD = re.compile(rf"[{_UNSPACED}]|[^\s{_UNSPACED}]+")
@@ -43,6 +42,17 @@ def jaccard(a: np.ndarray, b: np.ndarray) -> float:
     """|A and B| / |A or B| of two sets given as arrays without repeats."""
     shared = len(np.intersect1d(a, b, assume_unique=True))
     return shared / (len(a) + len(b) - shared)
+
+
+def bands(threshold: float) -> tuple[int, int]:
+    """Number of bands b and rows a band r: the longest bands that still propose nearly all pairs at the threshold.
+
+    A pair of Jaccard similarity s is proposed with probability 1 - (1 - s^r)^b (Leskovec, Rajaraman and Ullman,
+    Mining of Massive Datasets, section 3.4.2).
+    """
+    fitting = [r for r in range(1, _PERMUTATIONS + 1) if (1 - threshold**r) ** (_PERMUTATIONS // r) <= _MISSED]
+    r = max(fitting, default=1)
+    return _PERMUTATIONS // r, r
 
 
 def near_duplicate_groups(rows: Sequence[Row], threshold: float = 0.8) -> list[list[int]]:
@@ -84,7 +94,7 @@ def _join_equal(texts: Sequence[str], parent: list[int]) -> list[int]:
 
 def _join_similar(rows: Sequence[Row], candidates: Sequence[int], parent: list[int], threshold: float) -> None:
     datasketch = _datasketch()
-    index = datasketch.MinHashLSH(threshold=threshold, num_perm=_PERMUTATIONS, weights=_WEIGHTS)
+    index = datasketch.MinHashLSH(num_perm=_PERMUTATIONS, params=bands(threshold))
     sets: dict[int, np.ndarray] = {}
     with bar("near-duplicates", len(candidates)) as progress:
         for i in candidates:

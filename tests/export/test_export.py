@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from siftune.data.readers import read_rows
+from siftune.errors import ConfigError, DataError
+from siftune.export import TARGETS, export
+
+RECORDS = [
+    {"instruction": "Q1", "input": "", "output": "Ä1\u2028"},
+    {"id": "own", "messages": [{"role": "system", "content": "S"}, {"role": "user", "content": "Q2"},
+                               {"role": "assistant", "content": "A2"}]},
+    {"prompt": "Q3", "completion": "A3"},
+]
+CHATS = [
+    [("user", "Q1"), ("assistant", "Ä1\u2028")],
+    [("system", "S"), ("user", "Q2"), ("assistant", "A2")],
+    [("user", "Q3"), ("assistant", "A3")],
+]
+IDS = ["pool:8:abc", "own", "pool:2:def"]
+
+
+def make_run(folder: Path, records: list[dict], ids: list[str] | None) -> Path:
+    folder.mkdir()
+    text = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+    (folder / "selected.jsonl").write_text(text, encoding="utf-8")
+    if ids is not None:
+        import pyarrow as pa
+        from pyarrow import parquet
+
+        ranks = list(range(1, len(ids) + 1))
+        parquet.write_table(pa.table({"id": ids[::-1], "rank": ranks[::-1]}), folder / "selection.parquet")
+    return folder
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    return make_run(tmp_path / "run", RECORDS, IDS)
+
+
+def lines(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n")[:-1]]
+
+
+def chats(records: list[dict]) -> list[list[tuple[str, str]]]:
+    turns = [one.get("messages") or one["prompt"] + one["completion"] for one in records]
+    return [[(turn["role"], turn["content"]) for turn in chat] for chat in turns]
+
+
+@pytest.mark.parametrize("to", TARGETS)
+def test_order_ids_and_conversations_survive_every_export(run: Path, tmp_path: Path, to: str) -> None:
+    made = export(run, to, tmp_path / "out")
+    assert made.files[0] == tmp_path / "out" / "selected.jsonl"
+    assert made.rows == 3
+    rows, _ = read_rows([made.files[0]], role="pool", format="mixed")
+    assert [row.id for row in rows] == IDS
+    assert [[(m.role, m.content) for m in row.messages] for row in rows] == CHATS
+
+
+def test_jsonl_keeps_the_records_and_adds_the_id_where_it_is_missing(run: Path, tmp_path: Path) -> None:
+    (data,) = export(run, "jsonl", tmp_path / "out.jsonl").files
+    original = (run / "selected.jsonl").read_text(encoding="utf-8").split("\n")
+    written = data.read_text(encoding="utf-8").split("\n")
+    assert written[1] == original[1]
+    assert written[0] == '{"id": "pool:8:abc", ' + original[0][1:]
+    other = make_run(tmp_path / "other", [{"id": 1, "prompt": "Q", "completion": "A"}], ["pool:0:x"])
+    (data,) = export(other, "jsonl", tmp_path / "other.jsonl").files
+    assert lines(data)[0] == {"siftune_id": "pool:0:x", "id": 1, "prompt": "Q", "completion": "A"}
+
+
+def test_trl_gets_prompt_and_completion_unless_a_row_has_several_answers(run: Path, tmp_path: Path) -> None:
+    data = export(run, "trl", tmp_path / "out.jsonl").files[0]
+    assert chats(lines(data)) == CHATS
+    assert [len(one["completion"]) for one in lines(data)] == [1, 1, 1]
+    several = {"messages": [{"role": role, "content": role} for role in ("user", "assistant") * 2]}
+    made = export(make_run(tmp_path / "several", [*RECORDS, several], None), "trl", tmp_path / "several.jsonl")
+    assert [set(one) for one in lines(made.files[0])] == [{"id", "messages"}] * 4
+    assert "assistant_only_loss=True" in made.note
+
+
+def test_llamafactory_gets_an_entry_beside_those_already_there(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "dataset_info.json").write_text('{"mine": {"file_name": "mine.json"}}')
+    data, info = export(run, "llamafactory", tmp_path / "my subset.jsonl").files
+    entries = json.loads(info.read_text())
+    assert list(entries) == ["mine", "my_subset"]
+    entry = entries["my_subset"]
+    assert entry["file_name"] == data.name
+    keys = (entry["tags"]["role_tag"], entry["tags"]["content_tag"])
+    read = [[tuple(turn[key] for key in keys) for turn in one[entry["columns"]["messages"]]] for one in lines(data)]
+    assert read == CHATS
+    info.write_text("[")
+    with pytest.raises(DataError, match="cannot be read"):
+        export(run, "llamafactory", tmp_path / "my subset.jsonl")
+
+
+def test_axolotl_gets_a_section_that_trains_on_assistant_turns(run: Path, tmp_path: Path) -> None:
+    data, snippet = export(run, "axolotl", tmp_path / "out").files
+    (section,) = yaml.safe_load(snippet.read_text())["datasets"]
+    assert (snippet.parent / section["path"]) == data
+    assert section["roles_to_train"] == ["assistant"]
+    assert section["type"] == "chat_template"
+    names = section["message_property_mappings"]
+    read = [[(turn[names["role"]], turn[names["content"]]) for turn in one[section["field_messages"]]]
+            for one in lines(data)]
+    assert read == CHATS
+
+
+def test_unknown_trainers_and_unfinished_runs_are_refused(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="did you mean 'axolotl'"):
+        export(run, "axolot", tmp_path / "out")
+    with pytest.raises(DataError, match=r"selected\.jsonl is missing"):
+        export(tmp_path, "trl", tmp_path / "out")
+    with pytest.raises(DataError, match="do not belong together"):
+        export(make_run(tmp_path / "other", RECORDS, IDS[:2]), "trl", tmp_path / "out")
+    (run / "selection.parquet").write_bytes(b"x")
+    with pytest.raises(DataError, match="cannot be read"):
+        export(run, "trl", tmp_path / "out")
