@@ -15,6 +15,7 @@ from siftune import files
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_killed_run_started_again_ends_with_the_bytes_of_an_undisturbed_one(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-m", "tests.training.kill_driver", str(tmp_path)], cwd=ROOT,

@@ -13,7 +13,7 @@ import torch
 
 from siftune import files, seeds
 from siftune.data.rows import Rendered
-from siftune.errors import ConfigError, DataError, ModelError
+from siftune.errors import ConfigError, DataError, ModelError, SiftuneError
 from siftune.models.lora import LoraSettings, adapter_parameters, adapter_state, attach_lora
 from siftune.training.settings import TrainSettings
 from siftune.training.sft import TrainResult, train_lora, training_key
@@ -246,3 +246,22 @@ def test_mistakes_are_explained(tmp_path: Path) -> None:
         next(iter(adapter_parameters(broken).values())).fill_(float("nan"))
     with pytest.raises(ModelError, match="training diverged: the loss is nan at step 1"):
         train(broken, random_rows(3), TrainSettings(), tmp_path)
+
+
+def test_a_full_disk_is_reported_and_the_run_continues_once_there_is_room(tmp_path: Path) -> None:
+    import resource
+
+    rows, settings = random_rows(5), TrainSettings(epochs=2)
+    calm = fresh()
+    size = train(calm, rows, settings, tmp_path / "calm").adapter.stat().st_size
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for room in (size // 2, size + 500):  # too little for the adapter; too little for the optimizer's state
+        resource.setrlimit(resource.RLIMIT_FSIZE, (room, limits[1]))
+        try:
+            with pytest.raises(SiftuneError, match=r"cannot write (.|\n)*hint: "):
+                train(fresh(), rows, settings, tmp_path / "full")
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    model = fresh()
+    train(model, rows, settings, tmp_path / "full")
+    assert same(adapter_state(model), adapter_state(calm))
