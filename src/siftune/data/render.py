@@ -60,10 +60,10 @@ class Renderer:
             BadRow: it cannot be trained on: ``template-error``, ``template-mismatch``,
                 ``prompt-longer-than-limit`` or ``nothing-to-supervise``.
         """
-        messages = self.template.accepted(self._with_system(messages))
+        messages, text = self.template.accepted(self._with_system(messages))
         if self._special and any(self._special.search(message.content) for message in messages):
             self.special_tokens_in_content += 1
-        ids, mask = self._encode(messages)
+        ids, mask = self._encode(messages, text)
         if len(mask):
             mask[0] = False  # nothing comes before it to predict it from
         whole, first = len(ids), int(mask.argmax()) if mask.any() else -1
@@ -85,12 +85,12 @@ class Renderer:
         Raises:
             BadRow: there is no assistant turn after something else, or the template refuses the conversation.
         """
-        messages = self.template.accepted(self._with_system(messages))
+        messages, _ = self.template.accepted(self._with_system(messages))
         last = max((i for i, message in enumerate(messages) if message.role == "assistant"), default=0)
         if last == 0:
             raise BadRow("no-assistant-turn", "no assistant turn follows a prompt")
-        text = self.template.render(messages[:last], prompt=True)
-        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        prompt = self.template.render(messages[:last], prompt=True)
+        ids = self.tokenizer(prompt, add_special_tokens=False)["input_ids"]
         return np.array(ids, dtype=np.int32), messages[last].content
 
     def fingerprint(self) -> dict[str, str | int]:
@@ -109,20 +109,18 @@ class Renderer:
             return messages
         return [Message("system", self.system), *messages]
 
-    def _encode(self, messages: Sequence[Message]) -> tuple[np.ndarray, np.ndarray]:
+    def _encode(self, messages: Sequence[Message], text: str) -> tuple[np.ndarray, np.ndarray]:
         if self.template.has_markers and self.tokenizer.is_fast:
             ids, marked = self.template.render_marked(messages)
             return np.array(ids, dtype=np.int32), np.array(marked, dtype=bool)
-        text, spans = self._supervised_spans(messages)
-        return encode_with_mask(self.tokenizer, text, spans, self._special_ids)
+        return encode_with_mask(self.tokenizer, text, self._supervised_spans(messages, text), self._special_ids)
 
-    def _supervised_spans(self, messages: Sequence[Message]) -> tuple[str, list[tuple[int, int]]]:
-        """The rendered text and where in it (characters, end exclusive) the supervised turns are.
+    def _supervised_spans(self, messages: Sequence[Message], whole: str) -> list[tuple[int, int]]:
+        """Where in the rendered text (characters, end exclusive) the supervised turns are.
 
         Raises:
             BadRow: ``template-mismatch``: not even the last turn continues its own prompt.
         """
-        whole = self.template.render(messages)
         turns = [i for i, message in enumerate(messages) if message.role == "assistant"]
         if turns == [0]:
             raise BadRow("nothing-to-supervise", "the only assistant turn has no prompt before it")
@@ -138,7 +136,7 @@ class Renderer:
         if not matched_last:
             raise BadRow("template-mismatch", "the rendered conversation does not start with the prompt of its last "
                          "assistant turn")
-        return whole, spans
+        return spans
 
     def _span(self, messages: Sequence[Message], turn: int, whole: str) -> tuple[int, int] | None:
         if turn == 0:

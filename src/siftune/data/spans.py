@@ -62,6 +62,13 @@ def token_starts(offsets: Sequence[Span], tokens: Sequence[str], text: str) -> n
         tokens: The tokens as the vocabulary spells them.
         text: The text they were made from.
     """
+    if not offsets:
+        return np.zeros(0, dtype=np.int64)
+    table = np.array(offsets, dtype=np.int64)
+    starts, ends = table.T
+    reached_before = np.concatenate(([0], np.maximum.accumulate(ends)[:-1]))
+    if (ends > starts).all() and (starts <= reached_before).all() and (np.diff(starts) >= 0).all():
+        return starts  # nothing to mend, as nearly always
     starts = np.zeros(len(offsets), dtype=np.int64)
     before = reached = 0
     for t, (start, end) in enumerate(offsets):

@@ -68,21 +68,21 @@ class ChatTemplate:
         made = self._apply(messages, tokenize=True, return_dict=True, return_assistant_tokens_mask=True)
         return made["input_ids"], made["assistant_masks"]
 
-    def accepted(self, messages: Sequence[Message]) -> Sequence[Message]:
-        """The messages as the template takes them: unchanged, or with the system message in the first user turn.
+    def accepted(self, messages: Sequence[Message]) -> tuple[Sequence[Message], str]:
+        """The messages as the template takes them, and their text.
+
+        They come back unchanged, or with a refused system message in the first user turn.
 
         Raises:
             BadRow: ``template-error``: the template refuses them either way.
         """
         try:
-            self.render(messages)
-            return messages
+            return messages, self.render(messages)
         except BadRow:
             merged = merge_system(messages)
             if merged is None:
                 raise
-        self.render(merged)
-        return merged
+        return merged, self.render(merged)
 
     def _apply(self, messages: Sequence[Message], **options: Any) -> Any:
         turns = [{"role": message.role, "content": message.content} for message in messages]
