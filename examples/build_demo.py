@@ -42,7 +42,7 @@ CANDIDATES = 1000
 """Tasks looked at in each family before giving up."""
 
 UNWELCOME = re.compile("nigg")
-"""Some word lists come from a novel of 1889; prompts with words that read as slurs today are passed over."""
+"""The word lists are unabridged; prompts with words that read as slurs are passed over."""
 
 
 @dataclass(frozen=True)
@@ -57,12 +57,13 @@ class Family:
 TARGETS = {
     # Asked what A is to B, it says "father-in-law" where B is A's father-in-law: the other way round.
     "family_relationships": Family(12, wrong="-in-law"),
-    "word_sequence_reversal": Family(12, {"max_words": 4}),
+    "word_sequence_reversal": Family(12, {"max_words": 3}),
 }
 
 # Left out: generators whose prompts are longer than MAX_CHARACTERS; those that draw from Python sets, whose order
-# differs from process to process (isomorphic_strings, ransom_note, word_ladder); and those whose texts or answers are
-# not all sound on reading (gsm_symbolic, power_function, simple_geometry, syllogism).
+# differs from process to process (isomorphic_strings, ransom_note, word_ladder); those whose texts or answers are not
+# all sound on reading (gsm_symbolic, power_function, simple_geometry, syllogism); and one whose rows are nearly all
+# boilerplate and so near-duplicates of each other (palindrome_generation).
 OTHERS = {
     # numbers
     "basic_arithmetic": Family(11),
@@ -94,7 +95,6 @@ OTHERS = {
     "sentence_reordering": Family(9),
     "word_sorting": Family(4),
     "caesar_cipher": Family(7),
-    "palindrome_generation": Family(4),
     # stories and logic
     "aiw": Family(11),
     "calendar_arithmetic": Family(9),
@@ -196,9 +196,9 @@ def build() -> dict[str, list[dict[str, Any]]]:
     return {split: shuffled(rows, SEED, split) for split, rows in splits.items()}
 
 
-def seed_of(split: str) -> int:
+def seed_of(split: str, seed: int = SEED) -> int:
     """The generators' seed of a split. They add the row number to it, so the splits stand far apart."""
-    return SEED * 1_000_000 + {"pool": 1, "target": 2, "test": 3}[split] * 100_000
+    return seed * 1_000_000 + {"pool": 1, "target": 2, "test": 3}[split] * 100_000
 
 
 def main() -> None:
