@@ -46,8 +46,8 @@ class Registry:
         Raises:
             ConfigError: no such name; the hint names the nearest one.
         """
-        targets = self._all()
-        if name not in targets:
-            raise unknown_name(self.kind, name, targets, flag=flag or f"--{self.kind}")
-        module, _, attribute = targets[name].partition(":")
+        target = self._targets.get(name) or self._all().get(name)  # entry points are slow to list: own names first
+        if target is None:
+            raise unknown_name(self.kind, name, self._all(), flag=flag or f"--{self.kind}")
+        module, _, attribute = target.partition(":")
         return getattr(import_module(module), attribute)

@@ -26,7 +26,7 @@ def gradient_features(
     pad_id: int,
     batch_tokens: int,
     device: torch.device | str = "cpu",
-    on_batch: Callable[[int], None] = lambda rows: None,
+    on_batch: Callable[[list[int]], None] = lambda positions: None,
 ) -> dict[str, np.ndarray]:
     """One row of features an example, in the order given, whatever the batches.
 
@@ -34,7 +34,7 @@ def gradient_features(
         precondition: maps (parameter name, float32 [b, n] gradients) to directions of the same shape.
         projection: where the directions are added up, parameter by parameter.
         batch_tokens: padded tokens per batch.
-        on_batch: called with the number of rows done after each batch.
+        on_batch: called after each batch with the positions of its rows.
 
     Returns:
         ``feature`` float32 [N, dim]: the projected direction, L2-normalised;
@@ -74,7 +74,7 @@ def gradient_features(
         out["projected_norm"][positions] = projected_norm.cpu().numpy()
         out["norm"][positions] = squares.sqrt().cpu().numpy()
         out["loss"][positions] = losses.cpu().numpy()
-        on_batch(len(positions))
+        on_batch(positions)
     return out
 
 

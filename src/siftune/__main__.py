@@ -1,0 +1,3 @@
+from siftune.cli import main
+
+main()

@@ -1,0 +1,190 @@
+"""The main job: files in, a run folder with the selected subset out. The command line is a thin layer over this."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from siftune.config import SelectConfig, read_yaml
+from siftune.data.load import Inputs, load_inputs
+from siftune.data.rows import Examples
+from siftune.errors import ConfigError, DataError
+from siftune.methods import REPRESENTATIONS, resolve
+from siftune.progress import log
+from siftune.representations.base import Clock, Context, Evidence
+from siftune.runfolder import Outcome, prepare, write_run
+from siftune.selectors import Budget, Problem, Selection
+from siftune.selectors import select as run_selector
+
+if TYPE_CHECKING:
+    from siftune.models.loading import LoadedModel
+    from siftune.study.compare import Comparison
+
+
+@dataclass
+class Run:
+    """A finished selection.
+
+    Attributes:
+        folder: the run folder.
+        selection: indices, scores and diagnostics.
+        ids: the selected ids, best first.
+        report: path of ``report.html``.
+    """
+
+    folder: Path
+    selection: Selection
+    ids: list[str]
+    report: Path
+
+
+def select(config: SelectConfig, *, command: str = "") -> Run:
+    """Choose a subset and write its run folder.
+
+    Features and checkpoints that the folder (or the run named by ``from_run``) already holds are reused; an
+    interrupted run continues where it was.
+
+    Args:
+        config: see :class:`SelectConfig`.
+        command: the command line, for the manifest.
+
+    Raises:
+        SiftuneError: anything the user can mend; see its hint.
+    """
+    config = complete(config)
+    outcome = choose(config, command=command)
+    return finish(outcome)
+
+
+def finish(outcome: Outcome) -> Run:
+    """Write the run folder of an outcome, with its report."""
+    from siftune.report import build
+
+    folder = Path(outcome.config.output_dir)
+    write_run(folder, outcome)
+    page, _ = build(folder)
+    return Run(folder, outcome.selection, outcome.selection.ids(outcome.problem), page)
+
+
+def complete(config: SelectConfig) -> SelectConfig:
+    """Name the run folder where only ``from_run`` is named: beside it, after what is different.
+
+    Raises:
+        ConfigError: no output folder is named and none can be derived.
+    """
+    if config.output_dir:
+        return config
+    if not config.from_run:
+        raise ConfigError("no run folder is named", where="--output-dir", hint="for example --output-dir runs/a")
+    method = resolve(config.method, config.representation, config.selector, has_target=bool(config.target))
+    suffix = f"{method.selector}-{config.budget}".replace("%", "pct").replace(" ", "")
+    return dataclasses.replace(config, output_dir=f"{config.from_run.rstrip('/')}-{suffix}")
+
+
+def features_home(config: SelectConfig) -> Path:
+    """The run folder whose ``store`` and ``warmup`` are used: this run's own, or where ``from_run`` leads."""
+    home, onward = config.output_dir, config.from_run
+    while onward and onward != home:
+        home = onward
+        source = Path(home) / "config.yaml"
+        onward = str(read_yaml(source).get("from_run") or "") if source.is_file() else ""
+    return Path(home)
+
+
+def load(config: SelectConfig) -> LoadedModel:
+    """The model of a configuration."""
+    from siftune.models.loading import load_model
+
+    return load_model(config.model, device=config.device, dtype=config.dtype,
+                      trust_remote_code=config.trust_remote_code)
+
+
+def read_inputs(config: SelectConfig) -> Inputs:
+    """Pool, target and test of a configuration, rendered with its model's tokenizer."""
+    from siftune.models.loading import load_tokenizer
+
+    return load_inputs(config, load_tokenizer(config.model, trust_remote_code=config.trust_remote_code))
+
+
+def choose(config: SelectConfig, *, inputs: Inputs | None = None, context: Context | None = None,
+           evidence: Evidence | None = None, command: str = "") -> Outcome:
+    """Everything of :func:`select` but the writing.
+
+    Args:
+        config: complete, see :func:`complete`.
+        inputs, context: those of an earlier call with the same data and model settings, to save reading them again.
+        evidence: that of an earlier call with the same representation.
+    """
+    method = resolve(config.method, config.representation, config.selector, has_target=bool(config.target))
+    if method.reason:
+        log(f"method auto: {method.representation} with {method.selector} ({method.reason})")
+    budget = Budget.parse(config.budget)
+    prepare(config.output_dir)
+    clock = context.clock if context else Clock()
+    if inputs is None:
+        with clock.measure("read and render"):
+            inputs = read_inputs(config)
+    budget.resolve(len(inputs.pool), int(inputs.pool.tokens.sum()))  # a wrong budget fails now, not after hours
+    bare = constrain(config, inputs, Problem(ids=inputs.pool.ids, tokens=inputs.pool.tokens))
+    bare.resolve(budget)
+    home = features_home(config)
+    context = context or Context(config, inputs.pool, inputs.target, inputs.render, home, partial(load, config), clock)
+    found: Evidence = evidence or REPRESENTATIONS.get(method.representation)().compute(context)
+    problem = to_problem(config, inputs, found)
+    with context.clock.measure(f"select ({method.selector})"):
+        options = {"on_taken": config.on_taken} if method.selector.startswith("round-robin") else {}
+        selection = run_selector(problem, budget, method.selector, seed=config.seed, **options)
+    return Outcome(config, method, inputs, context, found, problem, selection, command)
+
+
+def to_problem(config: SelectConfig, inputs: Inputs, evidence: Evidence) -> Problem:
+    """What the selector sees: evidence, costs and constraints."""
+    target = inputs.target
+    comparing = evidence.blocks is not None
+    problem = Problem(
+        ids=inputs.pool.ids, tokens=inputs.pool.tokens, blocks=evidence.blocks,
+        targets=target.ids if comparing else (),
+        subtasks=[row.subtask or "all" for row in target.rows] if comparing else (),
+        subtask_blocks=evidence.subtask_blocks, scores=evidence.scores,
+        groups=[row.group or row.source for row in inputs.pool.rows],
+        lengths=_counts(inputs.pool), reference_lengths=_counts(target) if len(target) else None,
+    )
+    return constrain(config, inputs, problem)
+
+
+def _counts(examples: Examples) -> np.ndarray:
+    return np.array([r.supervised for r in examples.rendered], dtype=np.int64)
+
+
+def constrain(config: SelectConfig, inputs: Inputs, problem: Problem) -> Problem:
+    """The problem under the user's constraints: ids to include and exclude, near-duplicates."""
+    groups: list[list[int]] = []
+    if config.near_duplicates:
+        from siftune.data.near_duplicates import near_duplicate_groups
+
+        groups = near_duplicate_groups(inputs.pool.rows, config.near_duplicates)
+    return problem.constrained(must_include=_id_file(config.must_include, "--must-include"),
+                               must_exclude=_id_file(config.must_exclude, "--must-exclude"), duplicate_groups=groups)
+
+
+def _id_file(path: str, flag: str) -> list[str]:
+    if not path:
+        return []
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"cannot read the ids of {flag}", where=path, why=str(error),
+                        hint="give a text file with one id a line") from error
+    return [line.strip() for line in lines if line.strip()]
+
+
+def compare(config: SelectConfig, *, command: str = "") -> Comparison:
+    """Select, train and score; see :func:`siftune.study.compare.compare`."""
+    from siftune.study.compare import compare as run
+
+    return run(config, command=command)  # type: ignore[arg-type]

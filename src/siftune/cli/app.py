@@ -1,0 +1,158 @@
+"""The commands. Each parses, calls the library and prints; whatever is heavy is imported inside."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from siftune.cli.options import with_options
+from siftune.config import CompareConfig, DataConfig, SelectConfig, load
+from siftune.errors import SiftuneError
+
+app = typer.Typer(
+    name="siftune",
+    help="Choose the part of an instruction pool that teaches a model your task, prove that it helps, hand it over.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+RunArgument = Annotated[str, typer.Argument(help="A run folder that `siftune select` has written.", metavar="RUN")]
+
+
+def _command() -> str:
+    return "siftune " + shlex.join(sys.argv[1:])
+
+
+@app.command()
+@with_options(SelectConfig)
+def select(flags: dict[str, Any], config_file: str | None) -> None:
+    """Choose a subset of a pool: the main job."""
+    from siftune.api import select as run
+    from siftune.cli.printing import print_run
+
+    print_run(run(load(SelectConfig, config_file, flags), command=_command()))
+
+
+@app.command()
+@with_options(CompareConfig)
+def compare(flags: dict[str, Any], config_file: str | None) -> None:
+    """Train on the subset and on baselines, and score them on held-out rows."""
+    from siftune.api import compare as run
+    from siftune.cli.printing import print_comparison
+
+    print_comparison(run(load(CompareConfig, config_file, flags), command=_command()))
+
+
+@app.command()
+@with_options(SelectConfig)
+def plan(flags: dict[str, Any], config_file: str | None) -> None:
+    """Estimate time, memory and disk from a short measured probe; nothing else is done."""
+    from siftune.plan import plan as run
+
+    print(run(load(SelectConfig, config_file, flags)).text())
+
+
+@app.command()
+@with_options(DataConfig, leave_out=("pool", "target", "test"))
+def inspect(
+    flags: dict[str, Any],
+    config_file: str | None,
+    pool: Annotated[list[str], typer.Argument(help="Files to look at.", metavar="POOL...")],
+    model: Annotated[str, typer.Option(help="Model whose tokenizer and template are used.")] = "embedded",
+    show: Annotated[int, typer.Option(help="Rows whose mask is shown.")] = 3,
+) -> None:
+    """Look at a pool: formats, counts, lengths, duplicates, the loss mask in colour, rows that cannot be used."""
+    from siftune.cli.printing import inspect_pool
+
+    inspect_pool(load(DataConfig, config_file, {**flags, "pool": tuple(pool)}), model, show)
+
+
+@app.command()
+def report(run: RunArgument) -> None:
+    """Write report.html and report.json of a run folder again."""
+    from siftune.report import build
+
+    page, numbers = build(run)
+    print(page)
+    print(numbers)
+
+
+@app.command()
+def export(
+    run: RunArgument,
+    to: Annotated[str, typer.Option(help="jsonl, trl, llamafactory or axolotl.")] = "jsonl",
+    output: Annotated[str, typer.Option(help="Folder to write; RUN/export-<to> when not given.")] = "",
+) -> None:
+    """Write the selected rows as a trainer reads them."""
+    from pathlib import Path
+
+    from siftune.export import export as write
+
+    written = write(Path(run), to, Path(output) if output else Path(run) / f"export-{to}")
+    for path in written.files:
+        print(path)
+    if written.note:
+        print(written.note, file=sys.stderr)
+
+
+@app.command()
+def methods() -> None:
+    """Every method, representation and selector: its paper, what it needs, what it costs."""
+    from siftune.cli.printing import print_methods
+
+    print_methods()
+
+
+@app.command()
+def doctor(
+    run: Annotated[str | None, typer.Argument(help="A run folder whose stores are to be verified.",
+                                              metavar="[RUN]")] = None,
+    model: Annotated[str, typer.Option(help="Model to check; none for no model.")] = "embedded",
+    repair: Annotated[bool, typer.Option(help="Remove broken shards, so that the next run makes them again.")] = False,
+) -> None:
+    """Check the environment, a model (gradients independent of the batch) and the stores of a run."""
+    from siftune.doctor import doctor as check
+
+    if not check(run, model, repair=repair):
+        raise typer.Exit(1)
+
+
+@app.callback(invoke_without_command=True)
+def _root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        from siftune import __version__
+
+        print(__version__)
+        raise typer.Exit
+
+
+def main() -> None:
+    """Run the command line; a user's mistake is printed without a traceback and ends with exit code 2."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    try:
+        app()
+    except SiftuneError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("interrupted: run the same command again to continue where it was", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:  # the reader of our output (head, less) has seen enough
+        sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115
+        sys.exit(0)
+    except OSError as error:
+        if error.filename is None and error.errno is None:
+            raise
+        from siftune.files import write_error
+
+        print(f"error: {write_error(error.filename or '?', error)}", file=sys.stderr)
+        sys.exit(2)

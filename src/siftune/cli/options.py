@@ -1,0 +1,61 @@
+"""Command-line flags made from the fields of a config, so that flag, YAML key and help text have one source."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Callable
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+
+import typer
+
+from siftune.config import DataConfig, flag_of
+
+
+def with_options(kind: type[DataConfig], *, leave_out: tuple[str, ...] = ()) -> Callable[[Any], Any]:
+    """Give a function ``f(flags, config_file, **own)`` one command-line option per field of a config.
+
+    The function receives only the flags that were typed, by field name; defaults stay with the config, so that a
+    YAML file can provide what the command line does not.
+    """
+
+    def decorate(function: Any) -> Any:
+        hints = get_type_hints(kind)
+        fields = [f for f in dataclasses.fields(kind) if f.name not in leave_out]
+        own = [p for p in inspect.signature(function, eval_str=True).parameters.values()
+               if p.name not in ("flags", "config_file")]
+
+        def command(**values: Any) -> None:
+            config_file = values.pop("config_file")
+            rest = {p.name: values.pop(p.name) for p in own}
+            typed = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items() if v not in (None, [])}
+            function(typed, config_file, **rest)
+
+        parameters = [*own, _config_file(), *(_parameter(f, hints[f.name]) for f in fields)]
+        command.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+            [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in parameters])
+        command.__annotations__ = {p.name: p.annotation for p in parameters}
+        command.__doc__, command.__name__ = function.__doc__, function.__name__
+        return command
+
+    return decorate
+
+
+def _config_file() -> inspect.Parameter:
+    option = typer.Option("--config", help="YAML file with any of these settings; flags win.", metavar="FILE")
+    return inspect.Parameter("config_file", inspect.Parameter.KEYWORD_ONLY, default=None,
+                             annotation=Annotated[str | None, option])
+
+
+def _parameter(field: dataclasses.Field[Any], hint: Any) -> inspect.Parameter:
+    many = get_origin(hint) is tuple
+    kind: Any = list[str] if many else str if get_origin(hint) is Literal else hint
+    default = field.default
+    shown = "" if default in ((), "", None) else f" [default: {', '.join(default) if many else default}]"
+    flag = flag_of(field)
+    names = [f"{flag}/--no-{flag[2:]}"] if kind is bool else [flag]
+    metavar = "|".join(get_args(hint)) if get_origin(hint) is Literal else None
+    option = typer.Option(*names, help=field.metadata["help"] + shown, rich_help_panel=field.metadata["group"],
+                          metavar=metavar, show_default=False)
+    return inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=None,
+                             annotation=Annotated[kind | None, option])

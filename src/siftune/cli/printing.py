@@ -1,0 +1,127 @@
+"""What the commands print to stdout."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from siftune.config import DataConfig
+
+if TYPE_CHECKING:
+    from siftune.api import Run
+    from siftune.study.compare import Comparison
+
+
+def print_run(run: Run) -> None:
+    """The subset in a few lines, and where everything is."""
+    from siftune.files import read_json
+
+    manifest = read_json(run.folder / "manifest.json")
+    method, data, budget = manifest["method"], manifest["data"], manifest["budget"]
+    print(f"selected {budget['rows']:,} of {data['usable_rows']:,} usable rows ({budget['tokens']:,} tokens) "
+          f"with {method['representation']} + {method['selector']}")
+    _print_groups(run)
+    print(f"subset:  {run.folder / 'selected.jsonl'}")
+    print(f"report:  {run.report}")
+
+
+def _print_groups(run: Run) -> None:
+    import pyarrow.parquet as pq
+
+    scores = pq.read_table(run.folder / "scores.parquet", columns=["group", "selected"]).to_pydict()
+    pool = Counter(scores["group"])
+    chosen = Counter(g for g, s in zip(scores["group"], scores["selected"], strict=True) if s)
+    for group, count in chosen.most_common(8):
+        print(f"  {count:5,} of {pool[group]:6,}  {group}")
+    if len(chosen) > 8:
+        print(f"  ... and {len(chosen) - 8} more groups; {len(pool) - len(chosen)} groups of the pool have none")
+
+
+def print_comparison(comparison: Comparison) -> None:
+    from siftune.study.compare import table
+
+    print_table = table(comparison.result)
+    print(print_table)
+    print()
+    print(comparison.verdict)
+    percent = f"{comparison.result['confidence']:.0%}"
+    print(f"Brackets: {percent} intervals over seeds and test rows. Lower loss is better.")
+    print(f"subset:  {comparison.folder / 'selected.jsonl'}")
+    print(f"report:  {comparison.report}")
+
+
+def inspect_pool(config: DataConfig, model: str, show: int) -> None:
+    """Print what `siftune inspect` shows. Rows that cannot be used are listed rather than refused."""
+    import dataclasses
+
+    from rich.console import Console
+
+    from siftune.data.inspect import inspect_pool as look
+    from siftune.data.inspect import mask_preview
+    from siftune.data.readers import read_rows
+    from siftune.data.render import Renderer, render_rows
+    from siftune.models.loading import load_tokenizer
+
+    config = dataclasses.replace(config, bad_rows="drop")
+    tokenizer = load_tokenizer(model)
+    rows, dropped = read_rows(config.pool, role="pool", format=config.format, id_field=config.id_field,
+                              subtask_field=config.subtask_field, group_field=config.group_field, bad_rows="drop")
+    examples = render_rows(rows, Renderer(tokenizer, max_length=config.max_length), role="pool", bad_rows="drop")
+    dropped = [*dropped, *examples.dropped]
+    console = Console(highlight=False)
+    _print_stats(console, look(rows, dropped, examples))
+    for row in dropped[:20]:
+        console.print(f"  cannot be used: {row.where}  {row.reason}  {row.detail}", markup=False)
+    if len(dropped) > 20:
+        console.print(f"  ... and {len(dropped) - 20} more; `siftune select --bad-rows drop` lists them in dropped.jsonl")
+    for row, rendered in list(zip(examples.rows, examples.rendered, strict=True))[:show]:
+        console.print(f"\n{row.where}  id {row.id}  {len(rendered)} tokens, {rendered.supervised} supervised (green)",
+                      style="bold", markup=False)
+        console.print(mask_preview(rendered, tokenizer))
+
+
+def _print_stats(console: Any, stats: Any) -> None:
+    import dataclasses
+
+    for field in dataclasses.fields(stats):
+        value = getattr(stats, field.name)
+        if dataclasses.is_dataclass(value):
+            _print_stats(console, value)
+            continue
+        if isinstance(value, dict):
+            items = sorted(value.items(), key=lambda item: item[0] if isinstance(item[0], float) else 0)
+            value = ", ".join(f"{_quantile(k)} {v:,}" for k, v in items[:12]) or "none"
+        console.print(f"{field.name.replace('_', ' ') + ':':34} {value}", markup=False)
+
+
+def _quantile(key: Any) -> str:
+    return f"{key:.0%}:" if isinstance(key, float) else f"{key}"
+
+
+def print_methods() -> None:
+    """Three tables: recipes, representations, selectors."""
+    from siftune.methods import METHODS, REPRESENTATIONS
+    from siftune.selectors import methods as selectors
+
+    print("Methods (--method): a representation and a selector as published together\n")
+    _print_entry("auto", "the published recipe for your target and budget; says what it chose and why")
+    for m in METHODS.values():
+        _print_entry(m.name, f"{m.representation} + {m.selector}. {m.summary}", paper=m.paper)
+    print("Representations (--representation)\n")
+    for r in (REPRESENTATIONS.get(name) for name in REPRESENTATIONS.names()):
+        needs = [name for name, needed in (("model", r.needs_model), ("target", r.needs_target)) if needed]
+        _print_entry(r.name, r.summary, paper=r.paper, needs=", ".join(needs) or "nothing", cost=r.cost)
+    print("Selectors (--selector)\n")
+    for s in selectors():
+        _print_entry(s.name, s.summary, paper=s.paper, needs=s.needs, cost=s.complexity, suits=s.suits)
+
+
+def _print_entry(name: str, summary: str, **facts: str) -> None:
+    import textwrap
+
+    indent = " " * 25
+    print(textwrap.fill(summary, 100, initial_indent=f"  {name:22} ", subsequent_indent=indent))
+    told = "; ".join(f"{key}: {value}" for key, value in facts.items() if value)
+    if told:
+        print(textwrap.fill(told, 100, initial_indent=indent, subsequent_indent=indent))
+    print()

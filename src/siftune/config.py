@@ -1,0 +1,219 @@
+"""Every setting once: a dataclass field is a command-line flag, a YAML key and a line of the replayable config.
+
+Flags win over the YAML file, the YAML file over the defaults; an unknown key is an error. Only the standard library
+is imported here, so that ``--help``, which is made from these fields, is instant.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from siftune.errors import ConfigError
+from siftune.registry import unknown_name
+
+
+def option(default: Any, help: str, *, group: str, flag: str | None = None) -> Any:
+    """A setting: its default, the text of ``--help``, the panel it is shown in, and its flag where the name differs."""
+    return field(default=default, metadata={"help": help, "group": group, "flag": flag})
+
+
+DATA, MODEL, METHOD, GRADIENTS, TRAINING, RUN = "Data", "Model", "Method", "Gradient features", "Training", "Run"
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Files, formats and what happens to rows that cannot be used."""
+
+    pool: tuple[str, ...] = option((), "Pool to choose from: JSONL, JSON, Parquet, CSV, a datasets folder or a hub id; "
+                                   "give it several times for several sources.", group=DATA)
+    target: tuple[str, ...] = option((), "A few examples of what the model must learn, in any of the formats; rows may "
+                                     "name a subtask.", group=DATA)
+    test: tuple[str, ...] = option((), "Held-out rows for scoring; must not overlap with pool or target.", group=DATA)
+    format: str = option("auto", "auto, messages, prompt-completion, alpaca, sharegpt, or mixed (decide row by row).",
+                         group=DATA)
+    id_field: str = option("auto", "Field with the row's id; auto uses `id` where every row has one; none makes ids.",
+                           group=DATA)
+    subtask_field: str = option("subtask", "Field of target and test rows that names their subtask.", group=DATA)
+    group_field: str = option("group", "Field of pool rows that names their group.", group=DATA)
+    bad_rows: Literal["error", "drop"] = option("error", "What to do with rows that cannot be used: stop, or leave "
+                                                "them out and list them in dropped.jsonl.", group=DATA)
+    overlap: Literal["error", "drop"] = option("error", "What to do with pool rows that also stand in the test file: "
+                                               "stop, or leave them out (and those in the target file too).",
+                                               group=DATA)
+    max_length: int = option(2048, "Longest row in tokens; longer rows are cut at the end, and counted.", group=DATA)
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Which model, where it runs, which adapter it gets."""
+
+    model: str = option("embedded", "Hub id, local folder, PEFT adapter folder, or embedded (SmolLM2-135M-Instruct, "
+                        "offline).", group=MODEL)
+    device: str = option("auto", "auto, cpu, cuda, cuda:1, mps.", group=MODEL)
+    dtype: str = option("auto", "auto, float32, bfloat16, float16.", group=MODEL)
+    trust_remote_code: bool = option(False, "Run code that comes with the model.", group=MODEL)
+    lora_rank: int = option(8, "Rank of the LoRA adapter (LESS: 128).", group=MODEL)
+    lora_alpha: float = option(16.0, "LoRA alpha (LESS: 512 at rank 128).", group=MODEL)
+    lora_dropout: float = option(0.1, "LoRA dropout in training; off for gradients.", group=MODEL)
+    lora_targets: tuple[str, ...] = option((), "Linear modules to adapt, by the end of their name; attention "
+                                           "projections when not given.", group=MODEL)
+    lora_layers: int = option(0, "Adapt only the last k layers; 0 for all.", group=MODEL)
+    batch_tokens: int = option(1024, "Padded tokens a batch may hold in feature and evaluation passes.", group=MODEL)
+
+
+@dataclass(frozen=True)
+class SelectConfig(DataConfig, ModelConfig):
+    """What `siftune select` and `siftune plan` read."""
+
+    method: str = option("auto", "auto, or a method of `siftune methods` (less, random, ...), or "
+                         "REPRESENTATION:SELECTOR.", group=METHOD)
+    representation: str = option("", "Representation to use instead of the method's own.", group=METHOD)
+    selector: str = option("", "Selector to use instead of the method's own.", group=METHOD)
+    budget: str = option("5%", 'How much to select: a share ("5%"), rows ("500") or tokens ("20ktok").', group=METHOD)
+    on_taken: Literal["advance", "forfeit"] = option("advance", "Round-robin: what a target does when its next row is "
+                                                     "taken (paper: advance; RDS+ code: forfeit).", group=METHOD)
+    must_include: str = option("", "File with ids of rows that must be selected, one a line.", group=METHOD)
+    must_exclude: str = option("", "File with ids of rows that must not be selected, one a line.", group=METHOD)
+    near_duplicates: float = option(0.0, "Take at most one of rows whose word shingles overlap by this Jaccard "
+                                    "similarity or more (for example 0.8); 0 for off.", group=METHOD)
+
+    warmup_share: float = option(0.05, "Share of the pool that the warmup run trains on.", group=GRADIENTS)
+    warmup_rows: int = option(100, "At least so many warmup rows.", group=GRADIENTS)
+    warmup_epochs: int = option(4, "Epochs of the warmup run; each leaves a checkpoint to take gradients at.",
+                                group=GRADIENTS)
+    adam: Literal["paper", "less-code", "none"] = option("paper", "Direction of pool features: Adam's next step; as "
+                                                         "the released code has it; or the plain gradient.",
+                                                         group=GRADIENTS)
+    target_mean: Literal["gradient", "cosine"] = option("gradient", "LESS score: cosine to the mean target gradient "
+                                                        "(paper), or mean of the cosines (code).", group=GRADIENTS)
+    projection: str = option("sparse-jl", "sparse-jl, countsketch, or rademacher (dense, slow, as LESS).",
+                             group=GRADIENTS)
+    projection_dim: int = option(8192, "Numbers per row and checkpoint.", group=GRADIENTS)
+    feature_dtype: Literal["float32", "float16"] = option("float32", "How features are stored.", group=GRADIENTS)
+    shard_rows: int = option(256, "Rows per shard of the feature store: what an interruption can cost.",
+                             group=GRADIENTS)
+
+    learning_rate: float = option(3e-4, "Peak learning rate of the warmup run and of training.", group=TRAINING)
+    batch_size: int = option(8, "Rows per optimizer step.", group=TRAINING)
+
+    output_dir: str = option("", "Run folder to write.", group=RUN)
+    from_run: str = option("", "Reuse pool, model and features of this run folder.", group=RUN, flag="--from")
+    recompute: bool = option(False, "Replace stored features that were made with other settings.", group=RUN)
+    seed: int = option(0, "The seed from which all others derive.", group=RUN)
+
+
+@dataclass(frozen=True)
+class CompareConfig(SelectConfig):
+    """What `siftune compare` reads besides: how subsets are trained and scored."""
+
+    methods: tuple[str, ...] = option((), "Methods to compare, as for --method; give it several times. The first one's "
+                                      "subset is the run's selection.", group=METHOD)
+    baselines: tuple[str, ...] = option(("random",), "Baselines beside zero-shot: random, length-matched-random, "
+                                        "longest, full; give it several times.", group=METHOD)
+    seeds: int = option(3, "Trainings of each method, and random subsets.", group=TRAINING)
+    epochs: int = option(4, "Epochs of each training.", group=TRAINING)
+    confidence: float = option(0.95, "Level of intervals and tests.", group=TRAINING)
+    exact_match_tokens: int = option(32, "Generate and compare answers of at most so many tokens; 0 for never.",
+                                     group=TRAINING)
+
+
+C = TypeVar("C", bound=DataConfig)
+
+
+def flag_of(config_field: dataclasses.Field[Any]) -> str:
+    return config_field.metadata.get("flag") or "--" + config_field.name.replace("_", "-")
+
+
+def from_mapping(kind: type[C], values: Mapping[str, Any], *, where: str | None = None) -> C:
+    """Build a config from plain values, checking every name and type.
+
+    Raises:
+        ConfigError: an unknown key (with the nearest known one), or a value of the wrong type.
+    """
+    from pydantic import TypeAdapter, ValidationError
+
+    fields = {f.name: f for f in dataclasses.fields(kind)}
+    values = {("from_run" if key == "from" else key.replace("-", "_")): value for key, value in values.items()}
+    for key in values:
+        if key not in fields:
+            raise unknown_name("setting", key, fields, flag=where)
+    for name in ("pool", "target", "test", "methods", "baselines", "lora_targets"):
+        if isinstance(values.get(name), str):  # one source may be written without a list
+            values[name] = (values[name],)
+    try:
+        return TypeAdapter(kind).validate_python(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0])
+        flag = flag_of(fields[name])
+        raise ConfigError(f"{flag} cannot be {first.get('input')!r}", where=where or flag, why=first["msg"],
+                          hint=fields[name].metadata["help"]) from error
+
+
+def load(kind: type[C], path: str | Path | None, flags: Mapping[str, Any]) -> C:
+    """Defaults, overridden by a YAML file (or by the run that ``from_run`` names), overridden by flags.
+
+    With ``from_run`` the earlier run's own configuration is the starting point, so that only what differs need be
+    said. What may not differ is not decided here: stored features refuse whatever they were not made from.
+
+    Raises:
+        ConfigError: a file is missing, not YAML, or holds an unknown key or a wrong value.
+    """
+    values: dict[str, Any] = {}
+    if flags.get("from_run"):
+        values = _earlier_run(kind, flags)
+    if path is not None:
+        own = {("from_run" if k == "from" else k.replace("-", "_")): v for k, v in read_yaml(path).items()}
+        from_mapping(kind, own, where=str(path))  # so that an error names the file
+        values.update(own)
+    return from_mapping(kind, {**values, **flags})
+
+
+def _earlier_run(kind: type[C], flags: Mapping[str, Any]) -> dict[str, Any]:
+    source = Path(flags["from_run"]) / "config.yaml"
+    if not source.is_file():
+        raise ConfigError("there is no finished run to take features from", where=f"--from {flags['from_run']}",
+                          hint="name a folder that `siftune select --output-dir` has written")
+    known = {f.name for f in dataclasses.fields(kind)}
+    values = {k: v for k, v in read_yaml(source).items() if k in known and k not in ("output_dir", "recompute")}
+    if "method" in flags:  # another recipe: the parts named for the earlier one do not go with it
+        values.pop("representation", None)
+        values.pop("selector", None)
+    return values
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """A YAML file that holds a mapping.
+
+    Raises:
+        ConfigError: it is missing or is not that.
+    """
+    import yaml
+
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read the configuration: {error.strerror}", where=str(path),
+                          hint="give the path of a YAML file, such as the config.yaml of a run folder") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        raise ConfigError("the configuration is not YAML", where=f"{path}:{mark.line + 1}" if mark else str(path),
+                          why=str(error).splitlines()[0], hint="write one `key: value` a line") from error
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise ConfigError("the configuration is not a mapping", where=str(path), hint="write one `key: value` a line")
+    return {str(key): value for key, value in values.items()}
+
+
+def to_yaml(config: DataConfig) -> str:
+    """All settings of a run, defaults included, as YAML that :func:`load` reads back."""
+    import yaml
+
+    values = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
+    plain = {name: list(v) if isinstance(v, tuple) else v for name, v in values.items()}
+    return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)

@@ -1,0 +1,117 @@
+"""What a representation is given and what it gives back."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from siftune.config import SelectConfig
+from siftune.data.rows import Examples
+from siftune.selectors.problem import Blocks
+
+if TYPE_CHECKING:
+    from siftune.models.loading import LoadedModel
+
+
+@dataclass
+class Clock:
+    """Wall time of each step of a run, and whether its result was taken from an earlier run."""
+
+    steps: list[dict[str, Any]] = field(default_factory=list)
+
+    @contextmanager
+    def measure(self, step: str) -> Iterator[dict[str, Any]]:
+        """Time a step; set ``entry["reused"] = True`` inside if nothing had to be computed."""
+        entry: dict[str, Any] = {"step": step, "seconds": 0.0, "reused": False}
+        start = time.monotonic()
+        try:
+            yield entry
+        finally:
+            entry["seconds"] = round(time.monotonic() - start, 3)
+            self.steps.append(entry)
+
+
+@dataclass
+class Context:
+    """Everything a representation may use.
+
+    Attributes:
+        config: the run's settings.
+        pool, target: usable rows, rendered; ``target`` is empty where there is none.
+        render: the renderer's fingerprint (tokenizer, template, mask policy, length).
+        folder: the run folder; stores go below ``folder / "store"``.
+        load: loads the model; called at most once, by :attr:`model`.
+        clock: where steps are timed.
+    """
+
+    config: SelectConfig
+    pool: Examples
+    target: Examples
+    render: dict[str, Any]
+    folder: Path
+    load: Callable[[], LoadedModel]
+    clock: Clock = field(default_factory=Clock)
+
+    @cached_property
+    def model(self) -> LoadedModel:
+        return self.load()
+
+
+@dataclass
+class Evidence:
+    """What a representation knows about the pool, ready for a :class:`~siftune.selectors.problem.Problem`.
+
+    Attributes:
+        blocks: streamed similarities S[M, n] of pool rows to targets, where the representation compares with them.
+        subtask_blocks: streamed scores [K, n] per subtask in order of first appearance, where the paper defines them
+            otherwise than as the mean of ``blocks``.
+        scores: float64 [N], for representations that score rows on their own.
+        stores: folders of the pool's features.
+        fingerprint: what the features were made from.
+        notes: numbers worth showing in the report, JSON-ready.
+    """
+
+    blocks: Blocks | None = None
+    subtask_blocks: Blocks | None = None
+    scores: np.ndarray | None = None
+    stores: list[Path] = field(default_factory=list)
+    fingerprint: dict[str, Any] = field(default_factory=dict)
+    notes: dict[str, Any] = field(default_factory=dict)
+
+
+class Representation(Protocol):
+    """One way of knowing rows.
+
+    Attributes:
+        name, summary, paper, cost: for ``siftune methods``.
+        needs_target: whether it compares with target rows.
+        needs_model: whether it runs a language model.
+    """
+
+    name: str
+    summary: str
+    paper: str
+    cost: str
+    needs_target: bool
+    needs_model: bool
+
+    def compute(self, context: Context) -> Evidence: ...
+
+
+def content_key(examples: Examples) -> str:
+    """BLAKE2 of ids, token ids and masks in order: equal exactly where a pass over the rows would do the same."""
+    digest = hashlib.blake2b(digest_size=16)
+    for row, rendered in zip(examples.rows, examples.rendered, strict=True):
+        identity = row.id.encode()
+        digest.update(len(identity).to_bytes(4, "little") + identity + len(rendered).to_bytes(4, "little"))
+        digest.update(np.ascontiguousarray(rendered.ids, dtype="<i4").tobytes())
+        digest.update(np.packbits(rendered.mask).tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,215 @@
+"""Writing a run folder: the files that `select` leaves, each atomic, the manifest last."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import siftune
+from siftune.config import SelectConfig, to_yaml
+from siftune.data.load import Inputs
+from siftune.data.write import write_dropped, write_rows
+from siftune.errors import SiftuneError
+from siftune.files import make_folder, write_json, write_lines, write_text, write_with
+from siftune.methods import Method
+from siftune.representations.base import Context, Evidence
+from siftune.selectors import Problem, Selection
+
+NEARLY = 100  # rows of rejected_sample.jsonl
+
+
+def prepare(folder: str | Path) -> Path:
+    """Create the run folder and make sure that it can be written to, before any work is done.
+
+    Raises:
+        SiftuneError: it cannot be written to.
+    """
+    path = make_folder(folder)
+    if not os.access(path, os.W_OK):
+        raise SiftuneError("cannot write to the run folder", where=str(path),
+                           hint="choose an --output-dir that you may write to")
+    write_text(path / ".writable", "")  # what the permission bits say is not always what the file system does
+    (path / ".writable").unlink()
+    return path
+
+
+@dataclass
+class Outcome:
+    """A finished selection with all that it came from."""
+
+    config: SelectConfig
+    method: Method
+    inputs: Inputs
+    context: Context
+    evidence: Evidence
+    problem: Problem
+    selection: Selection
+    command: str = ""
+
+
+def write_run(folder: Path, outcome: Outcome) -> None:
+    """Write every file of the run folder but the report."""
+    rows, problem, selection = outcome.inputs.pool.rows, outcome.problem, outcome.selection
+    chosen = selection.indices.tolist()
+    ranked = ranking(problem, selection)
+    nearly = [i for i in ranked if i not in set(chosen)][:NEARLY]
+
+    (folder / "manifest.json").unlink(missing_ok=True)  # until all is written, the folder is not a finished run
+    write_rows(folder / "selected.jsonl", (rows[i] for i in chosen))
+    write_with(folder / "selection.parquet", lambda path: _write_selection(path, outcome))
+    write_with(folder / "scores.parquet", lambda path: _write_scores(path, outcome))
+    write_lines(folder / "rejected_sample.jsonl", _nearly(outcome, nearly))
+    write_lines(folder / "targets.jsonl", _targets(outcome))
+    write_dropped(folder / "dropped.jsonl", outcome.inputs.dropped)
+    write_text(folder / "config.yaml", to_yaml(outcome.config))
+    write_json(folder / "manifest.json", _manifest(outcome))
+
+
+def ranking(problem: Problem, selection: Selection) -> list[int]:
+    """All pool rows, the likeliest first: by best similarity or score, ties as everywhere in siftune."""
+    score = _row_scores(problem)
+    if score is None:
+        return []
+    return np.lexsort((problem.tiebreak, -score)).tolist()
+
+
+def _row_scores(problem: Problem) -> np.ndarray | None:
+    if problem.blocks is not None:
+        return problem.summary().best
+    return problem.scores
+
+
+def _nearest_names(problem: Problem, nearest: np.ndarray) -> list[str | None]:
+    targets: list[str] = list(problem.targets)
+    return [targets[int(t)] if t >= 0 else None for t in nearest]
+
+
+def _write_selection(path: Path, outcome: Outcome) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    selection, rows = outcome.selection, outcome.inputs.pool.rows
+    chosen = selection.indices.tolist()
+    tokens = outcome.inputs.pool.tokens
+    pq.write_table(pa.table({
+        "id": pa.array([rows[i].id for i in chosen], pa.string()),
+        "rank": pa.array(range(1, len(chosen) + 1), pa.int64()),
+        "score": pa.array(selection.score, pa.float64()),
+        "nearest_target": pa.array(_nearest_names(outcome.problem, selection.nearest_target), pa.string()),
+        "gain": pa.array(selection.gain, pa.float64()),
+        "tokens": pa.array([int(tokens[i]) for i in chosen], pa.int64()),
+        "source": pa.array([rows[i].source for i in chosen], pa.string()),
+        "group": pa.array([rows[i].group for i in chosen], pa.string()),
+    }), path)
+
+
+def _write_scores(path: Path, outcome: Outcome) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pool, problem = outcome.inputs.pool, outcome.problem
+    n = len(pool)
+    rank: list[int | None] = [None] * n
+    for place, row in enumerate(outcome.selection.indices.tolist(), start=1):
+        rank[row] = place
+    nothing = pa.nulls(n, pa.float64())
+    similar = problem.blocks is not None
+    score = _row_scores(problem)
+    pq.write_table(pa.table({
+        "id": pa.array(pool.ids, pa.string()),
+        "source": pa.array([row.source for row in pool.rows], pa.string()),
+        "group": pa.array([row.group for row in pool.rows], pa.string()),
+        "score": nothing if score is None else pa.array(score, pa.float64()),
+        "nearest_target": pa.array(_nearest_names(problem, problem.summary().nearest) if similar else [None] * n,
+                                   pa.string()),
+        "similarity": pa.array(problem.summary().best, pa.float64()) if similar else nothing,
+        "tokens": pa.array(pool.tokens, pa.int64()),
+        "supervised": pa.array([r.supervised for r in pool.rendered], pa.int64()),
+        "selected": pa.array([place is not None for place in rank], pa.bool_()),
+        "rank": pa.array(rank, pa.int64()),
+    }), path)
+
+
+def _nearly(outcome: Outcome, rows: Sequence[int]) -> list[str]:
+    problem = outcome.problem
+    score = _row_scores(problem)
+    nearest = problem.summary().nearest if problem.blocks is not None else np.full(len(problem), -1)
+    names = _nearest_names(problem, nearest)
+    lines = []
+    for rank, i in enumerate(rows, start=len(outcome.selection) + 1):
+        row = outcome.inputs.pool.rows[i]
+        head = json.dumps({"rank": rank, "id": row.id, "score": None if score is None else float(score[i]),
+                           "nearest_target": names[i]}, ensure_ascii=False)
+        lines.append(f'{head[:-1]}, "row": {row.raw}}}')  # the raw text goes in untouched
+    return lines
+
+
+def _targets(outcome: Outcome) -> list[str]:
+    problem, target = outcome.problem, outcome.inputs.target
+    best: list[float | None] = [None] * len(target)
+    if problem.blocks is not None:
+        highest = np.full(len(target), -np.inf)
+        for _, block in problem.stream():
+            np.maximum(highest, block.max(axis=1), out=highest)
+        best = highest.tolist()
+    taken = np.bincount(outcome.selection.nearest_target.clip(min=0), minlength=max(len(target), 1))
+    if not (outcome.selection.nearest_target >= 0).any():
+        taken[:] = 0
+    return [json.dumps({"id": row.id, "subtask": row.subtask,
+                        "messages": [{"role": m.role, "content": m.content} for m in row.messages],
+                        "best_similarity": similarity, "selected": int(taken[i])}, ensure_ascii=False)
+            for i, (row, similarity) in enumerate(zip(target.rows, best, strict=True))]
+
+
+def _manifest(outcome: Outcome) -> dict[str, Any]:
+    config, inputs, method, evidence = outcome.config, outcome.inputs, outcome.method, outcome.evidence
+    loaded = outcome.context.__dict__.get("model")  # only if it was ever loaded
+    sources = dict.fromkeys(row.source for row in inputs.pool.rows)
+    counts = dict.fromkeys(sources, 0)
+    for row in inputs.pool.rows:
+        counts[row.source] += 1
+    dropped = {d.id for d in inputs.overlaps.dropped}
+    overlaps = [{"kind": o.kind, "pool_id": o.a_id, "other_id": o.b_id, "other": other, "dropped": o.a_id in dropped}
+                for other, found in (("test", inputs.overlaps.in_test), ("target", inputs.overlaps.in_target),
+                                     ("test", inputs.overlaps.same_prompt)) for o in found]
+    given = outcome.selection.diagnostics["budget"]
+    return {
+        "siftune": siftune.__version__,
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "command": outcome.command,
+        "seed": config.seed,
+        "method": {"name": method.name, "representation": method.representation, "selector": method.selector,
+                   "paper": method.paper, "reason": method.reason},
+        "model": {"name": config.model, **({"class": type(loaded.model).__name__, "parameters": loaded.parameters,
+                                            "dtype": loaded.dtype, "device": loaded.device} if loaded else {})},
+        "data": {"pool_rows": inputs.pool_rows, "usable_rows": len(inputs.pool), "target_rows": len(inputs.target),
+                 "test_rows": len(inputs.test), "sources": [{"name": k, "rows": v} for k, v in counts.items()],
+                 "overlaps": overlaps, "truncated": inputs.pool.truncated, "dropped": len(inputs.dropped)},
+        "budget": {"asked": config.budget, "rows": given["rows"], "tokens": given["tokens"]},
+        "diagnostics": {**outcome.selection.diagnostics, **evidence.notes},
+        "times": outcome.context.clock.steps,
+        "store": {"folder": str(outcome.context.folder / "store"),
+                  "bytes": sum(p.stat().st_size for p in (outcome.context.folder / "store").rglob("*") if p.is_file()),
+                  "fingerprint": evidence.fingerprint},
+        "warnings": inputs.warnings,
+        "versions": _versions(),
+    }
+
+
+def _versions() -> dict[str, str]:
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = {}
+    for name in ("torch", "transformers", "peft", "numpy", "tokenizers"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found

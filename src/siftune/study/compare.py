@@ -1,0 +1,344 @@
+"""Does the selection help? Train on each subset and on the baselines, score on rows that were never selected with.
+
+Every arm is trained from the same base model with the same settings. Seed k decides the adapter's initial weights,
+the order of the rows and the dropout, the same for every arm, and for `random` also which rows are drawn; the spread
+over seeds is therefore that of training for a method, and of drawing and training for random. Losses of all arms are
+measured on the same test rows, so that differences are paired by row.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from siftune import api
+from siftune.config import CompareConfig
+from siftune.data.load import Inputs
+from siftune.data.render import Renderer
+from siftune.data.rows import Examples
+from siftune.errors import ConfigError
+from siftune.evaluation.statistics import PairedDifference, holm, interval, paired_difference
+from siftune.files import read_json, write_json
+from siftune.progress import log
+from siftune.representations.base import Context, Evidence, content_key
+from siftune.representations.less import lora_settings
+from siftune.runfolder import Outcome
+from siftune.seeds import derive
+from siftune.selectors import Problem
+from siftune.selectors import select as run_selector
+
+BASELINES = ("random", "length-matched-random", "longest", "full")
+ALL = "all"
+
+
+@dataclass
+class Arm:
+    """One thing that is trained (or, for zero-shot, not) and scored.
+
+    Attributes:
+        name: as in the tables.
+        kind: ``baseline`` or ``method``.
+        subsets: pool rows of each seed, in selection order; empty for zero-shot.
+        losses: float64 [seeds, test rows].
+        correct: float64 [seeds, test rows], 1 or 0, NaN where exact match does not apply.
+        steps: optimizer steps of one training.
+        seconds: training time over all seeds.
+    """
+
+    name: str
+    kind: str
+    subsets: list[np.ndarray] = field(default_factory=list)
+    losses: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
+    correct: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
+    steps: int = 0
+    seconds: float = 0.0
+
+
+@dataclass
+class Comparison:
+    """A finished comparison.
+
+    Attributes:
+        folder: the run folder, with ``comparison.json`` and the report.
+        result: what ``comparison.json`` holds.
+        report: path of ``report.html``.
+        verdict: the report's verdict in plain words.
+    """
+
+    folder: Path
+    result: dict[str, Any]
+    report: Path
+    verdict: str
+
+
+def compare(config: CompareConfig, *, command: str = "") -> Comparison:
+    """Select with every method, train on every subset and baseline, score, and write the report.
+
+    Interrupted anywhere, it continues; finished trainings and scores are never computed again.
+
+    Raises:
+        ConfigError: no test file, or an unknown method or baseline.
+        SiftuneError: anything else the user can mend.
+    """
+    from siftune.report import build
+
+    config = api.complete(config)  # type: ignore[assignment]
+    _check(config)
+    outcomes = _select(config, command)
+    inputs, context = outcomes[0].inputs, outcomes[0].context
+    api.finish(outcomes[0])  # the selection is of use whatever happens to the trainings
+    arms = _arms(config, outcomes)
+    _train_and_score(config, context, inputs, arms)
+    result = summarise(config, inputs, arms)
+    write_json(Path(config.output_dir) / "comparison.json", result)
+    api.finish(outcomes[0])  # once more, now with all the times
+    page, numbers = build(config.output_dir)
+    return Comparison(Path(config.output_dir), result, page, " ".join(read_json(numbers)["verdict"]["sentences"]))
+
+
+def _check(config: CompareConfig) -> None:
+    if not config.test:
+        raise ConfigError("there is nothing to score on", where="--test",
+                          why="Scoring on the target examples that chose the data would prove nothing.",
+                          hint="give held-out rows of the target task with --test")
+    for name in config.baselines:
+        if name not in BASELINES:
+            from siftune.registry import unknown_name
+
+            raise unknown_name("baseline", name, BASELINES, flag="--baselines")
+    if config.seeds < 1:
+        raise ConfigError("at least one seed is needed", where="--seeds", hint="give 3 or more for honest intervals")
+
+
+def _select(config: CompareConfig, command: str) -> list[Outcome]:
+    """One outcome per method; features and files are read once."""
+    outcomes: list[Outcome] = []
+    inputs: Inputs | None = None
+    context: Context | None = None
+    known: dict[str, Evidence] = {}
+    for name in config.methods or (config.method,):
+        one = dataclasses.replace(config, method=name)
+        representation = api.resolve(name, one.representation, one.selector,
+                                     has_target=bool(one.target)).representation
+        outcome = api.choose(one, inputs=inputs, context=context, evidence=known.get(representation), command=command)
+        inputs, context = outcome.inputs, outcome.context
+        known[representation] = outcome.evidence
+        outcomes.append(outcome)
+    return outcomes
+
+
+def _arms(config: CompareConfig, outcomes: Sequence[Outcome]) -> list[Arm]:
+    """Zero-shot, the baselines, then the methods."""
+    first = outcomes[0]
+    inputs, problem = first.inputs, first.problem
+    arms = [Arm("zero-shot", "baseline")]
+    for name in dict.fromkeys(("random", *config.baselines)):  # random is always in
+        if name == "full":
+            subsets = [np.flatnonzero(~problem.exclude)] * config.seeds
+        else:
+            plain = Problem(ids=problem.ids, tokens=problem.tokens, exclude=problem.exclude, include=problem.include,
+                            duplicate_groups=problem.duplicate_groups, lengths=problem.lengths,
+                            reference_lengths=problem.lengths[first.selection.indices])  # type: ignore[index]
+            subsets = [run_selector(plain, config.budget, name, seed=derive(config.seed, "baseline", name, k)).indices
+                       for k in range(config.seeds)]
+        arms.append(Arm(name, "baseline", subsets))
+    names = [_label(outcome) for outcome in outcomes]
+    for name, outcome in zip(names, outcomes, strict=True):
+        if outcome.method.representation == "none":
+            continue  # a baseline named as a method: it is in already, or has nothing to prove
+        arms.append(Arm(name, "method", [outcome.selection.indices] * config.seeds))
+    _note_lengths(inputs, arms)
+    return arms
+
+
+def _label(outcome: Outcome) -> str:
+    method = outcome.method
+    return f"{method.representation}+{method.selector}"
+
+
+def _note_lengths(inputs: Inputs, arms: Sequence[Arm]) -> None:
+    tokens = inputs.pool.tokens
+    for arm in arms:
+        if arm.subsets:
+            mean = np.mean([tokens[subset].sum() for subset in arm.subsets])
+            log(f"{arm.name}: {len(arm.subsets[0]):,} rows, {mean:,.0f} tokens")
+
+
+def _train_and_score(config: CompareConfig, context: Context, inputs: Inputs, arms: Sequence[Arm]) -> None:
+    from siftune.models.lora import attach_lora, detach_lora
+    from siftune.training.settings import TrainSettings
+    from siftune.training.sft import train_lora
+
+    scorer = _Scorer(config, context, inputs)
+    loaded = context.model
+    root = Path(config.output_dir) / "training"
+    total = sum(max(1, len(arm.subsets)) for arm in arms)
+    done = 0
+    for arm in arms:
+        losses, correct = [], []
+        with context.clock.measure(f"train and score {arm.name}") as entry:
+            entry["reused"] = True
+            for k, subset in enumerate(arm.subsets or [None]):
+                done += 1
+                title = f"[{done}/{total}] {arm.name}" + ("" if subset is None else f", seed {k}")
+                folder = root / (_slug(arm.name) if subset is None else f"{_slug(arm.name)}-seed{k}")
+                if subset is None:
+                    scores, fresh = scorer.score(loaded.model, folder, "zero-shot", title)
+                else:
+                    model = attach_lora(loaded.model, lora_settings(config), derive(config.seed, "training adapter", k))
+                    try:
+                        settings = TrainSettings(learning_rate=config.learning_rate, batch_size=config.batch_size,
+                                                 epochs=config.epochs, seed=derive(config.seed, "training", k) % 2**31)
+                        result = train_lora(model, [inputs.pool.rendered[i] for i in subset], settings, folder,
+                                            pad_id=loaded.pad_id, device=loaded.device,
+                                            base_key=f"{loaded.weights} {loaded.dtype}", title=title)
+                        arm.steps = result.steps
+                        arm.seconds += result.seconds
+                        scores, fresh = scorer.score(model, folder, result.key, title)
+                    finally:
+                        detach_lora(model).requires_grad_(False)
+                entry["reused"] &= not fresh
+                losses.append(scores["loss"])
+                correct.append([np.nan if c is None else float(c) for c in scores["correct"]])
+        arm.losses, arm.correct = np.array(losses, dtype=np.float64), np.array(correct, dtype=np.float64)
+
+
+class _Scorer:
+    """Loss and exact match of a model on the test rows, kept on disk beside the trained adapter."""
+
+    def __init__(self, config: CompareConfig, context: Context, inputs: Inputs):
+        self.config, self.loaded, self.test = config, context.model, inputs.test
+        renderer = Renderer(self.loaded.tokenizer, max_length=config.max_length)
+        limit = config.exact_match_tokens
+        self.prompts: list[np.ndarray] = []
+        self.references: list[str] = []
+        if limit:
+            for row in self.test.rows:
+                prompt, reference = renderer.generation_prompt(row.messages)
+                self.prompts.append(prompt)
+                self.references.append(reference)
+        self.key = f"{content_key(self.test)} exact-match<={limit}"
+
+    def score(self, model: Any, folder: Path, trained: str, title: str) -> tuple[dict[str, Any], bool]:
+        """({"loss": [...], "correct": [true, false or null, ...]}, whether it was computed now)."""
+        from siftune.evaluation.exact_match import exact_match
+        from siftune.evaluation.loss import row_losses
+
+        path = folder / "scores.json"
+        key = hashlib.blake2b(f"{self.key} {trained} {self.loaded.weights}".encode(), digest_size=16).hexdigest()
+        if path.is_file() and (known := read_json(path)).get("key") == key:
+            return known, False
+        config, loaded = self.config, self.loaded
+        loss = row_losses(model, self.test.rendered, batch_tokens=config.batch_tokens, device=loaded.device,
+                          pad_id=loaded.pad_id, title=f"{title}: loss")
+        scores: dict[str, Any] = {"key": key, "ids": self.test.ids, "loss": loss.tolist(),
+                                  "correct": [None] * len(self.test), "answers": [None] * len(self.test)}
+        if self.prompts:
+            found = exact_match(model, loaded.tokenizer, self.prompts, self.references,
+                                max_reference_tokens=config.exact_match_tokens, batch_tokens=config.batch_tokens,
+                                device=loaded.device, title=f"{title}: answers")
+            scores["correct"] = [bool(c) if a else None
+                                 for c, a in zip(found.correct, found.applicable, strict=True)]
+            scores["answers"] = found.outputs
+        write_json(path, scores)
+        return scores, True
+
+
+def summarise(config: CompareConfig, inputs: Inputs, arms: Sequence[Arm]) -> dict[str, Any]:
+    """What ``comparison.json`` holds: every arm on every subtask, and paired tests of the methods against random."""
+    parts = dict(_parts(inputs.test))
+    tokens = inputs.pool.tokens
+    seed = derive(config.seed, "bootstrap")
+
+    def estimate(values: np.ndarray) -> dict[str, Any] | None:
+        applicable = ~np.isnan(values).any(axis=0)
+        if not applicable.any():
+            return None
+        values = values[:, applicable]
+        found = interval(values if len(values) > 1 else values[0], config.confidence, seed)
+        return {"mean": found.mean, "low": found.low, "high": found.high, "per_seed": values.mean(axis=1).tolist()}
+
+    told = [{
+        "name": arm.name, "kind": arm.kind,
+        "rows": len(arm.subsets[0]) if arm.subsets else None,
+        "tokens": round(float(np.mean([tokens[s].sum() for s in arm.subsets]))) if arm.subsets else None,
+        "seeds": list(range(len(arm.subsets))), "steps": arm.steps, "train_seconds": round(arm.seconds, 1),
+        "results": {name: {"loss": estimate(arm.losses[:, rows]), "exact_match": estimate(arm.correct[:, rows]),
+                           "n": len(rows)} for name, rows in parts.items()},
+    } for arm in arms]
+    tests = list(_tests(config, arms, parts, seed))
+    for test, adjusted in zip(tests, holm([t["p_value"] for t in tests]), strict=True):
+        test["p_value_holm"] = adjusted
+    return {"arms": told, "tests": tests, "confidence": config.confidence, "learning_rate": config.learning_rate,
+            "epochs": config.epochs, "seeds": config.seeds, "budget": config.budget,
+            "note": "Test rows were not used for selection or training. Equal rows; tokens differ as shown."}
+
+
+def _parts(test: Examples) -> Iterator[tuple[str, np.ndarray]]:
+    yield ALL, np.arange(len(test))
+    subtasks = [row.subtask for row in test.rows]
+    names = [name for name in dict.fromkeys(subtasks) if name is not None]
+    if len(names) > 1:
+        for name in names:
+            yield name, np.array([i for i, s in enumerate(subtasks) if s == name])
+
+
+def _tests(config: CompareConfig, arms: Sequence[Arm], parts: dict[str, np.ndarray], seed: int,
+           ) -> Iterator[dict[str, Any]]:
+    random = next(arm for arm in arms if arm.name == "random")
+    others = [arm for arm in arms if arm.kind == "baseline" and arm.name not in ("random", "zero-shot")]
+    for arm in (arm for arm in arms if arm.kind == "method"):
+        for against in (random, *others):
+            for subtask, rows in parts.items():
+                for metric in ("loss", "exact_match"):
+                    ours, theirs = (a.losses if metric == "loss" else a.correct for a in (arm, against))
+                    ours, theirs = ours[:, rows], theirs[:, rows]
+                    applicable = ~(np.isnan(ours).any(axis=0) | np.isnan(theirs).any(axis=0))
+                    if applicable.any():
+                        found = paired_difference(ours[:, applicable], theirs[:, applicable], config.confidence, seed,
+                                                  lower_is_better=metric == "loss")
+                        yield _told(arm.name, against.name, subtask, metric, found)
+
+
+def _told(method: str, against: str, subtask: str, metric: str, found: PairedDifference) -> dict[str, Any]:
+    i = found.interval
+    return {"method": method, "against": against, "subtask": subtask, "metric": metric, "difference": i.mean,
+            "low": i.low, "high": i.high, "p_value": found.p_value, "n_examples": i.examples, "n_seeds": i.seeds,
+            "verdict": found.verdict}
+
+
+def table(result: dict[str, Any]) -> str:
+    """The comparison as a Markdown table: one line an arm, loss and exact match with intervals, per subtask."""
+    parts = list(result["arms"][0]["results"])
+    exact = [p for p in parts if any(arm["results"][p]["exact_match"] for arm in result["arms"])]
+    head = ["", "rows", "tokens", *(f"loss {p} (n={result['arms'][0]['results'][p]['n']})" for p in parts),
+            *(f"exact match {p}" for p in exact)]
+    lines = [head]
+    for arm in result["arms"]:
+        cells = [arm["name"], _number(arm["rows"]), _number(arm["tokens"])]
+        cells += [_interval(arm["results"][p]["loss"], "{:.3f}") for p in parts]
+        cells += [_interval(arm["results"][p]["exact_match"], "{:.0%}") for p in exact]
+        lines.append(cells)
+    widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
+    padded = ["| " + " | ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) + " |" for line in lines]
+    return "\n".join([padded[0], "|" + "|".join("-" * (w + 2) for w in widths) + "|", *padded[1:]])
+
+
+def _number(value: int | None) -> str:
+    return "-" if value is None else f"{value:,}"
+
+
+def _interval(found: dict[str, Any] | None, form: str) -> str:
+    if found is None:
+        return "-"
+    return f"{form.format(found['mean'])} [{form.format(found['low'])}, {form.format(found['high'])}]"
+
+
+def _slug(name: str) -> str:
+    return "".join(c if c.isalnum() else "-" for c in name)
