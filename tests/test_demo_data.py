@@ -1,4 +1,7 @@
-"""The demo data: well formed, disjoint, small enough for its time limit, and reproducible byte for byte."""
+"""The demo data: well formed, disjoint, small enough for its time limit, and reproducible byte for byte.
+
+And the pieces of the real pool's builder that need no package.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +23,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 DEMO = ROOT / "examples" / "demo"
 BUILDER = ROOT / "examples" / "build_demo.py"
+REAL_BUILDER = ROOT / "benchmarks" / "build_real_pool.py"
 SPLITS = ("pool", "target", "test")
 
 
@@ -29,14 +33,18 @@ def rows(split: str) -> list[dict[str, Any]]:
 
 
 @cache
-def builder() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("build_demo", BUILDER)
+def script(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules["build_demo"] = module  # dataclasses look their module up
+    sys.modules[path.stem] = module  # dataclasses look their module up
     spec.loader.exec_module(module)
     return module
+
+
+def builder() -> ModuleType:
+    return script(BUILDER)
 
 
 def prompt(row: dict[str, Any]) -> str:
@@ -144,3 +152,49 @@ def test_an_answer_known_to_be_wrong_is_passed_over() -> None:
     unfiltered = build.draw("coin_flip", build.Family(5), 5, 1, set())
     assert any(task.answer.startswith("0.0") for task in unfiltered)
     assert not any(task.answer.startswith("0.0") for task in drawn)
+
+
+def test_a_cut_off_json_array_gives_its_complete_objects() -> None:
+    whole = [{"id": "a", "text": "one, ] {two"}, {"id": "b", "turns": [{"x": 1}]}, {"id": "c"}]
+    text = json.dumps(whole, indent=1)
+    real = script(REAL_BUILDER)
+    assert list(real.complete_objects(text)) == whole
+    assert list(real.complete_objects(text[: text.index('"c"') + 1])) == whole[:2]
+
+
+@pytest.mark.parametrize(("id", "senders", "usable"), [
+    ("abc", ["human", "gpt"], True),
+    ("abc_0", ["human", "gpt", "human", "gpt"], True),
+    ("abc_13", ["human", "gpt"], False),  # a later piece of a long conversation
+    ("abc_0", ["gpt", "human"], False),
+    ("abc_0", ["human"], False),
+    ("abc_0", [], False),
+])
+def test_only_the_start_of_a_conversation_is_an_exchange(id: str, senders: list[str], usable: bool) -> None:
+    turns = [{"from": sender, "value": f" turn {i} "} for i, sender in enumerate(senders)]
+    exchange = script(REAL_BUILDER).first_exchange({"id": id, "conversations": turns})
+    assert (exchange is not None) == usable
+    if exchange is not None:
+        assert (exchange.question, exchange.answer) == ("turn 0", "turn 1")
+
+
+def test_real_pool_and_its_targets_share_no_conversation_and_the_pool_keeps_some_of_each_slice() -> None:
+    real = script(REAL_BUILDER)
+    questions = {0: "python lists", 1: "Write a poem"}
+    exchanges = [real.Exchange(str(i), questions.get(i % 10, f"question {i}"), "answer") for i in range(1000)]
+    files = real.split_conversations(exchanges)
+    ids = [row["id"] for rows in files.values() for row in rows]
+    assert len(set(ids)) == len(ids)
+    assert {name: len(rows) for name, rows in files.items()} == {
+        "programming/test": 32, "programming/target": 8, "writing/test": 32, "writing/target": 8, "sharegpt": 580,
+    }
+    assert Counter(row["group"] for row in files["sharegpt"]) == {"programming": 58, "writing": 58, "other": 464}
+
+
+def test_answers_that_stop_in_the_middle_of_a_line_are_recognised() -> None:
+    cut_off = script(REAL_BUILDER).looks_cut_off
+    assert cut_off("To add an element to the end of a list,")
+    assert cut_off("Here is an example using Chakra UI")
+    assert not cut_off("Ready")
+    assert not cut_off("1. Sole Savvy\n2. Leather Luxe")
+    assert not cut_off("It is 4.")
