@@ -173,11 +173,13 @@ def _note_lengths(inputs: Inputs, arms: Sequence[Arm]) -> None:
 def _train_and_score(config: CompareConfig, context: Context, inputs: Inputs, arms: Sequence[Arm]) -> None:
     from siftune.models.lora import attach_lora, detach_lora
     from siftune.training.settings import TrainSettings
-    from siftune.training.sft import train_lora
+    from siftune.training.sft import train_lora, training_key
 
     scorer = _Scorer(config, context, inputs)
     loaded = context.model
-    root = Path(config.output_dir) / "training"
+    base_key = f"{loaded.weights} {loaded.dtype}"
+    # By content, so that no arm, seed or run that shares these features trains on the same rows twice.
+    root = context.folder / "training"
     total = sum(max(1, len(arm.subsets)) for arm in arms)
     done = 0
     for arm in arms:
@@ -187,20 +189,20 @@ def _train_and_score(config: CompareConfig, context: Context, inputs: Inputs, ar
             for k, subset in enumerate(arm.subsets or [None]):
                 done += 1
                 title = f"[{done}/{total}] {arm.name}" + ("" if subset is None else f", seed {k}")
-                folder = root / (_slug(arm.name) if subset is None else f"{_slug(arm.name)}-seed{k}")
                 if subset is None:
-                    scores, fresh = scorer.score(loaded.model, folder, "zero-shot", title)
+                    scores, fresh = scorer.score(loaded.model, root / "zero-shot", title)
                 else:
                     model = attach_lora(loaded.model, lora_settings(config), derive(config.seed, "training adapter", k))
                     try:
                         settings = TrainSettings(learning_rate=config.learning_rate, batch_size=config.batch_size,
                                                  epochs=config.epochs, seed=derive(config.seed, "training", k) % 2**31)
-                        result = train_lora(model, [inputs.pool.rendered[i] for i in subset], settings, folder,
-                                            pad_id=loaded.pad_id, device=loaded.device,
-                                            base_key=f"{loaded.weights} {loaded.dtype}", title=title)
+                        rows = [inputs.pool.rendered[i] for i in subset]
+                        folder = root / training_key(model, rows, settings, base_key)[:16]
+                        result = train_lora(model, rows, settings, folder, pad_id=loaded.pad_id,
+                                            device=loaded.device, base_key=base_key, title=title)
                         arm.steps = result.steps
                         arm.seconds += result.seconds
-                        scores, fresh = scorer.score(model, folder, result.key, title)
+                        scores, fresh = scorer.score(model, folder, title)
                     finally:
                         detach_lora(model).requires_grad_(False)
                 entry["reused"] &= not fresh
@@ -223,21 +225,21 @@ class _Scorer:
                 prompt, reference = renderer.generation_prompt(row.messages)
                 self.prompts.append(prompt)
                 self.references.append(reference)
-        self.key = f"{content_key(self.test)} exact-match<={limit}"
+        asked = f"{content_key(self.test)} {limit} {self.loaded.weights} {self.loaded.dtype}"
+        self.file = f"scores-{hashlib.blake2b(asked.encode(), digest_size=8).hexdigest()}.json"
 
-    def score(self, model: Any, folder: Path, trained: str, title: str) -> tuple[dict[str, Any], bool]:
+    def score(self, model: Any, folder: Path, title: str) -> tuple[dict[str, Any], bool]:
         """({"loss": [...], "correct": [true, false or null, ...]}, whether it was computed now)."""
         from siftune.evaluation.exact_match import exact_match
         from siftune.evaluation.loss import row_losses
 
-        path = folder / "scores.json"
-        key = hashlib.blake2b(f"{self.key} {trained} {self.loaded.weights}".encode(), digest_size=16).hexdigest()
-        if path.is_file() and (known := read_json(path)).get("key") == key:
-            return known, False
+        path = folder / self.file
+        if path.is_file():
+            return read_json(path), False
         config, loaded = self.config, self.loaded
         loss = row_losses(model, self.test.rendered, batch_tokens=config.batch_tokens, device=loaded.device,
                           pad_id=loaded.pad_id, title=f"{title}: loss")
-        scores: dict[str, Any] = {"key": key, "ids": self.test.ids, "loss": loss.tolist(),
+        scores: dict[str, Any] = {"ids": self.test.ids, "loss": loss.tolist(),
                                   "correct": [None] * len(self.test), "answers": [None] * len(self.test)}
         if self.prompts:
             found = exact_match(model, loaded.tokenizer, self.prompts, self.references,
@@ -338,7 +340,3 @@ def _interval(found: dict[str, Any] | None, form: str) -> str:
     if found is None:
         return "-"
     return f"{form.format(found['mean'])} [{form.format(found['low'])}, {form.format(found['high'])}]"
-
-
-def _slug(name: str) -> str:
-    return "".join(c if c.isalnum() else "-" for c in name)

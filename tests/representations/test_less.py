@@ -1,0 +1,204 @@
+"""LESS's scores equal a plain-loop oracle of the paper: one example, one checkpoint, one parameter at a time."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from siftune.config import SelectConfig
+from siftune.data.rows import Examples, Message, Rendered, Row
+from siftune.errors import StoreMismatch
+from siftune.gradients.projection import projection
+from siftune.models.loading import LoadedModel, weights_hash
+from siftune.models.lora import attach_lora, detach_lora, load_adapter_state
+from siftune.models.warmup import run_warmup, score_weights
+from siftune.representations.base import Context
+from siftune.representations.less import Less, lora_settings, warmup_settings
+from siftune.seeds import derive
+from siftune.store import FeatureStore
+from tests import tiny
+
+CONFIG = SelectConfig(lora_rank=2, lora_alpha=8.0, warmup_epochs=3, warmup_rows=8, warmup_share=0.1, projection_dim=96,
+                      learning_rate=5e-3, batch_size=4, batch_tokens=64, shard_rows=5)
+
+
+def examples(n: int, seed: int, subtasks: tuple[str, ...] = ()) -> Examples:
+    rng = np.random.default_rng(seed)
+    rows, rendered = [], []
+    for i in range(n):
+        length = int(rng.integers(6, 24))
+        mask = np.zeros(length, bool)
+        mask[-int(rng.integers(1, 4)):] = True
+        rendered.append(Rendered(rng.integers(3, 384, length).astype(np.int32), mask))
+        subtask = subtasks[i % len(subtasks)] if subtasks else None
+        rows.append(Row(f"{seed}-{i:02d}", "made", f"made:{i}", (Message("user", "x"),), json.dumps({"i": i}), "", "",
+                        subtask))
+    return Examples(rows, rendered)
+
+
+def context(folder, **changes) -> Context:
+    model = tiny.model(changes.pop("architecture", "llama"), seed=changes.pop("model_seed", 0))
+    model.requires_grad_(False)
+    loaded = LoadedModel(model, tiny.tokenizer(), "tiny", "cpu", "float32", weights_hash(model))
+    config = dataclasses.replace(CONFIG, **changes)
+    # Subtasks of different sizes, interleaved: neither position nor equal size may matter.
+    return Context(config, examples(13, 1), examples(5, 2, ("b", "a", "b")), {"template": "none"}, folder,
+                   lambda: loaded)
+
+
+def oracle(made: Context) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """(S[M, N], subtask -> Inf[N]) in float64 loops, from the formulas of sections 3 and 4."""
+    config, loaded = made.config, made.model
+    model = attach_lora(loaded.model, lora_settings(config), derive(config.seed, "adapter"))
+    checkpoints = run_warmup(model, made.pool.rendered, made.pool.ids, warmup_settings(config), made.folder / "oracle",
+                             derive(config.seed, "warmup"), pad_id=0, device="cpu",
+                             base_key=f"{loaded.weights} {loaded.dtype}")
+    etas = [c.mean_learning_rate for c in checkpoints]
+    sketch = projection(config.projection, config.projection_dim, derive(config.seed, "projection"))
+    matrices: dict[str, np.ndarray] = {}
+    S = np.zeros((len(made.target), len(made.pool)))
+    groups = list(dict.fromkeys(row.subtask for row in made.target.rows))
+    influence = {g: np.zeros(len(made.pool)) for g in groups}
+
+    def gradient(row: Rendered) -> dict[str, np.ndarray]:
+        model.eval()
+        model.zero_grad()
+        for parameter in adapters.values():
+            parameter.requires_grad_(True)
+        ids = torch.from_numpy(row.ids.astype(np.int64))[None]
+        logits = torch.log_softmax(model(input_ids=ids).logits[0].double(), -1)
+        terms = [-logits[t - 1, ids[0, t]] for t in range(len(row)) if row.mask[t]]
+        (sum(terms) / len(terms)).backward()
+        return {n: p.grad.double().numpy().flatten() for n, p in adapters.items()}
+
+    def projected(parts: dict[str, np.ndarray]) -> np.ndarray:
+        total = np.zeros(config.projection_dim)
+        for name, part in parts.items():
+            if name not in matrices:
+                out = sketch.new(len(part), "cpu")
+                sketch.add(out, name, torch.eye(len(part)))
+                matrices[name] = out.double().numpy()
+            total += part @ matrices[name]
+        return total
+
+    for checkpoint, eta in zip(checkpoints, etas, strict=True):
+        load_adapter_state(model, checkpoint.load_weights())
+        adapters = {n: p for n, p in model.named_parameters() if ".lora_" in n}
+        m, v = ({n: t.double().numpy().flatten() for n, t in part.items()} for part in checkpoint.load_moments())
+        b1, b2 = checkpoint.betas
+        t = checkpoint.step + 1
+        x = []
+        for row in made.pool.rendered:
+            parts = {}
+            for name, g in gradient(row).items():
+                first, second = b1 * m[name] + (1 - b1) * g, b2 * v[name] + (1 - b2) * g * g
+                if config.adam == "paper":
+                    parts[name] = (first / (1 - b1**t)) / (np.sqrt(second / (1 - b2**t)) + checkpoint.eps)
+                elif config.adam == "less-code":
+                    parts[name] = first / np.sqrt(second + checkpoint.eps)
+                else:
+                    parts[name] = g
+            direction = projected(parts)
+            x.append(direction / np.linalg.norm(direction))
+        q = [projected(gradient(row)) for row in made.target.rendered]
+        weight = eta / sum(etas)
+        for i, target in enumerate(q):
+            for j, row in enumerate(x):
+                S[i, j] += weight * float(np.dot(target, row)) / np.linalg.norm(target)
+        for group in groups:
+            own = [g for g, row in zip(q, made.target.rows, strict=True) if row.subtask == group]
+            if config.target_mean == "gradient":
+                mean = sum(own) / len(own)
+                mean = mean / np.linalg.norm(mean)
+            else:
+                mean = sum(g / np.linalg.norm(g) for g in own) / len(own)
+            for j, row in enumerate(x):
+                influence[group][j] += weight * float(np.dot(mean, row))
+    assert np.allclose(score_weights(checkpoints), np.array(etas) / sum(etas))
+    detach_lora(model)
+    return S, influence
+
+
+@pytest.mark.parametrize("changes", [
+    {},
+    {"target_mean": "cosine", "adam": "less-code"},
+    {"adam": "none", "projection": "countsketch", "architecture": "gpt2"},
+    {"projection": "rademacher", "architecture": "gemma2"},
+], ids=["paper", "code", "plain", "dense"])
+def test_scores_equal_a_plain_loop_oracle_of_the_paper(tmp_path, changes):
+    made = context(tmp_path, **changes)
+    found = Less().compute(made)
+    S, influence = oracle(made)
+    got = np.concatenate([block for _, block in found.blocks()], axis=1)
+    np.testing.assert_allclose(got, S, rtol=1e-3, atol=2e-5)
+    subtasks = np.concatenate([block for _, block in found.subtask_blocks()], axis=1)
+    np.testing.assert_allclose(subtasks, np.stack([influence["b"], influence["a"]]), rtol=1e-3, atol=2e-5)
+
+
+def test_features_are_reused_and_an_interrupted_pass_continues(tmp_path, monkeypatch):
+    whole = np.concatenate([b for _, b in Less().compute(context(tmp_path / "whole")).blocks()], axis=1)
+
+    written = []
+    real = FeatureStore.write
+
+    def interrupted(self, shard, arrays):
+        if len(written) == 4:
+            raise KeyboardInterrupt
+        written.append(shard)
+        real(self, shard, arrays)
+
+    monkeypatch.setattr(FeatureStore, "write", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        Less().compute(context(tmp_path / "part"))
+    computed = []
+    monkeypatch.setattr(FeatureStore, "write",
+                        lambda self, shard, arrays: (computed.append(shard), real(self, shard, arrays)))
+    again = Less().compute(context(tmp_path / "part"))
+    assert len(computed) == 3 * 3 + 3 - 4, "three checkpoints of three pool shards and one target shard, less four"
+    np.testing.assert_array_equal(np.concatenate([b for _, b in again.blocks()], axis=1), whole)
+
+    computed.clear()
+    clock = context(tmp_path / "part")
+    Less().compute(clock)
+    assert not computed
+    assert all(step["reused"] for step in clock.clock.steps)
+
+
+@pytest.mark.parametrize(("change", "field"), [
+    ({"model_seed": 1}, "model"),
+    ({"lora_rank": 3}, "lora.rank"),
+    ({"projection_dim": 64}, "projection.dim"),
+    ({"adam": "less-code"}, "adam"),
+    ({"learning_rate": 1e-3}, "warmup.train.learning_rate"),
+    ({"warmup_epochs": 2}, "warmup.epochs"),
+    ({"seed": 1}, "projection.seed"),
+])
+def test_a_store_of_other_settings_is_refused_before_any_work(tmp_path, change, field):
+    Less().compute(context(tmp_path))
+    before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")}
+    with pytest.raises(StoreMismatch) as caught:
+        Less().compute(context(tmp_path, **change))
+    assert caught.value.field == field
+    assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")} == before
+
+
+def test_recompute_replaces_what_was_made_from_something_else(tmp_path):
+    Less().compute(context(tmp_path))
+    replaced = Less().compute(context(tmp_path, adam="none", recompute=True))
+    fresh = Less().compute(context(tmp_path / "fresh", adam="none"))
+    for (_, a), (_, b) in zip(replaced.blocks(), fresh.blocks(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_another_target_reuses_the_features_of_the_pool(tmp_path):
+    first = context(tmp_path)
+    Less().compute(first)
+    other = context(tmp_path)
+    other.target = examples(3, 9)
+    Less().compute(other)
+    reused = {step["step"]: step["reused"] for step in other.clock.steps}
+    assert reused == {"warmup": True, "pool features": True, "target features": False}
