@@ -7,18 +7,34 @@ is imported here, so that ``--help``, which is made from these fields, is instan
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar, get_args, get_type_hints
 
 from siftune.errors import ConfigError
 from siftune.registry import unknown_name
 
 
-def option(default: Any, help: str, *, group: str, flag: str | None = None) -> Any:
-    """A setting: its default, the text of ``--help``, the panel it is shown in, and its flag where the name differs."""
-    return field(default=default, metadata={"help": help, "group": group, "flag": flag})
+class Rule(NamedTuple):
+    """What a number must be: in words, and as a test, which NaN never passes."""
+
+    words: str
+    holds: Callable[[float], bool]
+
+
+POSITIVE = Rule("a finite number above 0", lambda x: 0 < x < float("inf"))
+COUNT = Rule("1 or more", lambda x: x >= 1)
+COUNT_OR_NONE = Rule("0 or more", lambda x: x >= 0)
+SHARE = Rule("above 0 and at most 1", lambda x: 0 < x <= 1)
+SHARE_OR_NONE = Rule("from 0 to 1", lambda x: 0 <= x <= 1)
+PROPER_SHARE = Rule("above 0 and below 1", lambda x: 0 < x < 1)
+RATE = Rule("at least 0 and below 1", lambda x: 0 <= x < 1)
+
+
+def option(default: Any, help: str, *, group: str, flag: str | None = None, rule: Rule | None = None) -> Any:
+    """A setting: its default, the text of ``--help``, its panel, its flag where the name differs, its range."""
+    return field(default=default, metadata={"help": help, "group": group, "flag": flag, "rule": rule})
 
 
 DATA, MODEL, METHOD, GRADIENTS, TRAINING, RUN = "Data", "Model", "Method", "Gradient features", "Training", "Run"
@@ -26,7 +42,11 @@ DATA, MODEL, METHOD, GRADIENTS, TRAINING, RUN = "Data", "Model", "Method", "Grad
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Files, formats and what happens to rows that cannot be used."""
+    """Files, formats and what happens to rows that cannot be used.
+
+    Raises:
+        ConfigError: a number is out of its range.
+    """
 
     pool: tuple[str, ...] = option((), "Pool to choose from: JSONL, JSON, Parquet, CSV, a datasets folder or a hub id; "
                                    "give it several times for several sources.", group=DATA)
@@ -44,7 +64,15 @@ class DataConfig:
     overlap: Literal["error", "drop"] = option("error", "What to do with pool rows that also stand in the test file: "
                                                "stop, or leave them out (and those in the target file too).",
                                                group=DATA)
-    max_length: int = option(2048, "Longest row in tokens; longer rows are cut at the end, and counted.", group=DATA)
+    max_length: int = option(2048, "Longest row in tokens; longer rows are cut at the end, and counted.",
+                             group=DATA, rule=Rule("2 or more", lambda x: x >= 2))
+
+    def __post_init__(self) -> None:
+        for setting in dataclasses.fields(self):
+            rule, value = setting.metadata["rule"], getattr(self, setting.name)
+            if rule and not rule.holds(value):
+                raise ConfigError(f"{flag_of(setting)} cannot be {value}", where=flag_of(setting),
+                                  hint=f"give a value that is {rule.words}")
 
 
 @dataclass(frozen=True)
@@ -56,13 +84,14 @@ class ModelConfig:
     device: str = option("auto", "auto, cpu, cuda, cuda:1, mps.", group=MODEL)
     dtype: str = option("auto", "auto, float32, bfloat16, float16.", group=MODEL)
     trust_remote_code: bool = option(False, "Run code that comes with the model.", group=MODEL)
-    lora_rank: int = option(8, "Rank of the LoRA adapter (LESS: 128).", group=MODEL)
-    lora_alpha: float = option(16.0, "LoRA alpha (LESS: 512 at rank 128).", group=MODEL)
-    lora_dropout: float = option(0.1, "LoRA dropout in training; off for gradients.", group=MODEL)
+    lora_rank: int = option(8, "Rank of the LoRA adapter (LESS: 128).", group=MODEL, rule=COUNT)
+    lora_alpha: float = option(16.0, "LoRA alpha (LESS: 512 at rank 128).", group=MODEL, rule=POSITIVE)
+    lora_dropout: float = option(0.1, "LoRA dropout in training; off for gradients.", group=MODEL, rule=RATE)
     lora_targets: tuple[str, ...] = option((), "Linear modules to adapt, by the end of their name; attention "
                                            "projections when not given.", group=MODEL)
-    lora_layers: int = option(0, "Adapt only the last k layers; 0 for all.", group=MODEL)
-    batch_tokens: int = option(1024, "Padded tokens a batch may hold in feature and evaluation passes.", group=MODEL)
+    lora_layers: int = option(0, "Adapt only the last k layers; 0 for all.", group=MODEL, rule=COUNT_OR_NONE)
+    batch_tokens: int = option(1024, "Padded tokens a batch may hold in feature and evaluation passes.",
+                               group=MODEL, rule=COUNT)
 
 
 @dataclass(frozen=True)
@@ -79,12 +108,14 @@ class SelectConfig(DataConfig, ModelConfig):
     must_include: str = option("", "File with ids of rows that must be selected, one a line.", group=METHOD)
     must_exclude: str = option("", "File with ids of rows that must not be selected, one a line.", group=METHOD)
     near_duplicates: float = option(0.0, "Take at most one of rows whose word shingles overlap by this Jaccard "
-                                    "similarity or more (for example 0.8); 0 for off.", group=METHOD)
+                                    "similarity or more (for example 0.8); 0 for off.",
+                                    group=METHOD, rule=SHARE_OR_NONE)
 
-    warmup_share: float = option(0.05, "Share of the pool that the warmup run trains on.", group=GRADIENTS)
-    warmup_rows: int = option(100, "At least so many warmup rows.", group=GRADIENTS)
+    warmup_share: float = option(0.05, "Share of the pool that the warmup run trains on.",
+                                 group=GRADIENTS, rule=SHARE)
+    warmup_rows: int = option(100, "At least so many warmup rows.", group=GRADIENTS, rule=COUNT_OR_NONE)
     warmup_epochs: int = option(4, "Epochs of the warmup run; each leaves a checkpoint to take gradients at.",
-                                group=GRADIENTS)
+                                group=GRADIENTS, rule=COUNT)
     adam: Literal["paper", "less-code", "none"] = option("paper", "Direction of pool features: Adam's next step; as "
                                                          "the released code has it; or the plain gradient.",
                                                          group=GRADIENTS)
@@ -114,11 +145,11 @@ class CompareConfig(SelectConfig):
                                       "subset is the run's selection.", group=METHOD)
     baselines: tuple[str, ...] = option(("random",), "Baselines beside zero-shot: random, length-matched-random, "
                                         "longest, full; give it several times.", group=METHOD)
-    seeds: int = option(3, "Trainings of each method, and random subsets.", group=TRAINING)
-    epochs: int = option(4, "Epochs of each training.", group=TRAINING)
-    confidence: float = option(0.95, "Level of intervals and tests.", group=TRAINING)
+    seeds: int = option(3, "Trainings of each method, and random subsets.", group=TRAINING, rule=COUNT)
+    epochs: int = option(4, "Epochs of each training.", group=TRAINING, rule=COUNT)
+    confidence: float = option(0.95, "Level of intervals and tests.", group=TRAINING, rule=PROPER_SHARE)
     exact_match_tokens: int = option(32, "Generate and compare answers of at most so many tokens; 0 for never.",
-                                     group=TRAINING)
+                                     group=TRAINING, rule=COUNT_OR_NONE)
 
 
 C = TypeVar("C", bound=DataConfig)
@@ -140,7 +171,7 @@ def from_mapping(kind: type[C], values: Mapping[str, Any], *, where: str | None 
     values = {("from_run" if key == "from" else key.replace("-", "_")): value for key, value in values.items()}
     for key in values:
         if key not in fields:
-            raise unknown_name("setting", key, fields, flag=where)
+            raise _unknown_key(key, fields, where)
     for name in ("pool", "target", "test", "methods", "baselines", "lora_targets"):
         if isinstance(values.get(name), str):  # one source may be written without a list
             values[name] = (values[name],)
@@ -150,8 +181,21 @@ def from_mapping(kind: type[C], values: Mapping[str, Any], *, where: str | None 
         first = error.errors()[0]
         name = str(first["loc"][0])
         flag = flag_of(fields[name])
-        raise ConfigError(f"{flag} cannot be {first.get('input')!r}", where=where or flag, why=first["msg"],
+        if first["type"] == "literal_error":
+            known = get_args(get_type_hints(kind)[name])
+            raise unknown_name(f"value of {flag}:", str(first["input"]), known, flag=where or flag) from error
+        raise ConfigError(f"{flag} cannot be {first['input']!r}", where=where or flag, why=first["msg"],
                           hint=fields[name].metadata["help"]) from error
+    except ConfigError as error:  # a number out of its range
+        error.where = where or error.where
+        raise
+
+
+def _unknown_key(key: str, fields: Mapping[str, Any], where: str | None) -> ConfigError:
+    if key in {f.name for f in dataclasses.fields(CompareConfig)}:
+        return ConfigError(f"the setting {key!r} belongs to `siftune compare`", where=where,
+                           hint="take it out, or run `siftune compare`")
+    return unknown_name("setting", key, fields, flag=where)
 
 
 def load(kind: type[C], path: str | Path | None, flags: Mapping[str, Any]) -> C:

@@ -11,7 +11,7 @@ import typer
 
 from siftune.cli.options import with_options
 from siftune.config import CompareConfig, DataConfig, SelectConfig, load
-from siftune.errors import SiftuneError
+from siftune.errors import ConfigError, SiftuneError
 
 app = typer.Typer(
     name="siftune",
@@ -22,6 +22,8 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+_UsageError: Any = typer.BadParameter.__base__  # click's own, from wherever this version of typer has it
 
 RunArgument = Annotated[str, typer.Argument(help="A run folder that `siftune select` has written.", metavar="RUN")]
 
@@ -139,11 +141,19 @@ def main() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     try:
-        app()
+        code = app(standalone_mode=False)  # its mistakes come back as exceptions, and are told as all others are
+        if code == 130:
+            raise KeyboardInterrupt
+        sys.exit(code)
     except SiftuneError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
+    except _UsageError as error:
+        command = error.ctx.command_path if error.ctx else "siftune"
+        print(f"error: {ConfigError(error.format_message(), hint=f'{command} --help tells what it takes')}",
+              file=sys.stderr)
+        sys.exit(2)
+    except (KeyboardInterrupt, typer.Abort):
         print("interrupted: run the same command again to continue where it was", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:  # the reader of our output (head, less) has seen enough

@@ -11,6 +11,8 @@ import typer
 
 from siftune.config import DataConfig, flag_of
 
+_METAVARS = {int: "N", float: "X", bool: None}
+
 
 def with_options(kind: type[DataConfig], *, leave_out: tuple[str, ...] = ()) -> Callable[[Any], Any]:
     """Give a function ``f(flags, config_file, **own)`` one command-line option per field of a config.
@@ -50,11 +52,11 @@ def _config_file() -> inspect.Parameter:
 def _parameter(field: dataclasses.Field[Any], hint: Any) -> inspect.Parameter:
     many = get_origin(hint) is tuple
     kind: Any = list[str] if many else str if get_origin(hint) is Literal else hint
-    default = field.default
+    default: Any = field.default
     shown = "" if default in ((), "", None) else f" [default: {', '.join(default) if many else default}]"
     flag = flag_of(field)
     names = [f"{flag}/--no-{flag[2:]}"] if kind is bool else [flag]
-    metavar = "|".join(get_args(hint)) if get_origin(hint) is Literal else None
+    metavar = "|".join(get_args(hint)) if get_origin(hint) is Literal else _METAVARS.get(kind, "TEXT")
     option = typer.Option(*names, help=field.metadata["help"] + shown, rich_help_panel=field.metadata["group"],
                           metavar=metavar, show_default=False)
     return inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=None,

@@ -73,7 +73,7 @@ def inspect_pool(config: DataConfig, model: str, show: int) -> None:
     for row in dropped[:20]:
         console.print(f"  cannot be used: {row.where}  {row.reason}  {row.detail}", markup=False)
     if len(dropped) > 20:
-        console.print(f"  ... and {len(dropped) - 20} more; `siftune select --bad-rows drop` lists them in dropped.jsonl")
+        console.print(f"  ... and {len(dropped) - 20:,} more; `siftune select --bad-rows drop` lists all of them")
     for row, rendered in list(zip(examples.rows, examples.rendered, strict=True))[:show]:
         console.print(f"\n{row.where}  id {row.id}  {len(rendered)} tokens, {rendered.supervised} supervised (green)",
                       style="bold", markup=False)
