@@ -123,13 +123,14 @@ class SelectConfig(DataConfig, ModelConfig):
                                                         "(paper), or mean of the cosines (code).", group=GRADIENTS)
     projection: str = option("sparse-jl", "sparse-jl, countsketch, or rademacher (dense, slow, as LESS).",
                              group=GRADIENTS)
-    projection_dim: int = option(8192, "Numbers per row and checkpoint.", group=GRADIENTS)
+    projection_dim: int = option(8192, "Numbers per row and checkpoint.", group=GRADIENTS, rule=COUNT)
     feature_dtype: Literal["float32", "float16"] = option("float32", "How features are stored.", group=GRADIENTS)
     shard_rows: int = option(256, "Rows per shard of the feature store: what an interruption can cost.",
                              group=GRADIENTS)
 
-    learning_rate: float = option(3e-4, "Peak learning rate of the warmup run and of training.", group=TRAINING)
-    batch_size: int = option(8, "Rows per optimizer step.", group=TRAINING)
+    learning_rate: float = option(3e-4, "Peak learning rate of the warmup run and of training.",
+                                  group=TRAINING, rule=POSITIVE)
+    batch_size: int = option(8, "Rows per optimizer step.", group=TRAINING, rule=COUNT)
 
     output_dir: str = option("", "Run folder to write.", group=RUN)
     from_run: str = option("", "Reuse pool, model and features of this run folder.", group=RUN, flag="--from")
