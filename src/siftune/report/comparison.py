@@ -14,7 +14,8 @@ def comparison_section(comparison: Comparison) -> dict[str, Any]:
     subtasks = list(dict.fromkeys(name for arm in arms for name in arm.results))
     subtasks.sort(key=lambda name: name != ALL)
     tests = []
-    for test in sorted(comparison.tests, key=lambda test: (test.against != RANDOM, test.metric != "loss")):
+    for test in sorted(comparison.tests, key=lambda test: (test.against != RANDOM, test.metric != "loss",
+                                                            test.subtask != ALL)):
         share = relative(test, comparison)
         tests.append({**test.model_dump(), "relative": None if share is None else
                       dict(zip(("difference", "low", "high"), share, strict=True))})

@@ -54,13 +54,16 @@ def signed_percent(share: float | None) -> str:
 
 
 def signed(value: float | None) -> str:
-    return MISSING if value is None else _minus(f"{value:+.3f}")
+    if value is None:
+        return MISSING
+    text = f"{value:+.3f}"
+    return "0" if text in ("+0.000", "-0.000") else _minus(text)
 
 
 def rough_percent(share: float) -> str:
-    """For sentences: ``12%``, ``4.2%``."""
+    """For sentences: ``12%``, ``5%``, ``4.2%``."""
     value = 100 * share
-    return _minus(f"{value:.0f}%" if abs(value) >= 9.95 else f"{value:.1f}%")
+    return _minus(f"{value:.0f}%" if abs(value) >= 9.95 else f"{value:.1f}".removesuffix(".0") + "%")
 
 
 def duration(seconds: float | None) -> str:
