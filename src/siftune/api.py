@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -133,7 +132,7 @@ def choose(config: SelectConfig, *, inputs: Inputs | None = None, context: Conte
     bare = constrain(config, inputs, Problem(ids=inputs.pool.ids, tokens=inputs.pool.tokens))
     bare.resolve(budget)
     home = features_home(config)
-    context = context or Context(config, inputs.pool, inputs.target, inputs.render, home, partial(load, config), clock)
+    context = context or Context(config, inputs.pool, inputs.target, inputs.render, home, load, clock)
     found: Evidence = evidence or REPRESENTATIONS.get(method.representation)().compute(context)
     problem = to_problem(config, inputs, found)
     with context.clock.measure(f"select ({method.selector})"):

@@ -126,7 +126,10 @@ class SelectConfig(DataConfig, ModelConfig):
     projection_dim: int = option(8192, "Numbers per row and checkpoint.", group=GRADIENTS, rule=COUNT)
     feature_dtype: Literal["float32", "float16"] = option("float32", "How features are stored.", group=GRADIENTS)
     shard_rows: int = option(256, "Rows per shard of the feature store: what an interruption can cost.",
-                             group=GRADIENTS)
+                             group=GRADIENTS, rule=COUNT)
+
+    workers: int = option(1, "Processes for the feature pass, each with its own copy of the model: one per GPU, or "
+                          "one per CPU core.", group=GRADIENTS)
 
     learning_rate: float = option(3e-4, "Peak learning rate of the warmup run and of training.",
                                   group=TRAINING, rule=POSITIVE)

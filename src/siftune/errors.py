@@ -7,6 +7,7 @@ exits with 2; as a library it is an ordinary exception. Anything else that escap
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 
 class SiftuneError(Exception):
@@ -25,6 +26,10 @@ class SiftuneError(Exception):
         super().__init__(what)
         self.what, self.where, self.why, self.hint = what, where, why, hint
 
+    def __reduce__(self) -> Any:
+        # Exceptions pickle their positional arguments only; a worker process must hand over the hint as well.
+        return _restored, (type(self), self.what, self.__dict__)
+
     def __str__(self) -> str:
         lines = [self.what]
         if self.where:
@@ -34,6 +39,12 @@ class SiftuneError(Exception):
         if self.hint:
             lines.append(f"hint: {self.hint}")
         return "\n".join(lines)
+
+
+def _restored(kind: type[SiftuneError], what: str, state: dict[str, Any]) -> SiftuneError:
+    error = kind.__new__(kind, what)
+    error.__dict__.update(state)
+    return error
 
 
 class DataError(SiftuneError):

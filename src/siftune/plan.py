@@ -100,7 +100,8 @@ def _probe(config: SelectConfig, inputs: Any, made: Plan, tokens: int) -> None:
     target_tokens = int(inputs.target.tokens.sum())
     total = warmup_seconds + (pass_seconds + target_tokens / speed) * warmup.epochs
     width = np.dtype(config.feature_dtype).itemsize
-    made.seconds, made.disk = total, (len(inputs.pool) + len(inputs.target)) * config.projection_dim * width * warmup.epochs
+    made.seconds = total
+    made.disk = (len(inputs.pool) + len(inputs.target)) * config.projection_dim * width * warmup.epochs
     made.memory = _peak_memory()
     made.lines += [
         ("model", f"{config.model}: {loaded.parameters / 1e6:,.0f}M parameters, {sum(sizes.values()) / 1e6:,.2f}M "

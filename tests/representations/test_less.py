@@ -47,7 +47,7 @@ def context(folder, **changes) -> Context:
     config = dataclasses.replace(CONFIG, **changes)
     # Subtasks of different sizes, interleaved: neither position nor equal size may matter.
     return Context(config, examples(13, 1), examples(5, 2, ("b", "a", "b")), {"template": "none"}, folder,
-                   lambda: loaded)
+                   lambda config: loaded)
 
 
 def oracle(made: Context) -> tuple[np.ndarray, dict[str, np.ndarray]]:
@@ -166,6 +166,23 @@ def test_features_are_reused_and_an_interrupted_pass_continues(tmp_path, monkeyp
     Less().compute(clock)
     assert not computed
     assert all(step["reused"] for step in clock.clock.steps)
+
+
+def tiny_model(config: SelectConfig) -> LoadedModel:
+    """At the top of the module, since worker processes load it too."""
+    model = tiny.model("llama")
+    model.requires_grad_(False)
+    return LoadedModel(model, tiny.tokenizer(), "tiny", "cpu", "float32", weights_hash(model))
+
+
+def test_several_workers_compute_the_same_features(tmp_path):
+    one = context(tmp_path / "one")
+    alone = Less().compute(one)
+    two = context(tmp_path / "two", workers=2)
+    two.load = tiny_model
+    together = Less().compute(two)
+    for (_, a), (_, b) in zip(alone.blocks(), together.blocks(), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
 
 
 @pytest.mark.parametrize(("change", "field"), [

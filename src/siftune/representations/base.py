@@ -48,7 +48,7 @@ class Context:
         pool, target: usable rows, rendered; ``target`` is empty where there is none.
         render: the renderer's fingerprint (tokenizer, template, mask policy, length).
         folder: the run folder; stores go below ``folder / "store"``.
-        load: loads the model; called at most once, by :attr:`model`.
+        load: loads the model of a configuration; worker processes call it too, so it must be picklable.
         clock: where steps are timed.
     """
 
@@ -57,12 +57,12 @@ class Context:
     target: Examples
     render: dict[str, Any]
     folder: Path
-    load: Callable[[], LoadedModel]
+    load: Callable[[SelectConfig], LoadedModel]
     clock: Clock = field(default_factory=Clock)
 
     @cached_property
     def model(self) -> LoadedModel:
-        return self.load()
+        return self.load(self.config)
 
 
 @dataclass

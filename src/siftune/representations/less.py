@@ -15,19 +15,24 @@ that look at single targets, S[q, j] = sum_i w_i <q_i, x_ij>.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from siftune.config import SelectConfig
-from siftune.data.rows import Examples
+from siftune.data.rows import Examples, Rendered
 from siftune.progress import bar, log
 from siftune.representations.base import Context, Evidence, content_key
 from siftune.seeds import derive
-from siftune.store import FeatureStore, first_difference
+from siftune.store import FeatureStore, Shard, first_difference
 from siftune.store.shards import mismatch
+
+if TYPE_CHECKING:
+    from siftune.models.loading import LoadedModel
+    from siftune.models.warmup import Checkpoint
 
 
 class Less:
@@ -116,18 +121,13 @@ class _Passes:
     """Gradient features of rows at every checkpoint, shard by shard, computing only what the stores lack."""
 
     def __init__(self, context: Context, model: Any, fingerprint: dict[str, Any], root: Path):
-        from siftune.gradients.engine import GradientEngine
-
         self.context, self.model, self.fingerprint, self.root = context, model, fingerprint, root
-        self.engine = GradientEngine(model)
-        self.projection = less_projection(context.config)
         self.computed = False
 
-    def over(self, examples: Examples, checkpoints: Sequence[Any], name: str, *, preconditioned: bool,
+    def over(self, examples: Examples, checkpoints: Sequence[Checkpoint], name: str, *, preconditioned: bool,
              ) -> list[FeatureStore]:
         """One store per checkpoint, complete."""
         config = self.context.config
-        self.computed = False
         stores = [
             FeatureStore.open(
                 self.root / name / f"epoch-{c.epoch}",
@@ -138,45 +138,99 @@ class _Passes:
             )
             for c in checkpoints
         ]
-        lengths = np.array([len(r) for r in examples.rendered], dtype=np.int64)
-        todo = [(c, s, shard) for c, s in zip(checkpoints, stores, strict=True) for shard in s.missing()]
-        if todo:
-            self.computed = True
-            title = f"{'pool' if preconditioned or name == 'pool' else 'target'} gradients"
-            with bar(title, float(lengths.sum() * len(stores)), "tokens") as progress:
-                progress.skip(float(lengths.sum() * len(stores))
-                              - float(sum(lengths[s.start : s.stop].sum() for _, _, s in todo)))
-                self._fill(examples, todo, preconditioned, progress.advance)
+        jobs = [_Job(c, store, shard, examples.rendered[shard.start : shard.stop], preconditioned)
+                for c, store in zip(checkpoints, stores, strict=True) for shard in store.missing()]
+        self.computed = bool(jobs)
+        if jobs:
+            total = len(stores) * int(examples.tokens.sum())
+            with bar(f"{name.split('-')[0]} gradients", total, "tokens") as progress:
+                progress.skip(total - sum(job.tokens for job in jobs))
+                self._run(jobs, progress.advance)
         for store in stores:
             if not store.complete:
                 store.finish()
         return stores
 
-    def _fill(self, examples: Examples, todo: list[tuple[Any, FeatureStore, Any]], preconditioned: bool,
-              advance: Callable[[float], None]) -> None:
-        from siftune.gradients.adam import AdamDirection, plain
+    def _run(self, jobs: list[_Job], advance: Callable[[float], None]) -> None:
+        from siftune.executors import LocalExecutor
+
+        workers = min(self.context.config.workers, len(jobs))
+        if workers > 1:
+            start = partial(_start_worker, load=self.context.load, config=self.context.config)
+            for tokens in LocalExecutor(workers).map(start, jobs):
+                advance(tokens)
+        else:
+            worker = _Worker(self.context.config, self.context.model, self.model, advance)
+            for _ in LocalExecutor(1).map(lambda number: worker, jobs):
+                pass
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One shard at one checkpoint."""
+
+    checkpoint: Checkpoint
+    store: FeatureStore
+    shard: Shard
+    rendered: list[Rendered]
+    preconditioned: bool
+
+    @property
+    def tokens(self) -> int:
+        return sum(len(r) for r in self.rendered)
+
+
+class _Worker:
+    """Computes and writes shards; remembers the checkpoint that it has loaded."""
+
+    def __init__(self, config: SelectConfig, loaded: LoadedModel, model: Any,
+                 advance: Callable[[float], None] = lambda tokens: None):
+        from siftune.gradients.engine import GradientEngine
+
+        self.config, self.loaded, self.model, self.advance = config, loaded, model, advance
+        self.engine = GradientEngine(model)
+        self.projection = less_projection(config)
+        self.at: tuple[str, bool] | None = None
+
+    def __call__(self, job: _Job) -> int:
         from siftune.gradients.features import gradient_features
+
+        if self.at != (job.checkpoint.blake2, job.preconditioned):
+            self._move_to(job)
+        arrays = gradient_features(
+            self.engine, job.rendered, precondition=self.precondition, projection=self.projection,
+            pad_id=self.loaded.pad_id, batch_tokens=self.config.batch_tokens, device=self.loaded.device,
+            on_batch=lambda positions: self.advance(sum(len(job.rendered[i]) for i in positions)),
+        )
+        arrays["feature"] = arrays["feature"].astype(self.config.feature_dtype)
+        job.store.write(job.shard, arrays)
+        return job.tokens
+
+    def _move_to(self, job: _Job) -> None:
+        from siftune.gradients.adam import AdamDirection, plain
         from siftune.models.lora import load_adapter_state
 
-        config, loaded = self.context.config, self.context.model
-        at, precondition = None, plain
-        for checkpoint, store, shard in todo:
-            if checkpoint is not at:
-                at = checkpoint
-                load_adapter_state(self.model, checkpoint.load_weights())
-                if preconditioned:
-                    moments = checkpoint.load_moments()
-                    first, second = ({n: t.to(loaded.device) for n, t in part.items()} for part in moments)
-                    form = "less-code" if config.adam == "less-code" else "paper"
-                    precondition = AdamDirection(first, second, checkpoint.step, checkpoint.betas, checkpoint.eps, form)
-            rendered = examples.rendered[shard.start : shard.stop]
-            arrays = gradient_features(
-                self.engine, rendered, precondition=precondition, projection=self.projection, pad_id=loaded.pad_id,
-                batch_tokens=config.batch_tokens, device=loaded.device,
-                on_batch=lambda positions, rendered=rendered: advance(sum(len(rendered[i]) for i in positions)),
-            )
-            arrays["feature"] = arrays["feature"].astype(config.feature_dtype)
-            store.write(shard, arrays)
+        checkpoint = job.checkpoint
+        load_adapter_state(self.model, checkpoint.load_weights())
+        self.precondition: Any = plain
+        if job.preconditioned:
+            moments = checkpoint.load_moments()
+            first, second = ({n: t.to(self.loaded.device) for n, t in part.items()} for part in moments)
+            form = "less-code" if self.config.adam == "less-code" else "paper"
+            self.precondition = AdamDirection(first, second, checkpoint.step, checkpoint.betas, checkpoint.eps, form)
+        self.at = (checkpoint.blake2, job.preconditioned)
+
+
+def _start_worker(number: int, *, load: Callable[[SelectConfig], LoadedModel], config: SelectConfig) -> _Worker:
+    """In a worker process: its own model, on its own GPU where there are several."""
+    import torch
+
+    from siftune.models.lora import attach_lora
+
+    if torch.cuda.is_available() and config.device in ("auto", "cuda"):
+        config = replace(config, device=f"cuda:{number % torch.cuda.device_count()}")
+    loaded = load(config)
+    return _Worker(config, loaded, attach_lora(loaded.model, lora_settings(config), derive(config.seed, "adapter")))
 
 
 def evidence(pool: Sequence[FeatureStore], target: Sequence[FeatureStore], weights: np.ndarray, targets: Examples,
