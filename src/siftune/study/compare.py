@@ -9,11 +9,11 @@ measured on the same test rows, so that differences are paired by row.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -26,12 +26,15 @@ from siftune.errors import ConfigError
 from siftune.evaluation.statistics import PairedDifference, holm, interval, paired_difference
 from siftune.files import read_json, write_json
 from siftune.progress import log
-from siftune.representations.base import Context, Evidence, content_key
-from siftune.representations.less import lora_settings
+from siftune.representations.base import Context, Evidence
 from siftune.runfolder import Outcome
 from siftune.seeds import derive
 from siftune.selectors import Problem
 from siftune.selectors import select as run_selector
+from siftune.study.cells import Cell, CellWorker, Shelf, TestRows
+
+if TYPE_CHECKING:
+    from siftune.models.loading import LoadedModel
 
 BASELINES = ("random", "length-matched-random", "longest", "full")
 ALL = "all"
@@ -171,85 +174,57 @@ def _note_lengths(inputs: Inputs, arms: Sequence[Arm]) -> None:
 
 
 def _train_and_score(config: CompareConfig, context: Context, inputs: Inputs, arms: Sequence[Arm]) -> None:
-    from siftune.models.lora import attach_lora, detach_lora
-    from siftune.training.settings import TrainSettings
-    from siftune.training.sft import train_lora, training_key
+    """Fill in every arm, training and scoring only what is not kept from an earlier run."""
+    from siftune.executors import LocalExecutor
 
-    scorer = _Scorer(config, context, inputs)
+    test = _test_rows(config, context, inputs)
     loaded = context.model
-    base_key = f"{loaded.weights} {loaded.dtype}"
-    # By content, so that no arm, seed or run that shares these features trains on the same rows twice.
-    root = context.folder / "training"
-    total = sum(max(1, len(arm.subsets)) for arm in arms)
-    done = 0
+    shelf = Shelf(context.folder / "training", config, f"{loaded.weights} {loaded.dtype}",
+                  test.key(config.exact_match_tokens))
+    cells = {arm.name: [_cell(arm, k, inputs) for k in range(max(1, len(arm.subsets)))] for arm in arms}
+    missing = {shelf.folder(cell): cell for of_arm in cells.values() for cell in of_arm if not shelf.has(cell)}
+    todo = [replace(cell, title=f"[{i}/{len(missing)}] {cell.title}") for i, cell in enumerate(missing.values(), 1)]
+    with context.clock.measure(f"train and score ({len(todo)} trainings)") as entry:
+        entry["reused"] = not todo
+        workers = min(config.workers, max(1, len(todo)))
+        load = context.load if workers > 1 else _AlreadyLoaded(loaded)
+        start = partial(CellWorker, load=load, shelf=shelf, test=test)
+        if todo:
+            for _ in LocalExecutor(workers).map(start, todo):
+                pass
     for arm in arms:
-        losses, correct = [], []
-        with context.clock.measure(f"train and score {arm.name}") as entry:
-            entry["reused"] = True
-            for k, subset in enumerate(arm.subsets or [None]):
-                done += 1
-                title = f"[{done}/{total}] {arm.name}" + ("" if subset is None else f", seed {k}")
-                if subset is None:
-                    scores, fresh = scorer.score(loaded.model, root / "zero-shot", title)
-                else:
-                    model = attach_lora(loaded.model, lora_settings(config), derive(config.seed, "training adapter", k))
-                    try:
-                        settings = TrainSettings(learning_rate=config.learning_rate, batch_size=config.batch_size,
-                                                 epochs=config.epochs, seed=derive(config.seed, "training", k) % 2**31)
-                        rows = [inputs.pool.rendered[i] for i in subset]
-                        folder = root / training_key(model, rows, settings, base_key)[:16]
-                        result = train_lora(model, rows, settings, folder, pad_id=loaded.pad_id,
-                                            device=loaded.device, base_key=base_key, title=title)
-                        arm.steps = result.steps
-                        arm.seconds += result.seconds
-                        scores, fresh = scorer.score(model, folder, title)
-                    finally:
-                        detach_lora(model).requires_grad_(False)
-                entry["reused"] &= not fresh
-                losses.append(scores["loss"])
-                correct.append([np.nan if c is None else float(c) for c in scores["correct"]])
-        arm.losses, arm.correct = np.array(losses, dtype=np.float64), np.array(correct, dtype=np.float64)
+        kept = [shelf.scores(cell) for cell in cells[arm.name]]
+        arm.losses = np.array([scores["loss"] for scores in kept], dtype=np.float64)
+        arm.correct = np.array([[np.nan if c is None else float(c) for c in scores["correct"]] for scores in kept])
+        arm.steps = kept[0]["steps"]
+        arm.seconds = sum(scores["seconds"] for scores in kept)
 
 
-class _Scorer:
-    """Loss and exact match of a model on the test rows, kept on disk beside the trained adapter."""
+@dataclass(frozen=True)
+class _AlreadyLoaded:
+    """Stands for loading where the model is in this process already."""
 
-    def __init__(self, config: CompareConfig, context: Context, inputs: Inputs):
-        self.config, self.loaded, self.test = config, context.model, inputs.test
-        renderer = Renderer(self.loaded.tokenizer, max_length=config.max_length)
-        limit = config.exact_match_tokens
-        self.prompts: list[np.ndarray] = []
-        self.references: list[str] = []
-        if limit:
-            for row in self.test.rows:
-                prompt, reference = renderer.generation_prompt(row.messages)
-                self.prompts.append(prompt)
-                self.references.append(reference)
-        asked = f"{content_key(self.test)} {limit} {self.loaded.weights} {self.loaded.dtype}"
-        self.file = f"scores-{hashlib.blake2b(asked.encode(), digest_size=8).hexdigest()}.json"
+    loaded: LoadedModel
 
-    def score(self, model: Any, folder: Path, title: str) -> tuple[dict[str, Any], bool]:
-        """({"loss": [...], "correct": [true, false or null, ...]}, whether it was computed now)."""
-        from siftune.evaluation.exact_match import exact_match
-        from siftune.evaluation.loss import row_losses
+    def __call__(self, config: Any) -> LoadedModel:
+        return self.loaded
 
-        path = folder / self.file
-        if path.is_file():
-            return read_json(path), False
-        config, loaded = self.config, self.loaded
-        loss = row_losses(model, self.test.rendered, batch_tokens=config.batch_tokens, device=loaded.device,
-                          pad_id=loaded.pad_id, title=f"{title}: loss")
-        scores: dict[str, Any] = {"ids": self.test.ids, "loss": loss.tolist(),
-                                  "correct": [None] * len(self.test), "answers": [None] * len(self.test)}
-        if self.prompts:
-            found = exact_match(model, loaded.tokenizer, self.prompts, self.references,
-                                max_reference_tokens=config.exact_match_tokens, batch_tokens=config.batch_tokens,
-                                device=loaded.device, title=f"{title}: answers")
-            scores["correct"] = [bool(c) if a else None
-                                 for c, a in zip(found.correct, found.applicable, strict=True)]
-            scores["answers"] = found.outputs
-        write_json(path, scores)
-        return scores, True
+
+def _cell(arm: Arm, k: int, inputs: Inputs) -> Cell:
+    if not arm.subsets:
+        return Cell(arm.name, 0, None)
+    return Cell(f"{arm.name}, seed {k}", k, tuple(inputs.pool.rendered[i] for i in arm.subsets[k]))
+
+
+def _test_rows(config: CompareConfig, context: Context, inputs: Inputs) -> TestRows:
+    prompts, references = [], []
+    if config.exact_match_tokens:
+        renderer = Renderer(context.model.tokenizer, max_length=config.max_length)
+        for row in inputs.test.rows:
+            prompt, reference = renderer.generation_prompt(row.messages)
+            prompts.append(prompt)
+            references.append(reference)
+    return TestRows(inputs.test.ids, inputs.test.rendered, prompts, references)
 
 
 def summarise(config: CompareConfig, inputs: Inputs, arms: Sequence[Arm]) -> dict[str, Any]:

@@ -1,0 +1,156 @@
+"""One cell of an experiment: train on some rows with one seed (or not at all), score on the test rows, keep both.
+
+Cells are kept by content: the folder's name is a hash of the rows, the settings, the seed and the base model. No arm,
+run or repetition that shares a feature home trains on the same rows with the same seed twice, and a killed run
+continues with the cells that are missing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from siftune.config import CompareConfig
+from siftune.data.rows import Rendered
+from siftune.files import read_json, write_json
+from siftune.representations.less import lora_settings
+from siftune.seeds import derive
+
+if TYPE_CHECKING:
+    from siftune.models.loading import LoadedModel
+    from siftune.training.settings import TrainSettings
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training and its scores.
+
+    Attributes:
+        title: for the progress bar.
+        seed: k; with the run's seed it decides the adapter's initial weights, row order and dropout.
+        rows: what is trained on; None for the model as it is (zero-shot).
+    """
+
+    title: str
+    seed: int
+    rows: tuple[Rendered, ...] | None
+
+
+@dataclass(frozen=True)
+class TestRows:
+    """What every cell is scored on.
+
+    Attributes:
+        ids: of the rows.
+        rendered: for the loss.
+        prompts, references: for exact match; empty where it is off.
+    """
+
+    __test__ = False  # not a test case of pytest's
+
+    ids: list[str]
+    rendered: list[Rendered]
+    prompts: list[np.ndarray]
+    references: list[str]
+
+    def key(self, limit: int) -> str:
+        digest = hashlib.blake2b(json.dumps([self.ids, limit, self.references]).encode(), digest_size=8)
+        _update(digest, self.rendered)
+        return digest.hexdigest()
+
+
+def settings_of(config: CompareConfig, seed: int) -> TrainSettings:
+    """How the cells of seed k are trained."""
+    from siftune.training.settings import TrainSettings
+
+    return TrainSettings(learning_rate=config.learning_rate, batch_size=config.batch_size, epochs=config.epochs,
+                         seed=derive(config.seed, "training", seed) % 2**31)
+
+
+@dataclass(frozen=True)
+class Shelf:
+    """Where cells are kept: ``<root>/<content>/`` with the adapter and one score file for each set of test rows.
+
+    Attributes:
+        root: the folder.
+        config: the run's settings.
+        base: hash and dtype of the base model.
+        test: hash of the test rows.
+    """
+
+    root: Path
+    config: CompareConfig
+    base: str
+    test: str
+
+    def folder(self, cell: Cell) -> Path:
+        if cell.rows is None:
+            return self.root / f"zero-shot-{hashlib.blake2b(self.base.encode(), digest_size=8).hexdigest()}"
+        told = {"base": self.base, "lora": asdict(lora_settings(self.config)), "adapter": self.config.seed,
+                "seed": cell.seed, "train": asdict(settings_of(self.config, cell.seed))}
+        digest = hashlib.blake2b(json.dumps(told, sort_keys=True).encode(), digest_size=8)
+        _update(digest, cell.rows)
+        return self.root / digest.hexdigest()
+
+    def scores_file(self, cell: Cell) -> Path:
+        return self.folder(cell) / f"scores-{self.test}.json"
+
+    def has(self, cell: Cell) -> bool:
+        return self.scores_file(cell).is_file()
+
+    def scores(self, cell: Cell) -> dict[str, Any]:
+        """``loss`` [test rows], ``correct`` [test rows] of true, false or null, ``answers``, ``steps``, ``seconds``."""
+        return read_json(self.scores_file(cell))
+
+
+class CellWorker:
+    """Trains and scores cells with one loaded model; in a worker process or in this one."""
+
+    def __init__(self, number: int, *, load: Callable[[Any], LoadedModel], shelf: Shelf, test: TestRows):
+        self.shelf, self.test = shelf, test
+        self.loaded = load(shelf.config)
+
+    def __call__(self, cell: Cell) -> None:
+        from siftune.models.lora import attach_lora, detach_lora
+        from siftune.training.sft import train_lora
+
+        config, loaded, folder = self.shelf.config, self.loaded, self.shelf.folder(cell)
+        if cell.rows is None:
+            self._score(loaded.model, cell, steps=0, seconds=0.0)
+            return
+        model = attach_lora(loaded.model, lora_settings(config), derive(config.seed, "training adapter", cell.seed))
+        try:
+            result = train_lora(model, cell.rows, settings_of(config, cell.seed), folder, pad_id=loaded.pad_id,
+                                device=loaded.device, base_key=self.shelf.base, title=cell.title)
+            self._score(model, cell, result.steps, result.seconds)
+        finally:
+            detach_lora(model).requires_grad_(False)
+
+    def _score(self, model: Any, cell: Cell, steps: int, seconds: float) -> None:
+        from siftune.evaluation.exact_match import exact_match
+        from siftune.evaluation.loss import row_losses
+
+        config, loaded, test = self.shelf.config, self.loaded, self.test
+        loss = row_losses(model, test.rendered, batch_tokens=config.batch_tokens, device=loaded.device,
+                          pad_id=loaded.pad_id, title=f"{cell.title}: loss")
+        scores: dict[str, Any] = {"ids": test.ids, "steps": steps, "seconds": seconds, "loss": loss.tolist(),
+                                  "correct": [None] * len(test.ids), "answers": [None] * len(test.ids)}
+        if test.prompts:
+            found = exact_match(model, loaded.tokenizer, test.prompts, test.references,
+                                max_reference_tokens=config.exact_match_tokens, batch_tokens=config.batch_tokens,
+                                device=loaded.device, title=f"{cell.title}: answers")
+            scores["correct"] = [bool(c) if a else None for c, a in zip(found.correct, found.applicable, strict=True)]
+            scores["answers"] = found.outputs
+        write_json(self.shelf.scores_file(cell), scores)
+
+
+def _update(digest: Any, rows: Sequence[Rendered]) -> None:
+    for row in rows:
+        digest.update(len(row).to_bytes(4, "little"))
+        digest.update(np.ascontiguousarray(row.ids, dtype="<i4").tobytes() + np.packbits(row.mask).tobytes())
