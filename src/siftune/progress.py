@@ -12,10 +12,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+_silent = False
+
+
+def silence() -> None:
+    """No more bars and lines from this process: a worker's would run into those of the process that shows them."""
+    global _silent
+    _silent = True
+
 
 def log(message: str) -> None:
     """One line of what is going on, to stderr; results go to stdout and to files."""
-    print(message, file=sys.stderr, flush=True)
+    if not _silent:
+        print(message, file=sys.stderr, flush=True)
 
 
 class Bar:
@@ -56,7 +65,7 @@ def bar(title: str, total: float, unit: str = "rows") -> Iterator[Bar]:
         ...     progress.advance(300)
     """
     state = Bar(title, total, unit)
-    if not sys.stderr.isatty():
+    if _silent or not sys.stderr.isatty():
         yield state
         return
     from rich.console import Console

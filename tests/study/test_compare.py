@@ -115,10 +115,9 @@ def test_another_test_file_scores_the_kept_trainings(setting, done, monkeypatch)
 
 def test_several_workers_come_to_the_same_numbers(setting, done):
     again = compare(config(setting, "two", workers=2, methods=("less-round-robin",), baselines=("random",)))
-    one = {arm["name"]: arm for arm in done.result["arms"]}
+    losses = {arm["name"]: arm["results"]["all"]["loss"]["mean"] for arm in done.result["arms"]}
     for arm in again.result["arms"]:
-        assert arm["results"]["all"]["loss"]["mean"] == pytest.approx(one[arm["name"]]["results"]["all"]["loss"]["mean"],
-                                                                      rel=1e-4)
+        assert arm["results"]["all"]["loss"]["mean"] == pytest.approx(losses[arm["name"]], rel=1e-4)
 
 
 def test_without_held_out_rows_nothing_can_be_proven(setting):

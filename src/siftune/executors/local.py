@@ -18,6 +18,7 @@ from multiprocessing import get_context
 from typing import Any, Generic, TypeVar
 
 from siftune.errors import ConfigError, SiftuneError
+from siftune.progress import silence
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -78,6 +79,7 @@ def _start(start: Callable[[int], Callable[[Any], Any]], numbers: Any, workers: 
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     import torch
 
+    silence()
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers))
     _task = start(numbers.get())
 

@@ -12,6 +12,7 @@ import shutil
 import tempfile
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from siftune.errors import ModelError
 from siftune.files import make_folder, write_text
@@ -91,7 +92,8 @@ def _convert(source: Path, folder: Path) -> None:
     config = type(quantized.config).from_dict(
         {k: v for k, v in quantized.config.to_dict().items() if k not in ("quantization_config", "_name_or_path")}
     )
-    plain = type(quantized)(config).to(torch.float32)
+    plain: Any = type(quantized)(config)
+    plain.to(torch.float32)
     plain.load_state_dict(quantized.state_dict())
     plain.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -25,7 +26,7 @@ from siftune.data.rows import Examples
 from siftune.errors import ConfigError
 from siftune.evaluation.statistics import PairedDifference, holm, interval, paired_difference
 from siftune.files import read_json, write_json
-from siftune.progress import log
+from siftune.progress import bar, log
 from siftune.representations.base import Context, Evidence
 from siftune.runfolder import Outcome
 from siftune.seeds import derive
@@ -190,8 +191,10 @@ def _train_and_score(config: CompareConfig, context: Context, inputs: Inputs, ar
         load = context.load if workers > 1 else _AlreadyLoaded(loaded)
         start = partial(CellWorker, load=load, shelf=shelf, test=test)
         if todo:
-            for _ in LocalExecutor(workers).map(start, todo):
-                pass
+            with bar("trainings", len(todo), "trainings") if workers > 1 else nullcontext() as progress:
+                for _ in LocalExecutor(workers).map(start, todo):
+                    if progress:
+                        progress.advance()
     for arm in arms:
         kept = [shelf.scores(cell) for cell in cells[arm.name]]
         arm.losses = np.array([scores["loss"] for scores in kept], dtype=np.float64)
