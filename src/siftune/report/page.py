@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ def render(report: dict[str, Any]) -> str:
     return template.render(r=report, charts=_charts(report), css=Markup(css), css_hash=digest)
 
 
+@cache
 def _environment() -> Environment:
     environment = Environment(loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined,
                               finalize=_shown, trim_blocks=True, lstrip_blocks=True)

@@ -44,6 +44,7 @@ class Overlap(_Part):
     pool_id: str | None = None
     other_id: str | None = None
     other: str | None = None
+    dropped: bool | None = None
 
 
 class Data(_Part):
@@ -128,6 +129,7 @@ class Test(_Part):
     low: float | None = None
     high: float | None = None
     p_value: float | None = None
+    p_value_holm: float | None = None
     n_examples: int | None = None
     n_seeds: int | None = None
     verdict: Literal["better", "worse", "no different"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from siftune.report.formats import MINUS, count, percent, rough_percent, signed, signed_percent
+from siftune.report.formats import count, percent, rough_percent, signed, signed_percent
 from siftune.report.schema import ALL, RANDOM, ZERO_SHOT, Arm, Comparison, Estimate, Manifest, Test
 
 ROUGH_SEEDS = 3  # with fewer seeds an interval says little about the noise of training
@@ -132,9 +132,10 @@ def _other_tokens(test: Test, comparison: Comparison) -> list[str]:
     ratio = method.tokens / random.tokens
     if 0.9 <= ratio <= 1.1:
         return []
+    amount = f"{percent(ratio - 1)} more" if ratio > 1 else f"{percent(1 - ratio)} fewer"
     return [f"{test.method} trained on {count(method.tokens, 'token')}, random on {count(random.tokens, 'token')} "
-            f"({percent(ratio - 1) if ratio > 1 else MINUS + percent(1 - ratio)} of difference): part of the effect "
-            "may come from the amount of text. Compare with a token budget or a length-matched random."]
+            f"({amount}): part of the effect may come from the amount of text. Compare with a token budget or a "
+            "length-matched random."]
 
 
 def _arm(comparison: Comparison, name: str) -> Arm | None:

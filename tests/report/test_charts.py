@@ -1,0 +1,119 @@
+"""Charts place what they are given, name it for a screen reader, and stay inside their frame."""
+
+from __future__ import annotations
+
+from xml.etree import ElementTree
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from markupsafe import Markup
+
+from siftune.report import charts, formats
+from siftune.report.text import shorten, visible
+
+finite = st.floats(-1e9, 1e9, allow_nan=False).map(lambda value: 0.0 if abs(value) < 1e-9 else value)
+
+
+def parsed(chart: Markup) -> ElementTree.Element:
+    return ElementTree.fromstring(str(chart))
+
+
+def percents(svg: ElementTree.Element) -> list[float]:
+    """Every horizontal place of a chart, right ends of bars included."""
+    found = []
+    for element in svg.iter():
+        found += [float(element.attrib[name][:-1]) for name in ("x", "x1", "x2", "cx") if name in element.attrib]
+        if element.tag == "rect":
+            found.append(float(element.attrib["x"][:-1]) + float(element.attrib["width"][:-1]))
+    return found
+
+
+def test_a_chart_has_a_name_a_title_and_a_description() -> None:
+    svg = parsed(charts.columns("Coverage", "One bar each.", [("a", 2), ("b", 0)], none="no selected row"))
+    assert svg.attrib["role"] == "img"
+    assert svg.attrib["aria-label"] == "Coverage. One bar each."
+    assert [child.text for child in svg[:2]] == ["Coverage", "One bar each."]
+    assert [group[0].text for group in svg.iter("g")] == ["a: 2", "b: no selected row"]
+    assert len([c for c in svg.iter("circle") if c.attrib["class"] == "uncovered"]) == 1
+
+
+def test_labels_cannot_leave_their_text() -> None:
+    evil = "</text></svg><script>alert(1)</script>\u202e\x00"
+    svg = parsed(charts.bar_pairs(evil, evil, [charts.Pair(evil, 0.1, 0.2)], formats.percent))
+    assert {element.tag for element in svg.iter()} == {"svg", "title", "desc", "g", "text", "rect"}
+    assert svg[0].text == "</text></svg><script>alert(1)</script>[U+202E][U+0000]"
+
+
+def test_pairs_share_one_scale_from_zero() -> None:
+    svg = parsed(charts.bar_pairs("t", "d", [charts.Pair("a", 0.5, 0.25), charts.Pair("b", 0.0, 0.125)],
+                                  formats.percent))
+    assert [rect.attrib["width"] for rect in svg.iter("rect")] == ["100%", "50%", "0%", "25%"]
+
+
+@given(st.lists(st.integers(0, 10**6), min_size=1, max_size=30))
+def test_a_histogram_gives_every_filled_bin_one_bar_in_proportion(counts: list[int]) -> None:
+    edges = [float(i) for i in range(len(counts) + 1)]
+    svg = parsed(charts.histogram("t", "d", edges, [charts.Series("rows", "pool", counts)]))
+    heights = [float(rect.attrib["height"]) for rect in svg.iter("rect")]
+    filled = [rows for rows in counts if rows]
+    assert len(heights) == len(filled)
+    for height, rows in zip(heights, filled, strict=True):
+        assert height == pytest.approx(max(1.5, 84 * rows / max(filled)), rel=1e-3)
+    assert all(-1e-6 <= place <= 100.001 for place in percents(svg))
+
+
+@given(st.lists(st.tuples(finite, finite, finite), min_size=1, max_size=8), st.booleans())
+def test_a_forest_plot_keeps_order_and_everything_inside(rows: list[tuple[float, float, float]], zero: bool) -> None:
+    ordered = [sorted(row) for row in rows]
+    svg = parsed(charts.intervals("t", "d", [charts.Interval("a", mean, low, high, points=(low, high))
+                                             for low, mean, high in ordered], formats.signed,
+                                  zero=("better", "worse") if zero else None))
+    assert all(0 <= place <= 100 for place in percents(svg))
+    means = [float(c.attrib["cx"][:-1]) for c in svg.iter("circle") if c.attrib["class"].startswith("mean")]
+    for (_, first, _), x in zip(ordered, means, strict=True):
+        for (_, second, _), y in zip(ordered, means, strict=True):
+            assert x <= y or first >= second
+
+
+def test_an_interval_without_width_is_drawn() -> None:
+    svg = parsed(charts.intervals("t", "d", [charts.Interval("a", 1.0, 1.0, 1.0)], formats.loss))
+    assert [c.attrib["cx"] for c in svg.iter("circle")] == ["50%"]
+
+
+@given(finite, st.floats(1e-3, 1e9))
+def test_ticks_are_inside_rising_and_few(low: float, width: float) -> None:
+    high = low + width
+    found = charts.ticks(low, high)
+    slack = 1e-6 * (abs(low) + abs(high) + width)
+    assert all(low - slack <= tick <= high + slack for tick in found)
+    assert found == sorted(found)
+    assert len(found) <= 7
+
+
+@pytest.mark.parametrize(("text", "width", "wanted"), [
+    ("short", 10, "short"), ("two\n lines", 20, "two lines"), ("abcdefghijklmnop", 10, "abcdef…nop"),
+    ("数数数数数数数数", 10, "数数数…数"), ("\u202eabc", 20, "[U+202E]abc"),
+])
+def test_a_label_is_cut_in_the_middle_by_its_width(text: str, width: int, wanted: str) -> None:
+    assert shorten(text, width) == wanted
+
+
+def test_ordinary_text_of_any_script_is_left_as_it_is() -> None:
+    text = "naïve 数学 می\u200cخواهم 👩\u200d🔬\n\tend"
+    assert visible(text) == text
+    assert visible("a\r\nb\rc") == "a\nb[U+000D]c"
+
+
+@pytest.mark.parametrize(("shown", "wanted"), [
+    (formats.number(1234567), "1,234,567"), (formats.number(-2.5), "−2.5"), (formats.number(None), "–"),
+    (formats.percent(0.0001), "< 0.1%"), (formats.percent(0.0), "0.0%"), (formats.percent(0.1234), "12.3%"),
+    (formats.signed_percent(-0.0001), "0.0%"), (formats.signed(0.0001), "0"), (formats.signed(-0.25), "−0.250"),
+    (formats.p_value(0.0002), "< 0.001"), (formats.score(0.00001234), "1.234e-05"), (formats.score(0.5), "0.5000"),
+    (formats.duration(3.14), "3.1 s"), (formats.duration(60), "1 min"), (formats.duration(3599.9), "1 h"),
+    (formats.duration(7500), "2 h 5 min"), (formats.size(999), "999 bytes"), (formats.size(4_200_000), "4.2 MB"),
+    (formats.rough_percent(0.05), "5%"), (formats.rough_percent(0.0416), "4.2%"), (formats.rough_percent(0.123), "12%"),
+    (formats.count(1, "row"), "1 row"), (formats.count(1200, "row"), "1,200 rows"),
+])
+def test_numbers_read_as_people_write_them(shown: str, wanted: str) -> None:
+    assert shown == wanted

@@ -1,0 +1,107 @@
+"""The verdict says in plain words what the tests show, and what to know before relying on it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from siftune.report.schema import Comparison, Manifest
+from siftune.report.verdict import relative, verdict
+from tests.report import runs
+
+
+def judged(comparison: dict[str, Any], **method: Any) -> dict[str, Any]:
+    return verdict(Comparison.model_validate(comparison), Manifest.model_validate({"method": method}))
+
+
+def only(difference: float, half: float, outcome: str, **changes: Any) -> dict[str, Any]:
+    """A comparison whose only test is the pooled loss against random."""
+    test = {"method": "less+round-robin", "against": "random", "subtask": "all", "metric": "loss",
+            "difference": difference, "low": difference - half, "high": difference + half, "p_value": 0.01,
+            "n_examples": 80, "n_seeds": 3, "verdict": outcome}
+    return runs.comparison(tests=[test | changes])
+
+
+def test_a_better_method_is_given_in_per_cent_of_random_s_loss() -> None:
+    found = judged(only(-0.12, 0.07, "better"))
+    assert found["status"] == "better"
+    assert found["sentences"] == ["less+round-robin lowered the held-out target loss by 12% against random "
+                                  "(95% interval 5% to 19%, 3 seeds)."]
+    assert found["cautions"] == []
+
+
+def test_a_worse_method_is_called_worse() -> None:
+    found = judged(only(0.12, 0.07, "worse"))
+    assert found["sentences"] == ["less+round-robin raised the held-out target loss by 12% against random "
+                                  "(95% interval 5% to 19%, 3 seeds): do not use this subset."]
+
+
+def test_no_difference_is_no_better_and_shows_the_signs() -> None:
+    found = judged(only(-0.02, 0.06, "no different"))
+    assert found["status"] == "no different"
+    assert found["sentences"] == [
+        "less+round-robin was no better than random here: do not rely on it. The held-out target loss changed by "
+        "−2.0% (95% interval −8.0% to +4.0%, 3 seeds), which is within the noise."]
+
+
+def test_the_share_is_taken_of_the_mean_loss_of_the_arm_held_against() -> None:
+    comparison = only(-0.12, 0.07, "better")
+    comparison["arms"][1]["results"]["all"]["loss"]["mean"] = 2.0
+    parsed = Comparison.model_validate(comparison)
+    assert relative(parsed.tests[0], parsed) == pytest.approx((-0.06, -0.095, -0.025))
+
+
+def test_without_random_s_loss_the_difference_is_given_in_nats() -> None:
+    comparison = only(-0.12, 0.07, "better")
+    comparison["arms"] = comparison["arms"][:1]
+    assert "by 0.120 nats against random (95% interval −0.190 to −0.050, 3 seeds)" in judged(comparison)["sentences"][0]
+
+
+def test_the_run_s_own_method_decides_whatever_the_others_do() -> None:
+    comparison = only(-0.02, 0.06, "no different")
+    comparison["tests"].append(comparison["tests"][0] | {"method": "rds+top-k", "difference": -0.3, "low": -0.4,
+                                                         "high": -0.2, "verdict": "better"})
+    own = judged(comparison, representation="less", selector="round-robin")
+    assert own["status"] == "no different"
+    assert own["sentences"][1].startswith("rds+top-k lowered")
+    assert judged(comparison, representation="rds", selector="top-k")["status"] == "better"
+
+
+@pytest.mark.parametrize("change", [{"against": "longest"}, {"subtask": "gcd"}, {"metric": "exact_match"}])
+def test_only_the_pooled_loss_against_random_makes_a_verdict(change: dict[str, str]) -> None:
+    found = judged(only(-0.12, 0.07, "better", **change))
+    assert found["status"] == "not compared"
+    assert "lowered" not in " ".join(found["sentences"])
+
+
+def test_few_seeds_are_cautioned() -> None:
+    assert judged(only(-0.12, 0.07, "better", n_seeds=1))["cautions"][0].startswith("Only 1 seed:")
+
+
+def test_beating_random_but_not_the_untrained_model_is_cautioned() -> None:
+    comparison = only(-0.12, 0.07, "better")
+    comparison["arms"][2]["results"]["all"]["loss"]["mean"] = 0.5
+    assert "training on these rows does not pay" in judged(comparison)["cautions"][0]
+
+
+def test_a_stronger_baseline_that_is_not_beaten_is_cautioned() -> None:
+    comparison = only(-0.12, 0.07, "better")
+    comparison["arms"].append(comparison["arms"][1] | {"name": "length-matched-random"})
+    comparison["tests"].append(comparison["tests"][0] | {"against": "length-matched-random",
+                                                         "verdict": "no different"})
+    assert "not shown to be better than length-matched-random" in judged(comparison)["cautions"][0]
+
+
+def test_a_subtask_that_suffers_is_named() -> None:
+    comparison = only(-0.12, 0.07, "better")
+    comparison["tests"].append(comparison["tests"][0] | {"subtask": "spell", "verdict": "worse"})
+    assert judged(comparison)["cautions"] == ["less+round-robin is worse than random on spell."]
+
+
+def test_much_more_text_than_random_had_is_cautioned() -> None:
+    comparison = only(-0.12, 0.07, "better")
+    comparison["arms"][0]["tokens"] = 6100  # random: 3,050
+    assert "6,100 tokens, random on 3,050 tokens (100.0% more)" in judged(comparison)["cautions"][0]
+    comparison["arms"][0]["tokens"] = 1525
+    assert "(50.0% fewer)" in judged(comparison)["cautions"][0]
