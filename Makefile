@@ -36,7 +36,7 @@ smoke: $(READY)
 	$(BIN)/siftune doctor runs/smoke --model none
 
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadscope --durations 10
 	$(MAKE) smoke
 
 clean:
