@@ -123,6 +123,31 @@ def test_without_a_comparison_the_page_says_so_and_claims_nothing(tmp_path: Path
     assert "lowered" not in page(run).text
 
 
+@pytest.mark.parametrize("change", [
+    {"tests": []}, {"arms": [], "tests": []}, {"learning_rate": None, "epochs": None, "note": None},
+    {"arms": [{"name": "random", "kind": "baseline"}, {"name": "zero-shot", "kind": "baseline", "results": {
+        "all": {}, "gcd": {"loss": {"mean": 1.0}, "exact_match": {}, "n": 3}}}], "tests": []},
+])
+def test_a_comparison_that_holds_little_still_makes_a_page(tmp_path: Path, change: dict[str, Any]) -> None:
+    run = runs.write_run(tmp_path / "run")
+    runs.write_json(run / "comparison.json", runs.comparison(**change))
+    build(run)
+    assert numbers(run)["verdict"]["status"] == ("not compared" if "tests" in change else "better")
+    assert "How to read the intervals and tests" in page(run).text
+
+
+def test_p_values_corrected_for_the_number_of_tests_are_shown_beside_the_plain_ones(tmp_path: Path) -> None:
+    run, compared = runs.write_run(tmp_path / "run"), runs.comparison()
+    runs.write_json(run / "comparison.json", compared)
+    build(run)
+    assert "p (Holm)" not in page(run).text
+    compared["tests"][0]["p_value_holm"] = 0.777
+    runs.write_json(run / "comparison.json", compared)
+    build(run)
+    assert "p (Holm)" in page(run).text
+    assert "0.777" in page(run).cells
+
+
 def test_a_random_selection_has_no_scores_and_no_targets_to_show(tmp_path: Path) -> None:
     run = runs.write_run(tmp_path / "run")
     n = 30
