@@ -7,6 +7,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -58,9 +59,11 @@ def write_run(folder: Path, outcome: Outcome) -> None:
     """Write every file of the run folder but the report."""
     rows, problem, selection = outcome.inputs.pool.rows, outcome.problem, outcome.selection
     chosen = selection.indices.tolist()
-    ranked = ranking(problem, selection)
-    nearly = [i for i in ranked if i not in set(chosen)][:NEARLY]
+    taken = set(chosen)
+    nearly = list(islice((i for i in ranking(problem, selection) if i not in taken), NEARLY))
 
+    if _selected_before(folder) != [rows[i].id for i in chosen]:
+        (folder / "comparison.json").unlink(missing_ok=True)  # it speaks of another subset
     (folder / "manifest.json").unlink(missing_ok=True)  # until all is written, the folder is not a finished run
     write_rows(folder / "selected.jsonl", (rows[i] for i in chosen))
     write_with(folder / "selection.parquet", lambda path: _write_selection(path, outcome))
@@ -70,6 +73,13 @@ def write_run(folder: Path, outcome: Outcome) -> None:
     write_dropped(folder / "dropped.jsonl", outcome.inputs.dropped)
     write_text(folder / "config.yaml", to_yaml(outcome.config))
     write_json(folder / "manifest.json", _manifest(outcome))
+
+
+def _selected_before(folder: Path) -> list[str] | None:
+    import pyarrow.parquet as pq
+
+    path = folder / "selection.parquet"
+    return pq.read_table(path, columns=["id"])["id"].to_pylist() if path.is_file() else None
 
 
 def ranking(problem: Problem, selection: Selection) -> list[int]:

@@ -120,6 +120,15 @@ def test_several_workers_come_to_the_same_numbers(setting, done):
         assert arm["results"]["all"]["loss"]["mean"] == pytest.approx(losses[arm["name"]], rel=1e-4)
 
 
+def test_another_selection_in_the_folder_takes_the_comparison_away(setting, done):
+    made = config(setting, "stale", from_run=str(done.folder), methods=("less-round-robin",))
+    folder = compare(made).folder
+    api.select(made)
+    assert (folder / "comparison.json").is_file(), "the same subset: the comparison still holds"
+    api.select(config(setting, "stale", from_run=str(done.folder), budget="4"))
+    assert not (folder / "comparison.json").is_file()
+
+
 def test_without_held_out_rows_nothing_can_be_proven(setting):
     with pytest.raises(ConfigError, match="nothing to score on"):
         compare(config(setting, "none", test=()))

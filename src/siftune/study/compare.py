@@ -72,7 +72,7 @@ class Comparison:
         folder: the run folder, with ``comparison.json`` and the report.
         result: what ``comparison.json`` holds.
         report: path of ``report.html``.
-        verdict: the report's verdict in plain words.
+        verdict: the report's verdict and cautions in plain words, a line each.
     """
 
     folder: Path
@@ -103,7 +103,8 @@ def compare(config: CompareConfig, *, command: str = "") -> Comparison:
     write_json(Path(config.output_dir) / "comparison.json", result)
     api.finish(outcomes[0])  # once more, now with all the times
     page, numbers = build(config.output_dir)
-    return Comparison(Path(config.output_dir), result, page, " ".join(read_json(numbers)["verdict"]["sentences"]))
+    told = read_json(numbers)["verdict"]
+    return Comparison(Path(config.output_dir), result, page, "\n".join([*told["sentences"], *told["cautions"]]))
 
 
 def _check(config: CompareConfig) -> None:
@@ -116,6 +117,8 @@ def _check(config: CompareConfig) -> None:
             from siftune.registry import unknown_name
 
             raise unknown_name("baseline", name, BASELINES, flag="--baselines")
+    for name in config.methods:  # a misspelt second method is refused now, not after the first one's features
+        api.resolve(name, config.representation, config.selector, has_target=bool(config.target))
     if config.seeds < 1:
         raise ConfigError("at least one seed is needed", where="--seeds", hint="give 3 or more for honest intervals")
 
