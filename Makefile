@@ -28,7 +28,7 @@ demo: $(READY)
 
 lint: $(READY)
 	$(BIN)/ruff check .
-	$(BIN)/pyright
+	$(BIN)/basedpyright
 
 smoke: $(READY)
 	rm -rf runs/smoke

@@ -7,7 +7,15 @@ instant.
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # for editors and type checkers; at run time __getattr__ imports what is asked for
+    from siftune.api import compare, select
+    from siftune.config import CompareConfig, SelectConfig
+    from siftune.errors import SiftuneError
+    from siftune.selectors.budget import Budget
+    from siftune.selectors.problem import Problem
+    from siftune.selectors.selection import Selection
 
 __version__ = "0.1.0"
 
@@ -18,8 +26,8 @@ _EXPORTS = {
     "CompareConfig": "siftune.config",
     "SiftuneError": "siftune.errors",
     "Problem": "siftune.selectors.problem",
-    "Selection": "siftune.selectors.problem",
-    "Budget": "siftune.selectors.problem",
+    "Selection": "siftune.selectors.selection",
+    "Budget": "siftune.selectors.budget",
 }
 
 __all__ = [
