@@ -95,9 +95,13 @@ def export(
     """Write the selected rows as a trainer reads them."""
     from pathlib import Path
 
+    from siftune.config import read_yaml
     from siftune.export import export as write
 
-    written = write(Path(run), to, Path(output) if output else Path(run) / f"export-{to}")
+    config = Path(run) / "config.yaml"
+    format = str(read_yaml(config).get("format", "auto")) if config.is_file() else "auto"
+    written = write(Path(run), to, Path(output) if output else Path(run) / f"export-{to}",
+                    format="mixed" if format == "auto" else format)
     for path in written.files:
         print(path)
     if written.note:
