@@ -10,8 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from siftune.errors import SiftuneError
+from siftune.api import features_home
+from siftune.config import SelectConfig, read_yaml
+from siftune.errors import DataError, SiftuneError
 
+_NAME_A_RUN = "name a folder that `siftune select --output-dir` has written"
 TOLERANCE = 1e-3  # relative; float32 passes by far, half precision does not and is told so
 
 
@@ -20,15 +23,32 @@ def doctor(run: str | None, model: str, *, repair: bool = False) -> bool:
 
     Args:
         run: a run folder whose stores are verified against their checksums, or None.
-        model: a model to check, or ``none``.
+        model: a model to check, ``none``, or nothing for the run's own (``embedded`` where there is no run).
         repair: remove broken shards.
+
+    Raises:
+        DataError: the run folder is not one.
     """
+    told = _configuration(Path(run)) if run else {}
     checks = [_environment()]
     if run:
-        checks.append(_stores(Path(run), repair=repair))
+        home = features_home(SelectConfig(output_dir=run, from_run=str(told.get("from_run") or "")))
+        checks.append(_stores(home, repair=repair))
     if model != "none":
-        checks.append(_model(model))
+        checks.append(_model(model or str(told.get("model", "embedded"))))
     return all(checks)
+
+
+def _configuration(run: Path) -> dict[str, Any]:
+    """The configuration of a finished run; empty for one that was interrupted."""
+    if not run.is_dir():
+        raise DataError("no such run folder", where=str(run), hint=_NAME_A_RUN)
+    if (run / "config.yaml").is_file():
+        return read_yaml(run / "config.yaml")
+    if not (run / "store").is_dir():
+        raise DataError("this is not a run folder", where=str(run),
+                        why="There is neither a configuration nor a store in it.", hint=_NAME_A_RUN)
+    return {}
 
 
 def _say(ok: bool | None, what: str, detail: str) -> bool:
@@ -64,18 +84,23 @@ def _stores(run: Path, *, repair: bool) -> bool:
     heads = sorted((run / "store").rglob("shard-*.json"))
     folders = sorted({head.parent for head in heads})
     if not folders:
-        return _say(False, "stores", f"there are none in {run / 'store'}")
+        return _say(None, "stores", f"there are no features in {run / 'store'}")
     fine = True
     for folder in folders:
         store = FeatureStore.load(folder)
         broken = store.verify()
-        if broken and repair:
-            for shard in broken:
+        absent = {shard for shard in broken if not (folder / f"{shard.name}.json").exists()}
+        damaged = [shard for shard in broken if shard not in absent]
+        if repair:
+            for shard in damaged:
                 store.discard(shard)
-        names = ", ".join(s.name for s in broken)
         told = f"{store.rows:,} rows in {len(store.shards())} shards"
-        fix = "removed; the next run makes them again" if repair else "run `siftune doctor RUN --repair`"
-        fine &= _say(not broken, str(folder.relative_to(run)), told if not broken else f"broken: {names}; {fix}")
+        if absent:
+            told += f", {len(absent)} of them still to be made"
+        if damaged:
+            fix = "removed; the next run makes them again" if repair else f"run `siftune doctor {run} --repair`"
+            told += f"; broken: {', '.join(shard.name for shard in damaged)}; {fix}"
+        fine &= _say(False if damaged and not repair else None if broken else True, str(folder.relative_to(run)), told)
     return fine
 
 

@@ -120,7 +120,8 @@ def methods() -> None:
 def doctor(
     run: Annotated[str | None, typer.Argument(help="A run folder whose stores are to be verified.",
                                               metavar="[RUN]")] = None,
-    model: Annotated[str, typer.Option(help="Model to check; none for no model.")] = "embedded",
+    model: Annotated[str, typer.Option(help="Model to check, or none; by default that of the run, else embedded.",
+                                       show_default=False)] = "",
     repair: Annotated[bool, typer.Option(help="Remove broken shards, so that the next run makes them again.")] = False,
 ) -> None:
     """Check the environment, a model (gradients independent of the batch) and the stores of a run."""
