@@ -51,12 +51,13 @@ def _config_file() -> inspect.Parameter:
 
 def _parameter(field: dataclasses.Field[Any], hint: Any) -> inspect.Parameter:
     many = get_origin(hint) is tuple
-    kind: Any = list[str] if many else str if get_origin(hint) is Literal else hint
+    # Texts but for switches: the config reads numbers and choices, and tells mistakes the same way as for YAML.
+    kind: Any = list[str] if many else bool if hint is bool else str
     default: Any = field.default
     shown = "" if default in ((), "", None) else f" [default: {', '.join(default) if many else default}]"
     flag = flag_of(field)
     names = [f"{flag}/--no-{flag[2:]}"] if kind is bool else [flag]
-    metavar = "|".join(get_args(hint)) if get_origin(hint) is Literal else _METAVARS.get(kind, "TEXT")
+    metavar = "|".join(get_args(hint)) if get_origin(hint) is Literal else _METAVARS.get(hint, "TEXT")
     option = typer.Option(*names, help=field.metadata["help"] + shown, rich_help_panel=field.metadata["group"],
                           metavar=metavar, show_default=False)
     return inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=None,
