@@ -112,7 +112,7 @@ def _read_source(source: Source, format: str) -> list[_Read]:
         with bar(f"reading {source.name}", size / 1e6, "MB") as progress:
             read = _interpret(source, format, progress)
     if not read:
-        raise DataError(f"{source.name} is empty", where=source.location, why="There is no record in it.",
+        raise DataError(f"{source.path.name} is empty", where=source.location, why="There is no record in it.",
                         hint="check that the file was written whole")
     return read
 
@@ -154,7 +154,7 @@ def _format_of(record: RawRecord, expected: str) -> str:
         return found
     if fits(record.value, expected):
         return expected  # it may have the keys of another format besides
-    raise DataError(f"a {found} record in a file of {expected} records", where=record.where,
+    raise DataError(f"a record is {found} where the file is {expected}", where=record.where,
                     why=f"found the keys {keys_of(record.value)}",
                     hint="pass --format mixed to detect the format of every record, or split the file")
 
