@@ -120,8 +120,6 @@ def choose(config: SelectConfig, *, inputs: Inputs | None = None, context: Conte
         evidence: that of an earlier call with the same representation.
     """
     method = resolve(config.method, config.representation, config.selector, has_target=bool(config.target))
-    if method.reason:
-        log(f"method auto: {method.representation} with {method.selector} ({method.reason})")
     budget = Budget.parse(config.budget)
     prepare(config.output_dir)
     clock = context.clock if context else Clock()
@@ -131,6 +129,8 @@ def choose(config: SelectConfig, *, inputs: Inputs | None = None, context: Conte
     budget.resolve(len(inputs.pool), int(inputs.pool.tokens.sum()))  # a wrong budget fails now, not after hours
     bare = constrain(config, inputs, Problem(ids=inputs.pool.ids, tokens=inputs.pool.tokens))
     bare.resolve(budget)
+    if method.reason:
+        log(f"method auto: {method.representation} with {method.selector} ({method.reason})")
     home = features_home(config)
     context = context or Context(config, inputs.pool, inputs.target, inputs.render, home, load, clock)
     found: Evidence = evidence or REPRESENTATIONS.get(method.representation)().compute(context)
