@@ -239,21 +239,24 @@ def summarise(config: CompareConfig, inputs: Inputs, arms: Sequence[Arm]) -> dic
     tokens = inputs.pool.tokens
     seed = derive(config.seed, "bootstrap")
 
-    def estimate(values: np.ndarray) -> dict[str, Any] | None:
+    def estimate(values: np.ndarray, ends: tuple[float, float] = (0.0, np.inf)) -> dict[str, Any] | None:
         applicable = ~np.isnan(values).any(axis=0)
         if not applicable.any():
             return None
         values = values[:, applicable]
         found = interval(values if len(values) > 1 else values[0], config.confidence, seed)
-        return {"mean": found.mean, "low": found.low, "high": found.high, "per_seed": values.mean(axis=1).tolist()}
+        # Widened for few seeds, an interval may pass what the metric can be at all.
+        low, high = max(found.low, ends[0]), min(found.high, ends[1])
+        return {"mean": found.mean, "low": low, "high": high, "per_seed": values.mean(axis=1).tolist()}
 
     told = [{
         "name": arm.name, "kind": arm.kind,
         "rows": len(arm.subsets[0]) if arm.subsets else None,
         "tokens": round(float(np.mean([tokens[s].sum() for s in arm.subsets]))) if arm.subsets else None,
         "seeds": list(range(len(arm.subsets))), "steps": arm.steps, "train_seconds": round(arm.seconds, 1),
-        "results": {name: {"loss": estimate(arm.losses[:, rows]), "exact_match": estimate(arm.correct[:, rows]),
-                           "n": len(rows)} for name, rows in parts.items()},
+        "results": {name: {"loss": estimate(arm.losses[:, rows]),
+                           "exact_match": estimate(arm.correct[:, rows], (0.0, 1.0)), "n": len(rows)}
+                    for name, rows in parts.items()},
     } for arm in arms]
     tests = list(_tests(config, arms, parts, seed))
     for test, adjusted in zip(tests, holm([t["p_value"] for t in tests]), strict=True):
