@@ -19,7 +19,7 @@ from siftune.report.composition import nice
 from siftune.report.formats import number
 from siftune.report.text import shorten, visible
 
-LABEL = 34  # columns of a label: what fits beside its numbers on a phone
+PAIR_LABEL, INTERVAL_LABEL = 24, 32  # columns of a label: what fits beside its numbers on a phone
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def bar_pairs(title: str, description: str, pairs: Sequence[Pair], show: Callabl
     for index, pair in enumerate(pairs):
         y = index * step
         group = _group(svg, f"{pair.label}: {show(pair.pool)} of the pool, {show(pair.selected)} of the subset")
-        _text(group, 0, y + 14, shorten(pair.label, LABEL), "label")
+        _text(group, 0, y + 14, shorten(pair.label, PAIR_LABEL), "label")
         _text(group, 100, y + 14, f"{show(pair.pool)} → {show(pair.selected)}", "value", "end")
         _rect(group, 0, y + 20, 100 * pair.pool / top, 7, "pool")
         _rect(group, 0, y + 28, 100 * pair.selected / top, 9, "selected")
@@ -77,7 +77,7 @@ def histogram(title: str, description: str, edges: Sequence[float], panels: Sequ
         mark: a value on the axis to draw a line at, with its label.
         is_open: whether the last bin has no upper limit.
     """
-    height, head = 84, 24
+    height, head = 84, 32
     low, high = edges[0], edges[-1]
     span = (high - low) or 1.0
     bottom = len(panels) * (height + head)
@@ -85,9 +85,9 @@ def histogram(title: str, description: str, edges: Sequence[float], panels: Sequ
     svg = _svg(title, description, top + bottom + 22)
     for index, panel in enumerate(panels):
         base = top + index * (height + head) + head + height
-        _text(svg, 0, base - height - 8, panel.label, "label")
+        _text(svg, 0, base - height - 10, panel.label, "label")
         largest = max(panel.counts, default=0) or 1
-        _text(svg, 100, base - height - 8, f"highest bar {number(largest)}", "value", "end")
+        _text(svg, 100, base - height - 10, f"highest bar {number(largest)}", "value", "end")
         for bin_index, rows in enumerate(panel.counts):
             if not rows:
                 continue
@@ -140,7 +140,7 @@ def intervals(title: str, description: str, rows: Sequence[Interval], show: Call
     for index, row in enumerate(rows):
         y = head + index * step
         group = _group(svg, f"{row.label}: {show(row.mean)}, interval {show(row.low)} to {show(row.high)}")
-        _text(group, 0, y + 15, shorten(row.label, LABEL), "label halo")
+        _text(group, 0, y + 15, shorten(row.label, INTERVAL_LABEL), "label halo")
         _text(group, 100, y + 15, show(row.mean), "value strong halo", "end")
         middle = y + 31
         _line(group, place(row.low), middle, place(row.high), middle, f"whisker {row.kind}")
