@@ -80,7 +80,9 @@ def embedded_model() -> Path:
 def _convert(source: Path, folder: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()
     try:
         import gguf  # noqa: F401 - what transformers reads the file with
     except ImportError as error:
