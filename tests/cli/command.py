@@ -18,7 +18,7 @@ SMALL = ("--lora-rank", 2, "--projection-dim", 64, "--warmup-epochs", 2, "--warm
          "--max-length", 128, "--shard-rows", 8)
 """Settings with which a run on a tiny model takes a second or two."""
 
-TRAINING = ("--epochs", 1, "--seeds", 2, "--exact-match-tokens", 8)
+TRAINING = ("--epochs", 1, "--seeds", 2, "--exact-match-tokens", 16)
 
 
 @dataclass(frozen=True)

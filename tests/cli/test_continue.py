@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,7 @@ def test_another_target_reuses_the_features_of_the_pool(copy: Callable[[], Path]
     siftune("select", "--from", run, "--target", target, "--output-dir", tmp_path / "again").ok()
     check_run_folder(tmp_path / "again", pool_rows=40, selected=8)
     assert reused(tmp_path / "again") == {"warmup": True, "pool features": True, "target features": False}
-    siftune(*files.select, "--target", target, "--output-dir", tmp_path / "fresh").ok()
+    siftune(*replace(files, target=target).select, "--output-dir", tmp_path / "fresh").ok()
     assert selection(tmp_path / "again") == selection(tmp_path / "fresh")
 
 
@@ -107,10 +108,16 @@ def test_batches_and_shards_do_not_change_the_selection(files: Files, finished: 
     assert mine == pytest.approx(theirs, abs=1e-5)
 
 
+@pytest.mark.slow
+def test_several_processes_do_not_change_the_selection(files: Files, finished: Path, tmp_path: Path) -> None:
+    siftune(*files.select, "--workers", 2, "--output-dir", tmp_path / "run").ok()
+    assert selection(tmp_path / "run") == selection(finished)
+
+
 def test_the_order_of_the_pool_does_not_change_the_selection(files: Files, finished: Path, tmp_path: Path) -> None:
     rows = lines(files.pool)
     pool = jsonl(tmp_path / "pool.jsonl", [*rows[17:], *reversed(rows[:17])])
-    siftune(*files.select, "--pool", pool, "--output-dir", tmp_path / "run").ok()
+    siftune(*replace(files, pool=pool).select, "--output-dir", tmp_path / "run").ok()
     assert ids_of(tmp_path / "run") == ids_of(finished)
     assert lines(tmp_path / "run/selected.jsonl") == lines(finished / "selected.jsonl")
 

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from siftune.files import read_json
 from tests.cli.command import siftune, start
 from tests.cli.conftest import Files
 from tests.cli.runs import check_run_folder, table
@@ -32,7 +31,7 @@ SELECT: dict[str, Callable[[Path], bool]] = {
     "while the results are written": lambda run: (run / "selected.jsonl").exists(),
 }
 COMPARE: dict[str, Callable[[Path], bool]] = {
-    "after zero-shot": lambda run: count(run, "training/zero-shot/scores-*.json") >= 1,
+    "after zero-shot": lambda run: count(run, "training/zero-shot*/scores-*.json") >= 1,
     "during the first training": lambda run: count(run, "training/*/checkpoints/*") >= 1,
     "after the first training": lambda run: count(run, "training/*/training.json") >= 1,
     "in the last trainings": lambda run: count(run, "training/*/scores-*.json") >= 4,
@@ -102,5 +101,3 @@ def check_run_folder_but_leftovers(run: Path) -> None:
     for path in run.rglob("*.tmp"):
         path.unlink()
     check_run_folder(run, pool_rows=40, selected=8)
-    assert not list(run.glob("**/checkpoints"))
-    assert read_json(run / "manifest.json")["budget"]["rows"] == 8
