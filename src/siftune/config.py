@@ -129,7 +129,7 @@ class SelectConfig(DataConfig, ModelConfig):
                              group=GRADIENTS, rule=COUNT)
 
     workers: int = option(1, "Processes for the feature pass, each with its own copy of the model: one per GPU, or "
-                          "one per CPU core.", group=GRADIENTS)
+                          "one per CPU core.", group=GRADIENTS, rule=COUNT)
 
     learning_rate: float = option(3e-4, "Peak learning rate of the warmup run and of training.",
                                   group=TRAINING, rule=POSITIVE)
