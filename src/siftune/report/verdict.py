@@ -37,7 +37,9 @@ def relative(test: Test, comparison: Comparison) -> tuple[float, float, float] |
         return None
     if test.difference is None or test.low is None or test.high is None:
         return None
-    return test.difference / base.mean, test.low / base.mean, test.high / base.mean
+    # Widened for few seeds, an interval may pass a loss of zero; a loss cannot be lowered by more than all of it.
+    difference, low, high = (max(-1.0, value / base.mean) for value in (test.difference, test.low, test.high))
+    return difference, low, high
 
 
 def _not_compared(reason: str) -> dict[str, Any]:
