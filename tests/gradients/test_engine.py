@@ -159,7 +159,7 @@ def test_norm_and_loss_are_those_of_the_example():
 def test_a_row_without_a_direction_is_refused():
     model = adapted("llama")
     empty = Rendered(np.arange(3, 9, dtype=np.int32), np.zeros(6, bool))
-    with pytest.raises(ModelError, match="not a finite number|exactly zero"):
+    with pytest.raises(ModelError, match=r"not a finite number|exactly zero"):
         gradient_features(GradientEngine(model), [rows()[0], empty], precondition=plain,
                           projection=CountSketch(64, 0), pad_id=0, batch_tokens=64)
 

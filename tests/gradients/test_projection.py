@@ -102,7 +102,9 @@ def test_rademacher_entries_are_plus_or_minus_one_over_root_dim():
     assert abs(columns.mean() * 8) < 0.02
 
 
-@pytest.mark.parametrize(("kind", "digest"), [("countsketch", "d942f711eb13"), ("sparse-jl", "3001ca7d9b36"), ("rademacher", "d050445ced44")])
+@pytest.mark.parametrize(("kind", "digest"), [
+    ("countsketch", "d942f711eb13"), ("sparse-jl", "3001ca7d9b36"), ("rademacher", "d050445ced44"),
+])
 def test_numbers_are_the_same_on_every_machine(kind, digest):
     """A frozen digest: whoever changes the random numbers must raise VERSION and this line together."""
     whole_numbers = {"w": torch.arange(500, dtype=torch.float32)[None].remainder(7) - 3}
