@@ -45,7 +45,7 @@ def select(flags: dict[str, Any], config_file: str | None) -> None:
 @app.command()
 @with_options(CompareConfig)
 def compare(flags: dict[str, Any], config_file: str | None) -> None:
-    """Train on the subset and on baselines, and score them on held-out rows."""
+    """Train on the subset and on baselines; score held-out rows."""
     from siftune.api import compare as run
     from siftune.cli.printing import print_comparison
 
@@ -55,7 +55,10 @@ def compare(flags: dict[str, Any], config_file: str | None) -> None:
 @app.command()
 @with_options(SelectConfig)
 def plan(flags: dict[str, Any], config_file: str | None) -> None:
-    """Estimate time, memory and disk from a short measured probe; nothing else is done."""
+    """Estimate time, memory and disk from a short probe.
+
+    Everything that `select` would check is checked, nothing is written.
+    """
     from siftune.plan import plan as run
 
     print(run(load(SelectConfig, config_file, flags)).text())
@@ -70,7 +73,11 @@ def inspect(
     model: Annotated[str, typer.Option(help="Model whose tokenizer and template are used.")] = "embedded",
     show: Annotated[int, typer.Option(help="Rows whose mask is shown.")] = 3,
 ) -> None:
-    """Look at a pool: formats, counts, lengths, duplicates, the loss mask in colour, rows that cannot be used."""
+    """Look at a pool: counts, lengths, loss mask, unusable rows.
+
+    Formats, sources, groups, lengths in tokens, duplicates, rows that cannot be used and why, and the first rows
+    with what is supervised of them in colour.
+    """
     from siftune.cli.printing import inspect_pool
 
     inspect_pool(load(DataConfig, config_file, {**flags, "pool": tuple(pool)}), model, show)
@@ -110,7 +117,10 @@ def export(
 
 @app.command()
 def methods() -> None:
-    """Every method, representation and selector: its paper, what it needs, what it costs."""
+    """List methods, representations and selectors.
+
+    Each with its paper, what it needs and what it costs.
+    """
     from siftune.cli.printing import print_methods
 
     print_methods()
@@ -124,7 +134,10 @@ def doctor(
                                        show_default=False)] = "",
     repair: Annotated[bool, typer.Option(help="Remove broken shards, so that the next run makes them again.")] = False,
 ) -> None:
-    """Check the environment, a model (gradients independent of the batch) and the stores of a run."""
+    """Check the environment, a model and the stores of a run.
+
+    The model's gradients must not depend on the batch; the stores must match their checksums.
+    """
     from siftune.doctor import doctor as check
 
     if not check(run, model, repair=repair):
@@ -161,9 +174,6 @@ def main() -> None:
     except (KeyboardInterrupt, typer.Abort):
         print("interrupted: run the same command again to continue where it was", file=sys.stderr)
         sys.exit(130)
-    except BrokenPipeError:  # the reader of our output (head, less) has seen enough
-        sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115
-        sys.exit(0)
     except OSError as error:
         if error.filename is None and error.errno is None:
             raise
