@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.cli.command import siftune, start
+from tests.cli.command import Result, siftune, start
 from tests.cli.conftest import Files
 from tests.cli.runs import check_run_folder, table
 
@@ -38,16 +38,17 @@ COMPARE: dict[str, Callable[[Path], bool]] = {
 }
 
 
-def kill_when(reached: Callable[[Path], bool], run: Path, *command: Any) -> None:
-    """Start the command as a process and SIGKILL it at that moment, or soon after."""
+def kill_when(reached: Callable[[Path], bool], run: Path, *command: Any, by: int = signal.SIGKILL) -> Result:
+    """Start the command as a process and kill it at that moment, or soon after."""
     running = start(*command, "--output-dir", run)
     deadline = time.monotonic() + 240
     while not reached(run):
         assert running.poll() is None, f"it ended before the moment came:\n{running.communicate()[1]}"
         assert time.monotonic() < deadline
         time.sleep(0.002)
-    running.send_signal(signal.SIGKILL)
-    running.communicate()
+    running.send_signal(by)
+    out, err = running.communicate()
+    return Result(running.returncode, out, err)
 
 
 def whole(run: Path) -> dict[str, Any]:
@@ -94,6 +95,17 @@ def test_a_killed_compare_continues(files: Files, calm: Path, tmp_path: Path, mo
     assert whole(run) == whole(calm)
     assert {path: path.stat().st_mtime_ns for path in scores} == scores
     check_run_folder_but_leftovers(run)
+
+
+def test_ctrl_c_says_how_to_continue(files: Files, calm: Path, tmp_path: Path) -> None:
+    run, command = tmp_path / "run", (*files.select, "--shard-rows", 2)
+    stopped = kill_when(SELECT["at the first pool features"], run, *command, by=signal.SIGINT)
+    assert stopped.code == 130
+    assert stopped.err.endswith("interrupted: run the same command again to continue where it was\n")
+    assert "Traceback" not in stopped.err
+    assert not list(run.rglob("*.tmp"))
+    siftune(*command, "--output-dir", run).ok()
+    assert table(run / "selection.parquet") == table(calm / "selection.parquet")
 
 
 def check_run_folder_but_leftovers(run: Path) -> None:

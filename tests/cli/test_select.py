@@ -108,7 +108,7 @@ def test_bad_rows_are_left_out_and_listed_when_asked(files: Files, tmp_path: Pat
         (f"{pool}:14", "prompt-longer-than-limit")]
 
 
-@pytest.mark.parametrize(("budget", "rows"), [("1", 1), ("10%", 4), ("12.4%", 4), ("1%", 1), ("100%", 40), ("40", 40)])
+@pytest.mark.parametrize(("budget", "rows"), [("1", 1), ("12.4%", 4), ("1%", 1), ("100%", 40)])
 def test_budgets_in_rows_are_met_exactly(files: Files, finished: Path, tmp_path: Path, budget: str, rows: int) -> None:
     siftune("select", "--from", finished, "--budget", budget, "--output-dir", tmp_path / "run").ok()
     check_run_folder(tmp_path / "run", pool_rows=40, selected=rows)
