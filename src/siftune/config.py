@@ -179,6 +179,8 @@ def from_mapping(kind: type[C], values: Mapping[str, Any], *, where: str | None 
     for name in ("pool", "target", "test", "methods", "baselines", "lora_targets"):
         if isinstance(values.get(name), str):  # one source may be written without a list
             values[name] = (values[name],)
+    if isinstance(values.get("budget"), int | float) and not isinstance(values["budget"], bool):
+        values["budget"] = str(values["budget"])  # YAML reads `budget: 500` as a number
     try:
         return TypeAdapter(kind).validate_python(values)
     except ValidationError as error:
