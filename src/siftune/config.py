@@ -128,8 +128,8 @@ class SelectConfig(DataConfig, ModelConfig):
     shard_rows: int = option(256, "Rows per shard of the feature store: what an interruption can cost.",
                              group=GRADIENTS, rule=COUNT)
 
-    workers: int = option(1, "Processes for features and trainings, each with its own copy of the model: one per GPU, or "
-                          "one per CPU core.", group=GRADIENTS, rule=COUNT)
+    workers: int = option(1, "Processes for features and trainings, each with its own copy of the model: one per GPU, "
+                          "or one per CPU core.", group=GRADIENTS, rule=COUNT)
 
     learning_rate: float = option(3e-4, "Peak learning rate of the warmup run and of training.",
                                   group=TRAINING, rule=POSITIVE)
