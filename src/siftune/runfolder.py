@@ -76,10 +76,14 @@ def write_run(folder: Path, outcome: Outcome) -> None:
 
 
 def _selected_before(folder: Path) -> list[str] | None:
+    """The ids of the selection that is there; None where there is none, or none that can be read."""
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    path = folder / "selection.parquet"
-    return pq.read_table(path, columns=["id"])["id"].to_pylist() if path.is_file() else None
+    try:
+        return pq.read_table(folder / "selection.parquet", columns=["id"])["id"].to_pylist()
+    except (pa.ArrowException, OSError):
+        return None
 
 
 def ranking(problem: Problem, selection: Selection) -> list[int]:

@@ -169,6 +169,17 @@ def test_a_damaged_warmup_checkpoint_is_refused_with_what_to_delete(files: Files
     siftune(*files.select, "--output-dir", run).refused("damaged", f"delete {path.parent}")
 
 
+@pytest.mark.parametrize("name", ["selection.parquet", "scores.parquet", "selected.jsonl", "manifest.json",
+                                  "config.yaml", "report.json"])
+def test_a_damaged_result_is_written_anew(files: Files, finished: Path, copy: Callable[[], Path], name: str) -> None:
+    run = copy()
+    (run / name).write_bytes((run / name).read_bytes()[:100])
+    siftune(*files.select, "--output-dir", run).ok()
+    assert selection(run) == selection(finished)
+    check_run_folder(run, pool_rows=40, selected=8)
+    assert reused(run) == dict.fromkeys(STEPS, True)
+
+
 def test_a_mistake_in_a_finished_run_leaves_it_finished(finished: Path, files: Files, copy: Callable[[], Path]) -> None:
     run = copy()
     siftune(*files.select, "--output-dir", run, "--budget", 1000).refused("--budget")
