@@ -89,13 +89,17 @@ def _print_stats(console: Any, stats: Any) -> None:
             _print_stats(console, value)
             continue
         if isinstance(value, dict):
-            items = sorted(value.items(), key=lambda item: item[0] if isinstance(item[0], float) else 0)
-            value = ", ".join(f"{_quantile(k)} {v:,}" for k, v in items[:12]) or "none"
+            value = _told(value)
         console.print(f"{field.name.replace('_', ' ') + ':':34} {value}", markup=False)
 
 
-def _quantile(key: Any) -> str:
-    return f"{key:.0%}:" if isinstance(key, float) else f"{key}"
+def _told(counts: dict[Any, Any], most: int = 12) -> str:
+    """Quantiles in their order; counts with the largest first, and how many more there are."""
+    if any(isinstance(key, float) for key in counts):
+        return ", ".join(f"{key:.0%}: {value:,}" for key, value in sorted(counts.items()))
+    largest = sorted(counts.items(), key=lambda item: -item[1])
+    more = f", ... and {len(largest) - most} more" if len(largest) > most else ""
+    return (", ".join(f"{key} {value:,}" for key, value in largest[:most]) or "none") + more
 
 
 def print_methods() -> None:
