@@ -88,6 +88,18 @@ def test_a_truncated_shard_counts_as_missing(tmp_path):
     assert [shard.index for shard in store.missing()] == [2]
 
 
+def test_a_spoilt_note_counts_as_missing_and_a_spoilt_head_is_told(tmp_path):
+    store, _ = filled(tmp_path / "s")
+    (tmp_path / "s" / "shard-00001.json").write_text('{"start": 4, "st')
+    assert [shard.index for shard in store.missing()] == [1]
+    assert [shard.index for shard in store.verify()] == [1]
+    (tmp_path / "s" / "fingerprint.json").write_text("{")
+    with pytest.raises(StoreCorrupt, match="no readable feature store"):
+        FeatureStore.open(tmp_path / "s", PRINT, rows=10)
+    fresh = FeatureStore.open(tmp_path / "s", PRINT, rows=10, shard_rows=4, recompute=True)
+    assert len(fresh.missing()) == 3
+
+
 def test_reading_what_is_not_there_is_a_clear_error(tmp_path):
     with pytest.raises(StoreCorrupt, match="no readable feature store"):
         FeatureStore.load(tmp_path)

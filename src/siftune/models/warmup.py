@@ -208,7 +208,10 @@ def _open(folder: Path, epoch: int, key: str) -> Checkpoint | None:
     target = folder / f"epoch-{epoch}"
     if not (target / _SUMMARY).is_file() or not (target / _TENSORS).is_file():
         return None
-    told = files.read_json(target / _SUMMARY)
+    try:
+        told = files.read_json(target / _SUMMARY)
+    except ValueError:  # spoilt by a disk fault: that epoch is trained again
+        return None
     if told.pop("key") != key:
         return None
     return Checkpoint(folder=target, **{**told, "betas": tuple(told["betas"])})

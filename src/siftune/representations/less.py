@@ -277,7 +277,10 @@ def _refuse_other(root: Path, fingerprint: dict[str, Any], *, recompute: bool) -
 
     head = root / "fingerprint.json"
     if head.exists():
-        difference = first_difference(read_json(head), fingerprint)
+        try:
+            difference = first_difference(read_json(head), fingerprint)
+        except (ValueError, AttributeError):  # a disk fault: what the features were made from is not known
+            difference = ("fingerprint", "not readable", "as configured")
         if difference is None:
             return
         if not recompute:

@@ -72,8 +72,9 @@ class FeatureStore:
         """
         folder = Path(folder)
         head = folder / "fingerprint.json"
-        if head.exists():
-            stored = read_json(head)
+        if head.exists() and not recompute:
+            cls.load(folder)  # says what to do where the file cannot be read
+        if head.exists() and (stored := _readable(head)) is not None:
             difference = first_difference(
                 {**stored["fingerprint"], "rows": stored["rows"], "format": stored["format"]},
                 {**fingerprint, "rows": rows, "format": FORMAT},
@@ -115,7 +116,10 @@ class FeatureStore:
 
     def _intact(self, shard: Shard) -> bool:
         data, note = self._paths(shard)
-        return note.exists() and data.exists() and data.stat().st_size == read_json(note)["bytes"]
+        try:
+            return data.stat().st_size == read_json(note)["bytes"]
+        except (OSError, ValueError, KeyError, TypeError):  # not there, or a note that a disk fault has spoilt
+            return False
 
     def write(self, shard: Shard, arrays: Mapping[str, np.ndarray]) -> None:
         """Write a shard's arrays, each of shape [rows of the shard, ...]; then it exists.
@@ -194,6 +198,14 @@ class FeatureStore:
         """Forget a shard, so that the next run computes it again."""
         for path in (self.folder / "manifest.json", *reversed(self._paths(shard))):
             path.unlink(missing_ok=True)
+
+
+def _readable(head: Path) -> dict[str, Any] | None:
+    try:
+        stored = read_json(head)
+        return stored if {"fingerprint", "rows", "shard_rows", "format"} <= stored.keys() else None
+    except (ValueError, AttributeError):
+        return None
 
 
 def mismatch(folder: Path, field: str, stored: Any, wanted: Any) -> StoreMismatch:

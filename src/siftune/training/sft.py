@@ -160,6 +160,7 @@ def _finished(folder: Path, key: str) -> TrainResult | None:
     told = files.read_json(path)
     adapter = folder / told["adapter"]["file"]
     if told["key"] == key and adapter.is_file() and _checksum(adapter.read_bytes()) == told["adapter"]["blake2"]:
+        shutil.rmtree(folder / _CHECKPOINTS, ignore_errors=True)  # a kill may have come just before they were removed
         return TrainResult(told["steps"], told["loss_history"], told["learning_rates"], told["seconds"], key, adapter)
     progress.log(f"{folder}: holds another or a damaged training run; training anew")
     path.unlink()
