@@ -86,9 +86,9 @@ class Budget:
                               where=FLAG, hint="pass tokens=..., or give the budget in rows or as a share")
         limit = int(self.amount)
         if limit > most:
-            unit = "rows" if self.kind == "rows" else "tokens"
+            unit, suffix = ("rows", "") if self.kind == "rows" else ("tokens", "tok")
             raise ConfigError(f"the budget {self.asked!r} is more than the pool, which has {most} usable {unit}",
-                              where=FLAG, hint=f'the most that can be selected is "{most}" {unit}, or "100%"')
+                              where=FLAG, hint=f'the most that can be selected is "{most}{suffix}", or "100%"')
         return ResolvedBudget(self.kind, limit, self.asked)
 
     def __str__(self) -> str:
