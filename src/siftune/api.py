@@ -134,26 +134,25 @@ def choose(config: SelectConfig, *, inputs: Inputs | None = None, context: Conte
     home = features_home(config)
     context = context or Context(config, inputs.pool, inputs.target, inputs.render, home, load, clock)
     found: Evidence = evidence or REPRESENTATIONS.get(method.representation)().compute(context)
-    problem = to_problem(config, inputs, found)
+    problem = to_problem(bare, inputs, found)
     with context.clock.measure(f"select ({method.selector})"):
         options = {"on_taken": config.on_taken} if method.selector.startswith("round-robin") else {}
         selection = run_selector(problem, budget, method.selector, seed=config.seed, **options)
     return Outcome(config, method, inputs, context, found, problem, selection, command)
 
 
-def to_problem(config: SelectConfig, inputs: Inputs, evidence: Evidence) -> Problem:
-    """What the selector sees: evidence, costs and constraints."""
+def to_problem(bare: Problem, inputs: Inputs, evidence: Evidence) -> Problem:
+    """What the selector sees: the constrained pool (:func:`constrain`) with the evidence of a representation."""
     target = inputs.target
     comparing = evidence.blocks is not None
-    problem = Problem(
-        ids=inputs.pool.ids, tokens=inputs.pool.tokens, blocks=evidence.blocks,
+    return dataclasses.replace(
+        bare, blocks=evidence.blocks,
         targets=target.ids if comparing else (),
         subtasks=[row.subtask or "all" for row in target.rows] if comparing else (),
         subtask_blocks=evidence.subtask_blocks, scores=evidence.scores,
         groups=[row.group or row.source for row in inputs.pool.rows],
         lengths=_counts(inputs.pool), reference_lengths=_counts(target) if len(target) else None,
     )
-    return constrain(config, inputs, problem)
 
 
 def _counts(examples: Examples) -> np.ndarray:

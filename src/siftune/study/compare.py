@@ -90,8 +90,6 @@ def compare(config: CompareConfig, *, command: str = "") -> Comparison:
         ConfigError: no test file, or an unknown method or baseline.
         SiftuneError: anything else the user can mend.
     """
-    from siftune.report import build
-
     config = api.complete(config)  # type: ignore[assignment]
     _check(config)
     outcomes = _select(config, command)
@@ -101,10 +99,9 @@ def compare(config: CompareConfig, *, command: str = "") -> Comparison:
     _train_and_score(config, context, inputs, arms)
     result = summarise(config, inputs, arms)
     write_json(Path(config.output_dir) / "comparison.json", result)
-    api.finish(outcomes[0])  # once more, now with all the times
-    page, numbers = build(config.output_dir)
-    told = read_json(numbers)["verdict"]
-    return Comparison(Path(config.output_dir), result, page, "\n".join([*told["sentences"], *told["cautions"]]))
+    run = api.finish(outcomes[0])  # once more, now with all the times and the comparison
+    told = read_json(run.folder / "report.json")["verdict"]
+    return Comparison(run.folder, result, run.report, "\n".join([*told["sentences"], *told["cautions"]]))
 
 
 def _check(config: CompareConfig) -> None:
