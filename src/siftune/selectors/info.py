@@ -18,7 +18,8 @@ class SelectorInfo:
         name: as written after ``--selector``.
         summary: one sentence, what it does.
         paper: where it was published; empty for a folk baseline.
-        needs: what the problem must carry. ``scores`` is satisfied by similarities too.
+        needs: what the problem must carry. ``scores`` is satisfied by similarities too,
+            ``kernel`` by vectors.
         complexity: N pool rows, M targets, B selected rows.
         suits: the sizes it is meant for.
     """
@@ -26,7 +27,7 @@ class SelectorInfo:
     name: str
     summary: str
     paper: str
-    needs: Literal["similarities", "scores", "lengths", "nothing"]
+    needs: Literal["similarities", "scores", "vectors", "kernel", "sets", "lengths", "nothing"]
     complexity: str
     suits: str
 

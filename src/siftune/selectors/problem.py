@@ -50,6 +50,12 @@ class Problem:
         subtask_blocks: streamed ``[K, n]`` scores per subtask in the order of ``subtask_names``; None means the mean
             of ``blocks`` over each subtask's targets.
         scores: float64 [N], one score per row, higher is better, for score-only methods.
+        vectors: streamed ``(first row, float32 [n, D])``, the blocks in pool order; the inner product of two rows is
+            their similarity, so normalised vectors make it a cosine. For selectors that compare pool rows.
+        kernel: a directed kernel given as such, [R, N]: how well pool row j represents (helps) row i of R rows. A
+            float array, or a ``scipy.sparse.csc_array`` whose missing entries are 0. R rows need not be the pool's.
+        existing: streamed ``[E, n]`` similarities of pool rows to E rows that the model already knows.
+        sets: ``scipy.sparse.csr_array`` [N, F] of 0/1, the features that each row covers.
         groups: the group (stratum) of each row.
         exclude: bool [N], rows that must not be taken.
         include: int64, distinct rows that must be taken; they are taken first, in this order.
@@ -65,6 +71,10 @@ class Problem:
     subtasks: Sequence[str] = ()
     subtask_blocks: Blocks | None = None
     scores: np.ndarray | None = None
+    vectors: Blocks | None = None
+    kernel: Any = None
+    existing: Blocks | None = None
+    sets: Any = None
     groups: Sequence[str] | None = None
     exclude: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=bool))
     include: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
