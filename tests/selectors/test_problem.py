@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.sparse import csc_array, csr_array
 
 from siftune.errors import ConfigError, SiftuneError
 from siftune.selectors import SELECTORS, Problem, methods, select
@@ -164,3 +165,78 @@ def test_a_preset_option_is_not_open_to_the_user():
 def test_every_selector_is_described_under_its_own_name():
     assert [info.name for info in methods()] == SELECTORS.names()
     assert all(info.summary.endswith(".") and info.complexity and info.suits for info in methods())
+
+
+V = np.array([[1.0, 0.0], [0.0, 1.0], [0.6, 0.8]], dtype=np.float32)
+KERNEL = np.array([[0.5, 0.1, 0.2], [0.0, 0.4, 0.3]])
+
+
+def carrying(**more) -> Problem:
+    return Problem(ids=["a", "b", "culprit"], **more)
+
+
+def changed(matrix, line, column, value):
+    matrix = matrix.copy()
+    matrix[line, column] = value
+    return matrix
+
+
+@pytest.mark.parametrize(("blocks", "says"), [
+    ([(0, V[:2])], "end at row 2 of 3"),
+    ([(0, V[:2]), (1, V[1:])], "does not fit"),
+    ([(0, V[:2]), (2, V[2:, :1])], "does not fit"),
+    ([(0, V[:, 0])], "does not fit"),
+    ([(0, V), (3, V[:1])], "does not fit"),
+    ([(0, V[:1]), (1, changed(V[1:], 1, 0, np.nan))], "vector of row 'culprit' holds nan"),
+    ([(0, changed(V, 2, 1, -np.inf))], "vector of row 'culprit' holds -inf"),
+])
+def test_vectors_must_cover_the_pool_in_order_and_be_finite(blocks, says):
+    with pytest.raises(SiftuneError, match=says):
+        list(carrying(vectors=lambda: iter(blocks)).vector_stream())
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("form", [np.asarray, csc_array])
+def test_a_kernel_entry_that_is_not_finite_is_refused_by_the_row_it_belongs_to(bad, form):
+    problem = carrying(kernel=form(changed(KERNEL, 1, 2, bad)))
+    with pytest.raises(SiftuneError, match=f"row 'culprit' for represented row 1 is {bad}"):
+        problem.required_kernel()
+
+
+@pytest.mark.parametrize(("more", "says"), [
+    (dict(kernel=KERNEL[:, :2]), "2 columns for 3 rows"),
+    (dict(kernel=KERNEL[:0]), "no row to be represented"),
+    (dict(kernel=KERNEL[0]), "must be a matrix"),
+    (dict(kernel=KERNEL.astype(str)), "must be a matrix of numbers"),
+    (dict(kernel=csr_array(KERNEL)), "CSC form"),
+    (dict(sets=csr_array(np.ones((2, 4)))), "2 lines for 3 rows"),
+    (dict(sets=np.ones((3, 4))), "CSR form"),
+])
+def test_kernels_and_sets_of_another_shape_are_refused(more, says):
+    with pytest.raises(SiftuneError, match=says):
+        carrying(**more)
+
+
+def test_feature_sets_hold_zeros_and_ones_and_no_feature_twice():
+    with pytest.raises(SiftuneError, match=r"row 'culprit' holds 2\.0"):
+        carrying(sets=csr_array(changed(np.ones((3, 4)), 2, 0, 2.0))).required_sets()
+    twice = csr_array((np.ones(2), np.array([1, 1]), np.array([0, 2, 2, 2])), shape=(3, 4))
+    with pytest.raises(SiftuneError, match="twice"):
+        carrying(sets=twice).required_sets()
+
+
+def test_the_largest_similarity_to_existing_rows_is_streamed():
+    blocks = [(0, np.array([[0.1, 0.9]])), (2, np.array([[-0.5]]))]
+    assert carrying(existing=lambda: iter(blocks)).existing_best().tolist() == [0.1, 0.9, -0.5]
+    broken = [(0, np.array([[0.1, 0.9, np.nan]]))]
+    with pytest.raises(SiftuneError, match="existing row 0' of row 'culprit' is nan"):
+        carrying(existing=lambda: iter(broken)).existing_best()
+    with pytest.raises(SiftuneError, match="are empty"):
+        carrying(existing=lambda: iter([])).existing_best()
+
+
+@pytest.mark.parametrize("ask", ["required_vectors", "required_kernel", "required_sets", "existing_best"])
+def test_what_a_problem_does_not_carry_is_said_with_what_to_pass(ask):
+    with pytest.raises(ConfigError) as caught:
+        getattr(carrying(), ask)()
+    assert "pass " in (caught.value.hint or "")

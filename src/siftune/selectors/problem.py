@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from siftune.errors import ConfigError, SiftuneError
-from siftune.selectors import ordering
+from siftune.selectors import checks, ordering
 from siftune.selectors.budget import Budget, ResolvedBudget
 from siftune.selectors.constraints import rows_of
 
@@ -103,6 +103,10 @@ class Problem:
             put("scores", np.asarray(self.scores, dtype=np.float64))
             _same_length("scores", self.scores.size, n, "rows")
             _finite_row(self.scores[None, :], 0, self.ids, None)
+        if self.kernel is not None:
+            checks.kernel_shape(self.kernel, n)
+        if self.sets is not None:
+            checks.sets_shape(self.sets, n)
         put("exclude", np.asarray(self.exclude, dtype=bool) if len(self.exclude) else np.zeros(n, dtype=bool))
         _same_length("exclude", len(self.exclude), n, "rows")
         put("include", np.asarray(list(dict.fromkeys(np.asarray(self.include).tolist())), dtype=np.int64))
@@ -201,6 +205,70 @@ class Problem:
             raise ConfigError("this selector needs similarities to targets, but the rows only have scores",
                               where="--selector", hint='choose "top-k", or a representation that compares with targets')
         return self.blocks
+
+    def vector_stream(self) -> Iterator[tuple[int, np.ndarray]]:
+        """The vector blocks as float32 ``[n, D]``, checked: one width, in pool order, complete, finite.
+
+        Raises:
+            ConfigError: a problem without vectors.
+            SiftuneError: a malformed block; for NaN or infinity the row is named.
+        """
+        return checks.vector_blocks(self.required_vectors(), self.ids)
+
+    def required_vectors(self) -> Blocks:
+        """The vectors, for a selector that compares pool rows with each other.
+
+        Raises:
+            ConfigError: the problem has none.
+        """
+        if self.vectors is None:
+            raise ConfigError("this selector compares pool rows with each other, but the rows have no vectors",
+                              where="--selector", hint="choose a representation that keeps a vector per row, or pass "
+                              "vectors=...")
+        return self.vectors
+
+    def required_kernel(self) -> Any:
+        """The kernel as given, every entry finite; one pass over it.
+
+        Raises:
+            ConfigError: the problem has none.
+            SiftuneError: an entry that is not finite; its row is named.
+        """
+        if self.kernel is None:
+            raise ConfigError("this selector needs a kernel, but the problem has none", where="--selector",
+                              hint="pass kernel=... [represented rows, pool rows]")
+        checks.finite_kernel(self.kernel, self.ids)
+        return self.kernel
+
+    def required_sets(self) -> Any:
+        """The feature sets as given, checked to be sets: entries 0 or 1, no feature twice in a row.
+
+        Raises:
+            ConfigError: the problem has none.
+            SiftuneError: entries that do not make sets.
+        """
+        if self.sets is None:
+            raise ConfigError("this selector needs the features that each row covers", where="--selector",
+                              hint="choose a representation that makes feature sets, or pass sets=... [rows, features]")
+        checks.binary_sets(self.sets, self.ids)
+        return self.sets
+
+    def existing_best(self) -> np.ndarray:
+        """float64 [N]: the largest similarity of each pool row to any row that the model already knows.
+
+        Raises:
+            ConfigError: a problem without existing rows.
+            SiftuneError: a malformed block; for NaN or infinity the row is named.
+        """
+        if self.existing is None:
+            raise ConfigError("this selector needs similarities to the rows that the model already knows",
+                              where="--selector", hint="pass existing=... (streamed blocks [existing rows, n])")
+        first = next(iter(self.existing()), None)
+        lines = [] if first is None or np.ndim(first[1]) != 2 else [f"existing row {e}" for e in range(len(first[1]))]
+        if not lines:
+            raise SiftuneError("the similarities to existing rows are empty", why="Expected blocks [existing rows, n].")
+        return np.concatenate([block.max(axis=0)
+                               for _, block in self._checked(self.existing, lines, "existing-row similarity")])
 
     def subtask_stream(self) -> Iterator[tuple[int, np.ndarray]]:
         """Blocks ``[K, n]`` of the score of each row for each subtask (LESS, section 4: mean over its targets)."""
