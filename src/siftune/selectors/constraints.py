@@ -29,7 +29,11 @@ def rows_of(ids: Sequence[str], wanted: Iterable[str], *, flag: str) -> np.ndarr
     Raises:
         ConfigError: an id that the pool does not have.
     """
-    place = {row_id: row for row, row_id in enumerate(ids)}
+    wanted = list(wanted)
+    if not wanted:
+        return np.empty(0, dtype=np.int64)
+    among = set(wanted)  # a dictionary of the whole pool would weigh more than its features
+    place = {row_id: row for row, row_id in enumerate(ids) if row_id in among}
     rows: dict[int, None] = {}
     for row_id in wanted:
         if row_id not in place:

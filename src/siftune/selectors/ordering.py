@@ -11,9 +11,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from siftune.selectors.ids import PackedIds
+
 
 def id_rank(ids: Sequence[str]) -> np.ndarray:
     """int64 [N]: the place of each id among all ids sorted by code point."""
+    if isinstance(ids, PackedIds):
+        return ids.rank
     rank = np.empty(len(ids), dtype=np.int64)
     rank[sorted(range(len(ids)), key=ids.__getitem__)] = np.arange(len(ids))
     return rank
@@ -25,7 +29,7 @@ def tiebreak(ids: Sequence[str], mean: np.ndarray | None = None) -> np.ndarray:
     if mean is None:
         return rank
     place = np.empty(len(ids), dtype=np.int64)
-    place[np.lexsort((rank, -mean))] = np.arange(len(ids))
+    place[best_first(mean, rank)] = np.arange(len(ids))
     return place
 
 

@@ -6,7 +6,7 @@ streaming pass keeps three numbers a row (:class:`Summary`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -17,9 +17,13 @@ from siftune.errors import ConfigError, SiftuneError
 from siftune.selectors import checks, ordering
 from siftune.selectors.budget import Budget, ResolvedBudget
 from siftune.selectors.constraints import rows_of
+from siftune.selectors.ids import PackedIds
 
 Blocks = Callable[[], Iterator[tuple[int, np.ndarray]]]
 """Makes a fresh iterator of ``(first row, S[M, n])``, the blocks in pool order and covering it."""
+
+_ELEMENTS = 1 << 18
+"""Wider blocks are handed on in slices of about so many numbers: what a processor's cache holds."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +46,7 @@ class Problem:
     """A pool to select from. Build it with :meth:`from_similarities`, :meth:`from_blocks` or :meth:`from_scores`.
 
     Attributes:
-        ids: the N row ids, distinct.
+        ids: the N row ids, distinct; for millions of rows a :class:`~siftune.selectors.ids.PackedIds`.
         tokens: int64 [N], what a row costs in training; None where unknown (then no token budgets).
         blocks: streamed similarities, None for a score-only problem.
         targets: the M target ids, distinct; targets take turns in this order.
@@ -56,7 +60,8 @@ class Problem:
             float array, or a ``scipy.sparse.csc_array`` whose missing entries are 0. R rows need not be the pool's.
         existing: streamed ``[E, n]`` similarities of pool rows to E rows that the model already knows.
         sets: ``scipy.sparse.csr_array`` [N, F] of 0/1, the features that each row covers.
-        groups: the group (stratum) of each row.
+        groups: the group (stratum, source) of each row.
+        quotas: group -> (floor, ceiling), see :mod:`siftune.selectors.quotas`.
         exclude: bool [N], rows that must not be taken.
         include: int64, distinct rows that must be taken; they are taken first, in this order.
         duplicate_groups: lists of rows of which at most one is taken.
@@ -76,6 +81,7 @@ class Problem:
     existing: Blocks | None = None
     sets: Any = None
     groups: Sequence[str] | None = None
+    quotas: Mapping[str, tuple[int | str | None, int | str | None]] = field(default_factory=dict)
     exclude: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=bool))
     include: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     duplicate_groups: Sequence[Sequence[int]] = ()
@@ -99,6 +105,9 @@ class Problem:
         put("reference_lengths", _counts("reference_lengths", self.reference_lengths, None))
         if self.groups is not None:
             _same_length("groups", len(self.groups), n, "rows")
+        elif self.quotas:
+            raise ConfigError("there are quotas, but the rows have no groups to which they could apply", where="quotas",
+                              hint="pass groups=... (the group or source of every row)")
         if self.scores is not None:
             put("scores", np.asarray(self.scores, dtype=np.float64))
             _same_length("scores", self.scores.size, n, "rows")
@@ -143,7 +152,7 @@ class Problem:
     @classmethod
     def from_blocks(cls, blocks: Blocks, *, ids: Sequence[str], targets: Sequence[str], **rest: Any) -> Problem:
         """A problem from streamed similarities: ``blocks()`` starts a new pass."""
-        return cls(ids=list(ids), blocks=blocks, targets=list(targets), **rest)
+        return cls(ids=_kept(ids), blocks=blocks, targets=list(targets), **rest)
 
     @classmethod
     def from_scores(cls, scores: np.ndarray, *, ids: Sequence[str] | None = None, **rest: Any) -> Problem:
@@ -151,11 +160,12 @@ class Problem:
         scores = np.asarray(scores, dtype=np.float64)
         if scores.ndim != 1:
             raise SiftuneError(f"scores must be one number per row, not of shape {scores.shape}")
-        return cls(ids=_numbered(len(scores)) if ids is None else list(ids), scores=scores, **rest)
+        return cls(ids=_numbered(len(scores)) if ids is None else _kept(ids), scores=scores, **rest)
 
     def constrained(self, *, must_exclude: Iterable[str] = (), must_include: Iterable[str] = (),
-                    duplicate_groups: Iterable[Sequence[int]] = ()) -> Problem:
-        """The same problem with more rows excluded or included by id, or more near-duplicate groups.
+                    duplicate_groups: Iterable[Sequence[int]] = (),
+                    quotas: Mapping[str, tuple[int | str | None, int | str | None]] | None = None) -> Problem:
+        """The same problem with more rows excluded or included by id, more near-duplicate groups or more quotas.
 
         Raises:
             ConfigError: an id that the pool does not have, or one that is on both lists.
@@ -164,7 +174,8 @@ class Problem:
         exclude[rows_of(self.ids, must_exclude, flag="--must-exclude")] = True
         include = np.concatenate([self.include, rows_of(self.ids, must_include, flag="--must-include")])
         groups = [*self.duplicate_groups, *duplicate_groups]
-        return replace(self, exclude=exclude, include=include, duplicate_groups=groups)
+        return replace(self, exclude=exclude, include=include, duplicate_groups=groups,
+                       quotas={**self.quotas, **(quotas or {})})
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -294,8 +305,7 @@ class Problem:
             mean[rows] = _mean(block, np.arange(len(block)))
             block_best, block_nearest = block[by_id[0]].copy(), np.full(block.shape[1], by_id[0])
             for target in by_id[1:]:
-                larger = block[target] > block_best
-                block_nearest[larger] = target
+                np.copyto(block_nearest, target, where=block[target] > block_best)
                 np.maximum(block_best, block[target], out=block_best)
             best[rows], nearest[rows] = block_best, block_nearest
         return Summary(best, nearest, mean)
@@ -308,14 +318,17 @@ class Problem:
     def _checked(self, blocks: Blocks, lines: Sequence[str], what: str) -> Iterator[tuple[int, np.ndarray]]:
         at = 0
         for start, raw in blocks():
-            block = np.asarray(raw, dtype=np.float64)
-            if block.ndim != 2 or len(block) != len(lines) or start != at or at + block.shape[1] > len(self):
+            whole = np.asarray(raw)
+            if whole.ndim != 2 or len(whole) != len(lines) or start != at or at + whole.shape[1] > len(self):
                 raise SiftuneError(
-                    f"{what} block of shape {block.shape} at row {start} does not fit",
+                    f"{what} block of shape {whole.shape} at row {start} does not fit",
                     why=f"Expected [{len(lines)}, n] at row {at} of {len(self)}, the blocks in pool order.")
-            _finite_row(block, start, self.ids, lines)
-            at += block.shape[1]
-            yield start, block
+            width = max(256, _ELEMENTS // max(1, len(lines)))
+            for first in range(0, whole.shape[1], width):
+                block = np.ascontiguousarray(whole[:, first:first + width], dtype=np.float64)
+                _finite_row(block, at, self.ids, lines)
+                yield at, block
+                at += block.shape[1]
         if at != len(self):
             raise SiftuneError(f"the {what} blocks end at row {at} of {len(self)}")
 
@@ -338,6 +351,9 @@ def _numbered(n: int) -> list[str]:
 
 
 def _finite_row(block: np.ndarray, start: int, ids: Sequence[str], lines: Sequence[str] | None) -> None:
+    with np.errstate(over="ignore", invalid="ignore"):
+        if np.isfinite(block.sum()):  # a NaN or infinity would have spoilt the sum
+            return
     finite = np.isfinite(block)
     if finite.all():
         return
@@ -353,8 +369,15 @@ def _same_length(name: str, given: int, expected: int, of: str) -> None:
         raise SiftuneError(f"{name} has {given} entries for {expected} {of}")
 
 
+def _kept(ids: Sequence[str]) -> Sequence[str]:
+    return ids if isinstance(ids, PackedIds) else list(ids)
+
+
 def _distinct(ids: Sequence[str], kind: str) -> None:
-    if len(set(ids)) != len(ids):
+    if isinstance(ids, PackedIds):
+        if ids.twice is not None:
+            raise SiftuneError(f"{kind} id {ids.twice!r} occurs more than once", why="Ids must tell the rows apart.")
+    elif len(set(ids)) != len(ids):
         seen: set[str] = set()
         twice = next(i for i in ids if i in seen or seen.add(i))
         raise SiftuneError(f"{kind} id {twice!r} occurs more than once", why="Ids must tell the rows apart.")
