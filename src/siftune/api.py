@@ -147,8 +147,8 @@ def to_problem(bare: Problem, inputs: Inputs, evidence: Evidence) -> Problem:
     comparing = evidence.blocks is not None
     return dataclasses.replace(
         bare, blocks=evidence.blocks,
-        targets=target.ids if comparing else (),
-        subtasks=[row.subtask or "all" for row in target.rows] if comparing else (),
+        targets=evidence.lines or target.ids if comparing else (),
+        subtasks=evidence.lines or [row.subtask or "all" for row in target.rows] if comparing else (),
         subtask_blocks=evidence.subtask_blocks, scores=evidence.scores,
         groups=[row.group or row.source for row in inputs.pool.rows],
         lengths=_counts(inputs.pool), reference_lengths=_counts(target) if len(target) else None,

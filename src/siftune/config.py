@@ -37,6 +37,8 @@ def option(default: Any, help: str, *, group: str, flag: str | None = None, rule
     return field(default=default, metadata={"help": help, "group": group, "flag": flag, "rule": rule})
 
 
+FeatureDtype = Literal["float32", "float16", "bfloat16", "int8", "1bit"]
+
 DATA, MODEL, METHOD, GRADIENTS, TRAINING, RUN = "Data", "Model", "Method", "Gradient features", "Training", "Run"
 
 
@@ -121,10 +123,24 @@ class SelectConfig(DataConfig, ModelConfig):
                                                          group=GRADIENTS)
     target_mean: Literal["gradient", "cosine"] = option("gradient", "LESS score: cosine to the mean target gradient "
                                                         "(paper), or mean of the cosines (code).", group=GRADIENTS)
-    projection: str = option("sparse-jl", "sparse-jl, countsketch, or rademacher (dense, slow, as LESS).",
-                             group=GRADIENTS)
+    projection: str = option("auto", "auto (sparse-jl; logra for full weights), sparse-jl, countsketch, srht, "
+                             "rademacher (dense, slow, as LESS), grass, logra, factgrass, or none: score against the "
+                             "unprojected targets, exact, but for these targets only.", group=GRADIENTS)
     projection_dim: int = option(8192, "Numbers per row and checkpoint.", group=GRADIENTS, rule=COUNT)
-    feature_dtype: Literal["float32", "float16"] = option("float32", "How features are stored.", group=GRADIENTS)
+    feature_dtype: FeatureDtype = option("float32", "How features are stored; float16 and int8 rank nearly alike.",
+                                         group=GRADIENTS)
+    directions: Literal["targets", "subtasks"] = option("targets", "With --projection none: keep a direction per "
+                                                        "target, or only one per subtask (less memory).",
+                                                        group=GRADIENTS)
+    target_rank: float = option(0.95, "GIST: dimensions of the targets' subspace, as a share of explained variance "
+                                "(below 1) or a number.", group=GRADIENTS, rule=POSITIVE)
+    damping: float = option(0.0, "Precondition with the damped inverse of the pool's projected Gram matrix (TRAK, "
+                            "LoGra): damping in mean eigenvalues, for example 0.1; 0 for off.", group=GRADIENTS,
+                            rule=Rule("a finite number of 0 or more", lambda x: 0 <= x < float("inf")))
+    checkpointing: bool = option(False, "Gradient checkpointing: less memory, a third more time.", group=GRADIENTS)
+    autocast: Literal["none", "bfloat16", "float16"] = option("none", "Run the feature passes in half precision, with "
+                                                              "weights and gradients in the model's own.",
+                                                              group=GRADIENTS)
     shard_rows: int = option(256, "Rows per shard of the feature store: what an interruption can cost.",
                              group=GRADIENTS, rule=COUNT)
 

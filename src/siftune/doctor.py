@@ -108,10 +108,9 @@ def _model(name: str) -> bool:
     """Gradients of rows alone and in a padded batch must agree, or selection would depend on the batch size."""
     from siftune.data.render import Renderer
     from siftune.data.rows import Message
-    from siftune.gradients.adam import plain
     from siftune.gradients.engine import GradientEngine
-    from siftune.gradients.features import gradient_features
-    from siftune.gradients.projection import SparseJL
+    from siftune.gradients.features import gradient_features, normalised
+    from siftune.gradients.projections import SparseJL
     from siftune.models.loading import load_model
     from siftune.models.lora import LoraSettings, attach_lora
 
@@ -129,8 +128,8 @@ def _model(name: str) -> bool:
     engine = GradientEngine(model)
 
     def features(batch_tokens: int) -> dict[str, Any]:
-        return gradient_features(engine, rows, precondition=plain, projection=SparseJL(2048, 0),
-                                 pad_id=loaded.pad_id, batch_tokens=batch_tokens, device=loaded.device)
+        return normalised(gradient_features(engine, rows, projection=SparseJL(2048, 0), pad_id=loaded.pad_id,
+                                            batch_tokens=batch_tokens, device=loaded.device))
 
     alone, together = features(1)["feature"], features(100_000)["feature"]
     error = float(np.linalg.norm(alone - together, axis=1).max())

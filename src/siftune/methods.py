@@ -9,6 +9,8 @@ from siftune.registry import Registry, unknown_name
 
 REPRESENTATIONS = Registry("representation", {
     "less": "siftune.representations.less:Less",
+    "gist": "siftune.representations.gist:Gist",
+    "logra": "siftune.representations.logra:LoGra",
     "none": "siftune.representations.nothing:Nothing",
 })
 
@@ -40,6 +42,10 @@ METHODS = {
                "arXiv 2402.04333"),
         Method("less-round-robin", "less", "round-robin", "LESS features, targets take turns: the published choice for "
                "small budgets.", "arXiv 2602.14696"),
+        Method("gist", "gist", "top-k-subtask", "GIST as published: best cosine inside the span of the targets' "
+               "gradients.", "arXiv 2602.18584"),
+        Method("logra", "logra", "top-k-subtask", "Gradients of the base model, no warmup: the fast option.",
+               "arXiv 2405.13954"),
         Method("random", "none", "random", "A seeded uniform sample: the baseline to beat."),
         Method("length-matched-random", "none", "length-matched-random", "Random rows of the pool with the response "
                "lengths of the targets."),

@@ -12,11 +12,10 @@ from torch import nn
 
 from siftune.data.rows import Rendered
 from siftune.errors import ModelError
-from siftune.gradients.adam import plain
 from siftune.gradients.batching import collate, plan_batches
 from siftune.gradients.engine import GradientEngine
-from siftune.gradients.features import gradient_features
-from siftune.gradients.projection import CountSketch
+from siftune.gradients.features import gradient_features, normalised
+from siftune.gradients.projections import CountSketch
 from tests import tiny
 
 TARGETS = {"gpt2": ["c_attn", "attn.c_proj"], "gpt_neox": ["query_key_value", "attention.dense"]}
@@ -64,10 +63,10 @@ def batched(model, examples: list[Rendered], batches: list[list[int]]) -> list[d
     engine = GradientEngine(model)
     found: list[dict[str, torch.Tensor]] = [{} for _ in examples]
     for positions in batches:
-        def consume(name, gradients, positions=positions):
+        def consume(gradient, positions=positions):
             for row, position in enumerate(positions):
-                assert name not in found[position], "each parameter arrives once"
-                found[position][name] = gradients[row].clone()
+                assert gradient.name not in found[position], "each parameter arrives once"
+                found[position][gradient.name] = gradient.full()[row].clone()
         with engine.capture(consume):
             engine.backward(collate([examples[i] for i in positions], pad_id=0))
     return found
@@ -132,8 +131,8 @@ def test_features_do_not_depend_on_batch_size_or_order():
     engine = GradientEngine(model)
 
     def features(order, batch_tokens):
-        made = gradient_features(engine, [examples[i] for i in order], precondition=plain,
-                                 projection=CountSketch(512, seed=1), pad_id=0, batch_tokens=batch_tokens)
+        made = normalised(gradient_features(engine, [examples[i] for i in order], projection=CountSketch(512, seed=1),
+                                            pad_id=0, batch_tokens=batch_tokens))
         back = np.argsort(order)
         return {k: v[back] for k, v in made.items()}
 
@@ -146,7 +145,7 @@ def test_features_do_not_depend_on_batch_size_or_order():
 
 def test_norm_and_loss_are_those_of_the_example():
     model, examples = adapted("mistral"), rows()[:3]
-    made = gradient_features(GradientEngine(model), examples, precondition=plain, projection=CountSketch(64, 0),
+    made = gradient_features(GradientEngine(model), examples, projection=CountSketch(64, 0),
                              pad_id=0, batch_tokens=64)
     for i, row in enumerate(examples):
         gradient = torch.cat(list(oracle(model, row).values()))
@@ -160,8 +159,8 @@ def test_a_row_without_a_direction_is_refused():
     model = adapted("llama")
     empty = Rendered(np.arange(3, 9, dtype=np.int32), np.zeros(6, bool))
     with pytest.raises(ModelError, match=r"not a finite number|exactly zero"):
-        gradient_features(GradientEngine(model), [rows()[0], empty], precondition=plain,
-                          projection=CountSketch(64, 0), pad_id=0, batch_tokens=64)
+        gradient_features(GradientEngine(model), [rows()[0], empty], projection=CountSketch(64, 0), pad_id=0,
+                          batch_tokens=64)
 
 
 def test_only_linear_layers_can_be_captured():

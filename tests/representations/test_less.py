@@ -2,53 +2,22 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
-
 import numpy as np
 import pytest
 import torch
 
-from siftune.config import SelectConfig
-from siftune.data.rows import Examples, Message, Rendered, Row
+from siftune.data.rows import Rendered
 from siftune.errors import StoreMismatch
-from siftune.gradients.projection import projection
-from siftune.models.loading import LoadedModel, weights_hash
+from siftune.gradients.engine import LayerGradient
+from siftune.gradients.projections import projection
 from siftune.models.lora import attach_lora, detach_lora, load_adapter_state
 from siftune.models.warmup import run_warmup, score_weights
 from siftune.representations.base import Context
-from siftune.representations.less import Less, lora_settings, warmup_settings
+from siftune.representations.gradient_passes import lora_settings, warmup_settings
+from siftune.representations.less import Less
 from siftune.seeds import derive
 from siftune.store import FeatureStore
-from tests import tiny
-
-CONFIG = SelectConfig(lora_rank=2, lora_alpha=8.0, warmup_epochs=3, warmup_rows=8, warmup_share=0.1, projection_dim=96,
-                      learning_rate=5e-3, batch_size=4, batch_tokens=64, shard_rows=5)
-
-
-def examples(n: int, seed: int, subtasks: tuple[str, ...] = ()) -> Examples:
-    rng = np.random.default_rng(seed)
-    rows, rendered = [], []
-    for i in range(n):
-        length = int(rng.integers(6, 24))
-        mask = np.zeros(length, bool)
-        mask[-int(rng.integers(1, 4)):] = True
-        rendered.append(Rendered(rng.integers(3, 384, length).astype(np.int32), mask))
-        subtask = subtasks[i % len(subtasks)] if subtasks else None
-        rows.append(Row(f"{seed}-{i:02d}", "made", f"made:{i}", (Message("user", "x"),), json.dumps({"i": i}), "", "",
-                        subtask))
-    return Examples(rows, rendered)
-
-
-def context(folder, **changes) -> Context:
-    model = tiny.model(changes.pop("architecture", "llama"), seed=changes.pop("model_seed", 0))
-    model.requires_grad_(False)
-    loaded = LoadedModel(model, tiny.tokenizer(), "tiny", "cpu", "float32", weights_hash(model))
-    config = dataclasses.replace(CONFIG, **changes)
-    # Subtasks of different sizes, interleaved: neither position nor equal size may matter.
-    return Context(config, examples(13, 1), examples(5, 2, ("b", "a", "b")), {"template": "none"}, folder,
-                   lambda config: loaded)
-
+from tests.representations.contexts import context, examples, tiny_model
 
 def oracle(made: Context) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """(S[M, N], subtask -> Inf[N]) in float64 loops, from the formulas of sections 3 and 4."""
@@ -58,7 +27,9 @@ def oracle(made: Context) -> tuple[np.ndarray, dict[str, np.ndarray]]:
                              derive(config.seed, "warmup"), pad_id=0, device="cpu",
                              base_key=f"{loaded.weights} {loaded.dtype}")
     etas = [c.mean_learning_rate for c in checkpoints]
-    sketch = projection(config.projection, config.projection_dim, derive(config.seed, "projection"))
+    exact = config.projection == "none"
+    kind = "sparse-jl" if config.projection in ("auto", "none") else config.projection
+    sketch = projection(kind, config.projection_dim, derive(config.seed, "projection"))
     matrices: dict[str, np.ndarray] = {}
     S = np.zeros((len(made.target), len(made.pool)))
     groups = list(dict.fromkeys(row.subtask for row in made.target.rows))
@@ -76,12 +47,14 @@ def oracle(made: Context) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         return {n: p.grad.double().numpy().flatten() for n, p in adapters.items()}
 
     def projected(parts: dict[str, np.ndarray]) -> np.ndarray:
+        if exact:
+            return np.concatenate(list(parts.values()))
         total = np.zeros(config.projection_dim)
         for name, part in parts.items():
             if name not in matrices:
                 out = sketch.new(len(part), "cpu")
-                sketch.add(out, name, torch.eye(len(part)))
-                matrices[name] = out.double().numpy()
+                sketch.add(out, LayerGradient.of(name, torch.eye(len(part))))
+                matrices[name] = sketch.read(out).double().numpy()
             total += part @ matrices[name]
         return total
 
@@ -128,7 +101,10 @@ def oracle(made: Context) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     {"target_mean": "cosine", "adam": "less-code"},
     {"adam": "none", "projection": "countsketch", "architecture": "gpt2"},
     {"projection": "rademacher", "architecture": "gemma2"},
-], ids=["paper", "code", "plain", "dense"])
+    {"projection": "srht", "architecture": "qwen2"},
+    {"projection": "none"},
+    {"projection": "none", "target_mean": "cosine", "adam": "less-code", "architecture": "gpt2"},
+], ids=["paper", "code", "plain", "dense", "hadamard", "exact", "exact code"])
 def test_scores_equal_a_plain_loop_oracle_of_the_paper(tmp_path, changes):
     made = context(tmp_path, **changes)
     found = Less().compute(made)
@@ -168,13 +144,6 @@ def test_features_are_reused_and_an_interrupted_pass_continues(tmp_path, monkeyp
     assert all(step["reused"] for step in clock.clock.steps)
 
 
-def tiny_model(config: SelectConfig) -> LoadedModel:
-    """At the top of the module, since worker processes load it too."""
-    model = tiny.model("llama")
-    model.requires_grad_(False)
-    return LoadedModel(model, tiny.tokenizer(), "tiny", "cpu", "float32", weights_hash(model))
-
-
 def test_several_workers_compute_the_same_features(tmp_path):
     one = context(tmp_path / "one")
     alone = Less().compute(one)
@@ -192,7 +161,7 @@ def test_several_workers_compute_the_same_features(tmp_path):
     ({"adam": "less-code"}, "adam"),
     ({"learning_rate": 1e-3}, "warmup.train.learning_rate"),
     ({"warmup_epochs": 2}, "warmup.epochs"),
-    ({"seed": 1}, "projection.seed"),
+    ({"seed": 1}, "seed"),
 ])
 def test_a_store_of_other_settings_is_refused_before_any_work(tmp_path, change, field):
     Less().compute(context(tmp_path))

@@ -61,18 +61,10 @@ class AdamDirection:
             raise ModelError(f"the warmup checkpoint holds no Adam moments for {name!r}",
                              hint="the adapter has changed since the warmup run: run again with --recompute")
         b1, b2 = self.betas
-        m = self.first[name].reshape(1, -1).to(gradients.device, torch.float32)
-        v = self.second[name].reshape(1, -1).to(gradients.device, torch.float32)
-        direction = gradients * (1 - b1)
-        direction += m * b1
-        root = gradients * gradients
-        root.mul_(1 - b2).add_(v * b2)
+        m, v = (part[name].reshape(1, -1).to(gradients.device, torch.float32) for part in (self.first, self.second))
+        direction = torch.mul(gradients, 1 - b1).add_(m, alpha=b1)
+        root = torch.mul(gradients, gradients).mul_(1 - b2).add_(v, alpha=b2)
         if self.form == "less-code":
             return direction.div_(root.add_(self.eps).sqrt_())
-        root.div_(1 - b2 ** (self.step + 1)).sqrt_().add_(self.eps)
-        return direction.div_(1 - b1 ** (self.step + 1)).div_(root)
-
-
-def plain(name: str, gradients: Tensor) -> Tensor:
-    """No preconditioner: LESS's target features, and its pool features under SGD."""
-    return gradients
+        root.mul_(1 / (1 - b2 ** (self.step + 1))).sqrt_().add_(self.eps).mul_(1 - b1 ** (self.step + 1))
+        return direction.div_(root)

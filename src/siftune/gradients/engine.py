@@ -12,11 +12,13 @@ Choices:
 * The loss is the **sum** over examples of each example's mean cross-entropy, so that no example's gradient depends
   on its batch.
 * Dropout is off (``eval``), whatever mode the model was in; the mode is put back afterwards.
+* Memory: activations of the frozen layers are kept for the backward pass only where autograd needs them; with
+  ``checkpointing`` it keeps those of one block at a time and computes the rest again, for a third more time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -28,8 +30,35 @@ from siftune.errors import ModelError
 from siftune.gradients.batching import Batch
 from siftune.models.supervised_logits import mean_loss_per_row, supervised_logits
 
-Consumer = Callable[[str, Tensor], None]
-"""Called once per parameter and batch with its name and float32 [b, n] flattened per-example gradients."""
+
+@dataclass(frozen=True)
+class LayerGradient:
+    """The per-example gradients of one parameter for a batch, as what they are made of.
+
+    Attributes:
+        name: the parameter's name.
+        left: [b, T, m]; for a weight G = left^T right, [b, m, n], in the parameter's own shape (m, n).
+        right: [b, T, n]; None for a vector, whose gradient is the sum of ``left`` over T.
+    """
+
+    name: str
+    left: Tensor
+    right: Tensor | None = None
+
+    @classmethod
+    def of(cls, name: str, values: Tensor) -> LayerGradient:
+        """Of float32 [b, n] values that are already there, such as an Adam direction."""
+        return cls(name, values.unsqueeze(1))
+
+    def full(self) -> Tensor:
+        """float32 [b, m n], flattened as the parameter would be."""
+        if self.right is None:
+            return self.left[:, 0].float() if self.left.shape[1] == 1 else self.left.float().sum(dim=1)
+        return torch.bmm(self.left.float().transpose(1, 2), self.right.float()).flatten(1)
+
+
+Consumer = Callable[[LayerGradient], None]
+"""Called once per parameter and batch."""
 
 
 @dataclass(frozen=True)
@@ -74,20 +103,52 @@ def parameter_sizes(model: nn.Module) -> dict[str, int]:
     return {name: p.numel() for name, p in model.named_parameters() if p.requires_grad}
 
 
+def train_linear_weights(model: nn.Module, names: Sequence[str]) -> None:
+    """Make the weights of the named linear modules the model's only trainable parameters.
+
+    Args:
+        model: a model without adapters.
+        names: of linear modules, for example from :func:`siftune.models.lora.block_modules`.
+    """
+    model.requires_grad_(False)
+    for name in names:
+        model.get_submodule(name).weight.requires_grad_(True)  # type: ignore[union-attr]
+
+
+def _checkpointed_blocks(model: nn.Module) -> list[nn.Module]:
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    blocks: list[nn.Module] = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)]
+    if not blocks:
+        raise ModelError("this model has no blocks that can be checkpointed", where="--checkpointing",
+                         hint="leave the flag out, and lower --batch-tokens where memory is short")
+    for block in blocks:
+        if getattr(block, "dropout", 0) not in (0, 0.0) and not isinstance(block.dropout, nn.Module):
+            raise ModelError("the blocks of this model apply dropout themselves", where="--checkpointing",
+                             why="Blocks are checkpointed in training mode, which would turn that dropout on.",
+                             hint="leave the flag out, and lower --batch-tokens where memory is short")
+    return blocks
+
+
 class GradientEngine:
     """Per-example gradients of a model's trainable linear layers.
 
     Args:
         model: a causal language model whose trainable parameters are weights or biases of linear layers, such as a
-            PEFT model with a LoRA adapter.
+            PEFT model with a LoRA adapter, or a base model prepared by :func:`train_linear_weights`.
+        checkpointing: trade time for memory by gradient checkpointing.
+        autocast: compute the forward pass in this dtype; gradients of parameters are formed in float32.
 
     Raises:
-        ModelError: there is nothing trainable, or something trainable is not a linear layer.
+        ModelError: there is nothing trainable, or something trainable is not a linear layer, or the model cannot be
+            checkpointed.
     """
 
-    def __init__(self, model: nn.Module):
+    def __init__(self, model: nn.Module, *, checkpointing: bool = False, autocast: torch.dtype | None = None):
         self.model = model
+        self.autocast = autocast
         self._layers = _sites(model)
+        self._blocks = _checkpointed_blocks(model) if checkpointing else []
 
     @contextmanager
     def capture(self, consume: Consumer) -> Iterator[None]:
@@ -97,6 +158,10 @@ class GradientEngine:
         handles = []
         self.model.eval()
         try:
+            if self._blocks:
+                self.model.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
+            for block in self._blocks:
+                block.training = True  # of the block alone, so that it checkpoints; dropouts inside stay off
             for parameter in parameters:
                 parameter.requires_grad_(False)
             handles = [site.module.register_forward_hook(_recorder(site, consume)) for site in self._layers]
@@ -106,6 +171,8 @@ class GradientEngine:
                 handle.remove()
             for parameter in parameters:
                 parameter.requires_grad_(True)
+            if self._blocks:
+                self.model.gradient_checkpointing_disable()  # type: ignore[operator]
             self.model.train(was_training)
 
     def backward(self, batch: Batch) -> Tensor:
@@ -114,7 +181,8 @@ class GradientEngine:
         Returns:
             float32 [b]: each row's loss, the mean cross-entropy over its supervised tokens.
         """
-        with supervised_logits(self.model, batch.supervised):
+        reduced = torch.autocast(batch.input_ids.device.type, self.autocast, enabled=self.autocast is not None)
+        with supervised_logits(self.model, batch.supervised), reduced:
             logits = self.model(
                 input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False
             ).logits[0]  # [n, V]
@@ -137,12 +205,11 @@ def _recorder(site: _Site, consume: Consumer) -> Callable[..., Any]:
             output.requires_grad_(True)  # the lowest adapted layer: the backward pass stops here
 
         def on_gradient(gradient: Tensor) -> None:  # [b, T, out]
-            gradient = gradient.float()
             if site.weight:
-                left, right = (inputs.float(), gradient) if site.transposed else (gradient, inputs.float())
-                consume(site.weight, torch.bmm(left.transpose(1, 2), right).flatten(1))
+                left, right = (inputs, gradient) if site.transposed else (gradient, inputs)
+                consume(LayerGradient(site.weight, left, right))
             if site.bias:
-                consume(site.bias, gradient.sum(dim=1))
+                consume(LayerGradient(site.bias, gradient))
 
         output.register_hook(on_gradient)
 

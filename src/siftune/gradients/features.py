@@ -11,8 +11,8 @@ from torch import Tensor
 from siftune.data.rows import Rendered
 from siftune.errors import ModelError
 from siftune.gradients.batching import collate, plan_batches
-from siftune.gradients.engine import GradientEngine
-from siftune.gradients.projection import Projection
+from siftune.gradients.engine import GradientEngine, LayerGradient
+from siftune.gradients.projections import Projection
 
 Preconditioner = Callable[[str, Tensor], Tensor]
 
@@ -21,8 +21,8 @@ def gradient_features(
     engine: GradientEngine,
     rendered: Sequence[Rendered],
     *,
-    precondition: Preconditioner,
     projection: Projection,
+    precondition: Preconditioner | None = None,
     pad_id: int,
     batch_tokens: int,
     device: torch.device | str = "cpu",
@@ -31,15 +31,16 @@ def gradient_features(
     """One row of features an example, in the order given, whatever the batches.
 
     Args:
-        precondition: maps (parameter name, float32 [b, n] gradients) to directions of the same shape.
         projection: where the directions are added up, parameter by parameter.
-        batch_tokens: padded tokens per batch.
+        precondition: maps (parameter name, float32 [b, n] gradients) to directions of the same shape; None for the
+            gradients themselves. A factored projection allows None only.
+        batch_tokens: padded tokens per batch. A batch that does not fit in the device's memory is halved.
         on_batch: called after each batch with the positions of its rows.
 
     Returns:
-        ``feature`` float32 [N, dim]: the projected direction, L2-normalised;
-        ``projected_norm`` float32 [N]: its norm before that;
-        ``norm`` float32 [N]: the norm of the direction before projection;
+        ``projected`` float32 [N, dim]: the projected direction;
+        ``norm`` float32 [N]: the norm of the direction before projection (absent for a factored projection, which
+        never forms it);
         ``loss`` float32 [N]: the mean cross-entropy of the row's supervised tokens.
 
     Raises:
@@ -47,35 +48,73 @@ def gradient_features(
             by an accident.
     """
     n = len(rendered)
-    out = {
-        "feature": np.empty((n, projection.dim), np.float32),
-        "projected_norm": np.empty(n, np.float32),
-        "norm": np.empty(n, np.float32),
-        "loss": np.empty(n, np.float32),
-    }
-    for positions in plan_batches([len(r) for r in rendered], batch_tokens):
+    out = {"projected": np.empty((n, projection.dim), np.float32), "loss": np.empty(n, np.float32)}
+    if not projection.factored:
+        out["norm"] = np.empty(n, np.float32)
+    waiting = plan_batches([len(r) for r in rendered], batch_tokens)[::-1]
+    while waiting:
+        positions = waiting.pop()
         batch = collate([rendered[i] for i in positions], pad_id, device)
-        features = projection.new(len(positions), device)
-        squares = torch.zeros(len(positions), dtype=torch.float32, device=device)
-        gradient_squares = torch.zeros_like(squares)
-
-        def consume(name: str, gradients: Tensor, features: Tensor = features, squares: Tensor = squares,
-                    gradient_squares: Tensor = gradient_squares) -> None:
-            gradient_squares.add_(gradients.square().sum(dim=1))
-            directions = precondition(name, gradients)
-            squares.add_(directions.square().sum(dim=1))
-            projection.add(features, name, directions)
-
-        with engine.capture(consume):
-            losses = engine.backward(batch)
-        _check(gradient_squares, losses)
-        projected_norm = torch.linalg.vector_norm(features, dim=1)
-        out["feature"][positions] = (features / projected_norm.clamp(min=1e-30)[:, None]).cpu().numpy()
-        out["projected_norm"][positions] = projected_norm.cpu().numpy()
-        out["norm"][positions] = squares.sqrt().cpu().numpy()
+        sums = _Sums(projection, precondition, len(positions), device)
+        try:
+            with engine.capture(sums.add):
+                losses = engine.backward(batch)
+        except torch.OutOfMemoryError:
+            if len(positions) == 1:
+                raise
+            # The result of a row does not depend on its batch, so a smaller one gives the same.
+            half = len(positions) // 2
+            waiting += [positions[half:], positions[:half]]
+            continue
+        projected, norm = sums.read(losses)
+        out["projected"][positions] = projected.cpu().numpy()
         out["loss"][positions] = losses.cpu().numpy()
+        if norm is not None:
+            out["norm"][positions] = norm.cpu().numpy()
         on_batch(positions)
     return out
+
+
+def normalised(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """``projected`` replaced by ``feature``, its rows of length 1, and ``projected_norm`` float32 [N].
+
+    Cosines are what gradient methods compare: gradient norms fall with response length (LESS, section 3.2).
+    """
+    rest = {name: array for name, array in arrays.items() if name != "projected"}
+    norm = np.linalg.norm(arrays["projected"], axis=1)
+    return {"feature": arrays["projected"] / np.maximum(norm, 1e-30)[:, None], "projected_norm": norm, **rest}
+
+
+class _Sums:
+    """Of one batch: the sketch, and the squared norms of gradients and directions."""
+
+    def __init__(self, projection: Projection, precondition: Preconditioner | None, rows: int,
+                 device: torch.device | str):
+        self.projection, self.precondition = projection, precondition
+        self.sketch = projection.new(rows, device)
+        self.gradient = torch.zeros(rows, device=device)
+        self.direction = torch.zeros(rows, device=device)
+
+    def add(self, gradient: LayerGradient) -> None:
+        if self.projection.factored:
+            self.projection.add(self.sketch, gradient)
+            return
+        values = gradient.full()
+        norm = torch.linalg.vector_norm(values, dim=1)
+        self.gradient += norm * norm
+        if self.precondition is not None:
+            values = self.precondition(gradient.name, values)
+            norm = torch.linalg.vector_norm(values, dim=1)
+        self.direction += norm * norm
+        self.projection.add(self.sketch, LayerGradient.of(gradient.name, values))
+
+    def read(self, losses: Tensor) -> tuple[Tensor, Tensor | None]:
+        projected = self.projection.read(self.sketch)
+        if self.projection.factored:
+            _check(projected.square().sum(dim=1), losses)
+            return projected, None
+        _check(self.gradient, losses)
+        return projected, self.direction.sqrt()
 
 
 def _check(gradient_squares: Tensor, losses: Tensor) -> None:

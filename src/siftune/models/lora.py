@@ -136,6 +136,16 @@ def target_modules(model: Any, settings: LoraSettings) -> list[str]:
     return found if settings.layers == "all" else _last_layers(found, settings.layers)
 
 
+def block_modules(model: Any, layers: int | Literal["all"] = "all") -> list[str]:
+    """Full names of all linear modules inside the model's blocks (not the output embedding), in the model's order.
+
+    Raises:
+        ConfigError: ``layers`` exceeds the number of layers.
+    """
+    names = [n for n, module in model.named_modules() if _is_linear(module) and _LAYER_INDEX.search(n)]
+    return names if layers == "all" else _last_layers(names, layers)
+
+
 def adapter_parameters(model: Any) -> dict[str, torch.nn.Parameter]:
     """The live adapter parameters by full name, in ``named_parameters`` order."""
     return {name: parameter for name, parameter in model.named_parameters() if ".lora_" in name}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -73,6 +73,7 @@ class Evidence:
         blocks: streamed similarities S[M, n] of pool rows to targets, where the representation compares with them.
         subtask_blocks: streamed scores [K, n] per subtask in order of first appearance, where the paper defines them
             otherwise than as the mean of ``blocks``.
+        lines: names of the lines of ``blocks``, where they are not the target rows but, say, the subtasks.
         scores: float64 [N], for representations that score rows on their own.
         stores: folders of the pool's features.
         fingerprint: what the features were made from.
@@ -81,6 +82,7 @@ class Evidence:
 
     blocks: Blocks | None = None
     subtask_blocks: Blocks | None = None
+    lines: Sequence[str] = ()
     scores: np.ndarray | None = None
     stores: list[Path] = field(default_factory=list)
     fingerprint: dict[str, Any] = field(default_factory=dict)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ import numpy as np
 
 from siftune.errors import StoreCorrupt, StoreMismatch
 from siftune.files import make_folder, read_json, write_json, write_with
+from siftune.store.codec import decode
 from siftune.store.fingerprint import first_difference
 
 FORMAT = 1
@@ -163,16 +165,30 @@ class FeatureStore:
         Raises:
             StoreCorrupt: the shard is not there or not readable.
         """
+        with self._open(shard) as file:
+            return file.get_tensor(name)
+
+    @contextmanager
+    def _open(self, shard: Shard) -> Iterator[Any]:
         from safetensors import SafetensorError, safe_open
 
         path, _ = self._paths(shard)
         try:
             with safe_open(str(path), framework="numpy") as file:
-                return file.get_tensor(name)
+                yield file
         except (OSError, SafetensorError) as error:
             raise StoreCorrupt(f"cannot read {path.name}", where=str(path), why=str(error),
                                hint="`siftune doctor RUN` names and removes broken shards; the next run makes them "
                                     "again") from error
+
+    def features(self, shard: Shard, name: str = "feature") -> np.ndarray:
+        """float32 [n, d]: a feature matrix of a shard in whatever type it is stored; see :mod:`siftune.store.codec`.
+
+        Raises:
+            StoreCorrupt: the shard is not there or not readable.
+        """
+        with self._open(shard) as file:
+            return decode(name, file.keys(), file.get_tensor)
 
     def blocks(self, name: str) -> Iterator[tuple[int, np.ndarray]]:
         """(first row, array) of every shard in row order; one shard in memory at a time."""

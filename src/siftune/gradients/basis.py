@@ -1,0 +1,132 @@
+"""Directions made from the targets, and scoring against them: no random projection, a few floats an example.
+
+When the targets are known before the pool is read, a pool row's inner products with a handful of directions are all
+that its score needs. They are linear in the row's gradient, so they are added up parameter by parameter in the same
+pass, like a projection:
+
+* the unit gradients of the targets and the mean direction of every subtask give LESS's scores exactly;
+* an orthonormal basis of the span of the targets' gradients gives GIST's features.
+
+The matrix of directions [C, D] lives in one ``.npy`` file (memory-mapped while it is made, one parameter after the
+other) beside a JSON file with the place of every parameter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from siftune.data.rows import Rendered
+from siftune.files import make_folder, read_json, write_json
+from siftune.gradients.batching import collate, plan_batches
+from siftune.gradients.engine import GradientEngine, LayerGradient, parameter_sizes
+
+CHUNK = 1 << 20  # columns handled at once
+
+
+class Directions:
+    """A matrix [C, D] of directions in parameter space, on disk.
+
+    Attributes:
+        path: the ``.npy`` file.
+        matrix: float32 [C, D], memory-mapped.
+        places: parameter name -> (first column, elements).
+    """
+
+    def __init__(self, path: Path, mode: str = "r"):
+        self.path = path
+        self.places: dict[str, tuple[int, int]] = {
+            name: (first, size) for name, first, size in read_json(path.with_suffix(".json"))["parameters"]}
+        self.matrix: np.ndarray = np.load(path, mmap_mode=mode)  # type: ignore[call-overload]
+
+    @classmethod
+    def create(cls, path: Path, rows: int, sizes: dict[str, int]) -> Directions:
+        """A matrix of zeros to write into; parameters stand in the order of ``sizes``."""
+        make_folder(path.parent)
+        ends = np.cumsum(list(sizes.values())).tolist()
+        places = [[name, end - size, size] for (name, size), end in zip(sizes.items(), ends, strict=True)]
+        np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=(rows, ends[-1])).flush()
+        write_json(path.with_suffix(".json"), {"parameters": places})
+        return cls(path, "r+")
+
+    def sizes(self) -> dict[str, int]:
+        return {name: size for name, (_, size) in self.places.items()}
+
+    def chunks(self) -> Iterator[slice]:
+        """Ranges of columns, one after the other."""
+        width = self.matrix.shape[1]
+        for start in range(0, width, CHUNK):
+            yield slice(start, min(start + CHUNK, width))
+
+    def remove(self) -> None:
+        """Delete both files."""
+        self.path.unlink()
+        self.path.with_suffix(".json").unlink()
+
+    def gram(self) -> np.ndarray:
+        """float64 [C, C]: inner products of the directions, streamed over the columns."""
+        total = np.zeros((len(self.matrix), len(self.matrix)))
+        for part in self.chunks():
+            columns = self.matrix[:, part].astype(np.float64)
+            total += columns @ columns.T
+        return total
+
+    def combined(self, path: Path, weights: np.ndarray) -> Directions:
+        """The directions ``weights`` [R, C] times these, written to another file, streamed over the columns."""
+        made = Directions.create(path, len(weights), self.sizes())
+        for part in self.chunks():
+            made.matrix[:, part] = weights @ self.matrix[:, part].astype(np.float64)
+        made.matrix.flush()  # type: ignore[attr-defined]
+        return made
+
+
+def collect(engine: GradientEngine, rendered: Sequence[Rendered], path: Path, *, pad_id: int, batch_tokens: int,
+            device: torch.device | str, on_batch: Callable[[list[int]], None] = lambda positions: None) -> Directions:
+    """The plain gradients of some rows, whole, in their order: one row of the matrix each."""
+    made = Directions.create(path, len(rendered), parameter_sizes(engine.model))
+    for positions in plan_batches([len(r) for r in rendered], batch_tokens):
+
+        def keep(gradient: LayerGradient, positions: list[int] = positions) -> None:
+            first, size = made.places[gradient.name]
+            made.matrix[positions, first : first + size] = gradient.full().cpu().numpy()
+
+        with engine.capture(keep):
+            engine.backward(collate([rendered[i] for i in positions], pad_id, device))
+        on_batch(positions)
+    made.matrix.flush()  # type: ignore[attr-defined]
+    return made
+
+
+class Basis:
+    """Inner products with stored directions, as a projection: float32 [rows, C]."""
+
+    kind = "basis"
+    factored = False
+
+    def __init__(self, path: Path):
+        self._directions = Directions(path)
+        self.dim = len(self._directions.matrix)
+        self._parts: dict[tuple[str, str], Tensor] = {}
+
+    def new(self, rows: int, device: torch.device | str) -> Tensor:
+        return torch.zeros(rows, self.dim, device=device)
+
+    def add(self, sketch: Tensor, gradient: LayerGradient) -> None:
+        values = gradient.full()
+        key = (gradient.name, str(values.device))
+        if key not in self._parts:
+            first, size = self._directions.places[gradient.name]
+            part = np.ascontiguousarray(self._directions.matrix[:, first : first + size])
+            self._parts[key] = torch.from_numpy(part).to(values.device)
+        sketch += values @ self._parts[key].T
+
+    def read(self, sketch: Tensor) -> Tensor:
+        return sketch
+
+    def fingerprint(self) -> dict[str, Any]:
+        return {"kind": self.kind, "dim": self.dim}

@@ -1,0 +1,62 @@
+"""LoGra: gradients of a base model's own linear weights, without an adapter or a warmup run (arXiv 2405.13954).
+
+Both factors of every layer's gradient are projected and the small product is kept (see
+:mod:`siftune.gradients.projections.logra`), so no full gradient is ever formed and one pass over the pool is all there
+is to it. With ``--damping`` the similarity is LoGra's influence, the inner product under the damped inverse of the
+pool's projected Gram matrix, normalised; without it, a plain cosine of gradients.
+
+The fast option where there is no time for a warmup. LESS found gradients of a model that has not been warmed up to
+select little better than chance (section 6, ablations), so compare with random before you rely on it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from siftune.representations.base import Context, Evidence, content_key
+from siftune.representations.gradient_passes import (
+    Pass,
+    Passes,
+    base_fingerprint,
+    choose_linear_weights,
+    config_projection,
+    refuse_other,
+    settled,
+)
+from siftune.representations.less import compared
+from siftune.representations.similarity import Queries
+
+
+class LoGra:
+    name = "logra"
+    summary = "Gradients of the base model's linear weights, both factors projected; no warmup."
+    paper = "arXiv 2405.13954"
+    cost = "one backward pass over the pool"
+    needs_target = True
+    needs_model = True
+    projection = "logra"
+    projections = ("logra", "factgrass", "sparse-jl", "countsketch", "srht", "rademacher", "grass")
+
+    def compute(self, context: Context) -> Evidence:
+        config = settled(context.config, self)
+        fingerprint: dict[str, Any] = {
+            **base_fingerprint(context), "weights": list(config.lora_targets) or "all", "layers": config.lora_layers,
+            "projection": config_projection(config).fingerprint(),
+        }
+        root = context.folder / "store" / "logra"
+        refuse_other(root, fingerprint, recompute=config.recompute)
+        frozen = {p: p.requires_grad for p in context.model.model.parameters()}
+        try:
+            passes = Passes(context, config, choose_linear_weights(context.model.model, config), fingerprint, root)
+            with context.clock.measure("pool features") as entry:
+                pool = passes.over(context.pool, [Pass()], "pool")
+                entry["reused"] = not passes.computed
+            with context.clock.measure("target features") as entry:
+                target = passes.over(context.target, [Pass()], f"target-{content_key(context.target)[:12]}")
+                entry["reused"] = not passes.computed
+        finally:
+            for parameter, flag in frozen.items():
+                parameter.requires_grad_(flag)
+        return compared(context, pool, [Queries.of(store) for store in target], np.ones(1), fingerprint, {})
