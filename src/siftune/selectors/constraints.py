@@ -1,13 +1,14 @@
-"""What may still be taken: budgets, exclusions, must-includes and near-duplicate groups, in one place.
+"""What may still be taken: budgets, exclusions, must-includes, near-duplicate groups and quotas, in one place.
 
 Selectors differ in the order in which they offer rows; they all offer them to one :class:`Ledger`, which says whether
-the row is taken. Every row that is not taken stays open or is closed for good, since what remains of the budget only
-shrinks and a group once used stays used. That is what lets selectors skip closed rows without looking back. A further
-constraint (a quota per group) is one more reason in :meth:`Ledger.offer`.
+the row is taken. Every row that is not taken stays open or is closed for good: what remains of the budget only
+shrinks, a group once used stays used, and a row refused for the sake of a floor (:mod:`siftune.selectors.floors`) is
+not asked again. That is what lets selectors skip closed rows without looking back.
 """
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
@@ -16,11 +17,12 @@ import numpy as np
 from siftune.errors import ConfigError
 from siftune.registry import unknown_name
 from siftune.selectors.budget import FLAG, ResolvedBudget
+from siftune.selectors.floors import CEILING, DUPLICATE, EXCLUDED, KEPT_FOR_FLOORS, OPEN, TAKEN, TOO_LONG, Quotas
 
 if TYPE_CHECKING:
     from siftune.selectors.problem import Problem
 
-OPEN, TAKEN, EXCLUDED, DUPLICATE, TOO_LONG = range(5)
+__all__ = ["CEILING", "DUPLICATE", "EXCLUDED", "KEPT_FOR_FLOORS", "OPEN", "TAKEN", "TOO_LONG", "Ledger", "rows_of"]
 
 
 def rows_of(ids: Sequence[str], wanted: Iterable[str], *, flag: str) -> np.ndarray:
@@ -64,35 +66,48 @@ class Ledger:
 
     def __init__(self, problem: Problem, budget: ResolvedBudget):
         n = len(problem.ids)
-        by_tokens = budget.kind == "tokens" and problem.tokens is not None
-        cost = problem.tokens if by_tokens and problem.tokens is not None else np.ones(n, dtype=np.int64)
         self.budget = budget
         self.remaining = budget.limit
         self.taken: list[int] = []
-        self._cost: list[int] = cost.tolist()
-        self._cheapest_first: list[int] = np.argsort(cost, kind="stable").tolist()
+        self._cost: array[int] | bytes = b"\x01" * n  # a byte a row
+        self._cheapest_first: Sequence[int] = range(n)
+        if budget.kind == "tokens" and problem.tokens is not None:
+            self._cost = array("q", problem.tokens.tobytes())
+            self._cheapest_first = array("q", np.argsort(problem.tokens, kind="stable").tobytes())
         self._cheapest = 0
         self._flags = bytearray(n)  # plain bytes: reading one costs a fifth of reading an array element
         self.state = np.frombuffer(self._flags, dtype=np.uint8)
         self.state[problem.exclude] = EXCLUDED
-        self._groups = [list(group) for group in problem.duplicate_groups]
+        self._groups = [list(dict.fromkeys(map(int, group))) for group in problem.duplicate_groups]
         self._groups_of: dict[int, list[int]] = {}
         for number, group in enumerate(self._groups):
             for row in group:
-                self._groups_of.setdefault(int(row), []).append(number)
+                self._groups_of.setdefault(row, []).append(number)
+        self.quotas: Quotas | None = None
+        if problem.quotas:
+            self.quotas = Quotas(problem, budget, self._flags, self._cost, self._groups, self._groups_of)
         for row in problem.include.tolist():
             self._include(row)
         self.included = len(self.taken)
+        if self.quotas is not None:
+            self.quotas.start(self.remaining)
+        if not self.taken and not self.open.any():
+            raise ConfigError("no row may be taken", where="quotas", why="Every group is closed by its ceiling.",
+                              hint="raise the ceilings")
         if not self.taken and self.full:
-            shortest = int(cost[~problem.exclude].min())
+            shortest = min(self._cost[row] for row in np.flatnonzero(self.open).tolist())
             raise ConfigError(f"the budget {budget.asked!r} is too small for even the shortest row", where=FLAG,
                               hint=f'the least that selects a row is "{shortest} {budget.kind}"')
 
     def offer(self, row: int) -> bool:
-        """Take the row if it is open and fits what remains; one that does not fit is closed."""
+        """Take the row if it is open, fits what remains and leaves room for the floors; otherwise it is closed."""
         if self._flags[row]:
             return False
-        if self._cost[row] > self.remaining:
+        if self.quotas is not None:
+            if reason := self.quotas.refuse(row, self.remaining):
+                self._flags[row] = reason
+                return False
+        elif self._cost[row] > self.remaining:
             self._flags[row] = TOO_LONG
             return False
         self._take(row)
@@ -110,7 +125,9 @@ class Ledger:
 
     @property
     def full(self) -> bool:
-        """Whether no open row fits any more. Constant time on average: rows only ever close."""
+        """Whether no open row may be taken any more. Constant time on average: rows only ever close."""
+        if self.quotas is not None and self.quotas.lacking:
+            return False  # a row that is kept for a floor can always be taken
         cheapest_first, flags = self._cheapest_first, self._flags
         at, end = self._cheapest, len(cheapest_first)
         while at < end and flags[cheapest_first[at]]:
@@ -125,17 +142,22 @@ class Ledger:
 
     @property
     def contenders(self) -> np.ndarray:
-        """bool [N]: rows left out by their rank or length alone, neither excluded nor near duplicates."""
-        return (self.state == OPEN) | (self.state == TOO_LONG)
+        """bool [N]: rows left out by their rank or length alone: not excluded, no near duplicates, below ceilings."""
+        return (self.state == OPEN) | (self.state == TOO_LONG) | (self.state == KEPT_FOR_FLOORS)
 
     def exchange(self, out: int, into: int) -> None:
-        """Give back a taken row for an open one of the same cost; neither may be in a duplicate group."""
+        """Give back a taken row for an open one; see :meth:`exchangeable` and :meth:`quota_of`."""
         self.taken[self.taken.index(out)] = into
         self._flags[out], self._flags[into] = OPEN, TAKEN
         self._cheapest = 0
 
-    def in_group(self, row: int) -> bool:
-        return row in self._groups_of
+    def exchangeable(self, row: int) -> bool:
+        """Whether the row may be exchanged under a row budget with another of the same quota: it has no duplicates."""
+        return row not in self._groups_of
+
+    def quota_of(self, row: int) -> int:
+        """The number of the quota of the row's group, -1 where there is none."""
+        return -1 if self.quotas is None else self.quotas.group_of(row)
 
     def count(self, reason: int) -> int:
         return int((self.state == reason).sum())
@@ -156,4 +178,6 @@ class Ledger:
                 f"the rows that must be included exceed the budget {self.budget.asked!r}", where="--must-include",
                 why=f"The budget is {self.budget.limit} {self.budget.kind}.",
                 hint="include fewer rows, or raise --budget")
+        if self.quotas is not None:
+            self.quotas.include(row)
         self._take(row)

@@ -96,22 +96,24 @@ def _draw(queue: Iterator[int], ledger: Ledger) -> bool:
 def _even_out(ledger: Ledger, lengths: np.ndarray, bin_of: np.ndarray, order: np.ndarray, total: int) -> int:
     """Exchange taken rows for open ones of the same bin until the sum of lengths is ``total``, or no exchange helps.
 
-    Must-includes and near duplicates stay. Returns the number of rows exchanged.
+    Must-includes and near duplicates stay; under quotas, a row is exchanged for one of the same group. Returns
+    the number of rows exchanged.
     """
     missing = total - int(lengths[ledger.taken].sum())
     rank = np.argsort(order)
-    spare: dict[int, list[tuple[int, int, int]]] = {}  # bin -> (length, random rank, row), ascending
+    spare: dict[tuple[int, int], list[tuple[int, int, int]]] = {}  # bin, quota -> (length, random rank, row), ascending
     for row in np.flatnonzero(ledger.open).tolist():
-        if not ledger.in_group(row):
-            spare.setdefault(int(bin_of[row]), []).append((int(lengths[row]), int(rank[row]), row))
+        if ledger.exchangeable(row):
+            key = int(bin_of[row]), ledger.quota_of(row)
+            spare.setdefault(key, []).append((int(lengths[row]), int(rank[row]), row))
     for candidates in spare.values():
         candidates.sort()
     exchanged = 0
     for out in ledger.taken[ledger.included:]:
         if missing == 0:
             break
-        candidates = spare.get(int(bin_of[out]), [])
-        if not candidates or ledger.in_group(out):
+        candidates = spare.get((int(bin_of[out]), ledger.quota_of(out)), [])
+        if not candidates or not ledger.exchangeable(out):
             continue
         length = int(lengths[out])
         at = bisect_left(candidates, (length + missing,))

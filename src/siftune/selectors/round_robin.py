@@ -157,8 +157,9 @@ class _Game:
         if lists is None or not self.players:
             return 0
         player, score = self.players[-1], self.scores[-1]
-        # Under a token budget, rows found too long earlier may be missing from renewed lists.
-        if self.ledger.budget.kind == "rows" and (lists.complete or lists.scores[player, -1] < score):
+        # Under a token budget or quotas, rows refused earlier may be missing from renewed lists.
+        exact = self.ledger.budget.kind == "rows" and not self.problem.quotas
+        if exact and (lists.complete or lists.scores[player, -1] < score):
             tied = lists.rows[player, lists.scores[player] == score]
             return int(contenders[tied].sum())
         return sum(int((contenders[start:start + block.shape[1]] & (block[player] == score)).sum())

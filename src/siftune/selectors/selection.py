@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from siftune.selectors.constraints import DUPLICATE, EXCLUDED, TOO_LONG, Ledger
+from siftune.selectors.constraints import CEILING, DUPLICATE, EXCLUDED, KEPT_FOR_FLOORS, TOO_LONG, Ledger
 from siftune.selectors.problem import Problem
 
 
@@ -59,6 +59,8 @@ def conclude(problem: Problem, ledger: Ledger, *, score: np.ndarray | None, near
         ``candidates``: rows not excluded. ``excluded``, ``included``: rows by the user's word.
         ``near_duplicates_suppressed``: rows closed because another of their group was taken.
         ``skipped_too_long``: rows whose turn came but that did not fit the remaining tokens.
+        ``quotas``: under quotas, for each group its floor and ceiling, and the rows and budget given to it, with
+            ``closed_by_ceilings`` and ``refused_for_floors``, the rows whose turn came in vain.
         ``exhausted``: whether the budget was not met because no further row could be taken.
         ``ties_at_cut``, ``zero_gain_share`` (share of rows with gain <= 0), ``per_target_coverage`` (target id to
         number of rows taken for it); None where they do not apply.
@@ -83,6 +85,7 @@ def conclude(problem: Problem, ledger: Ledger, *, score: np.ndarray | None, near
         "ties_at_cut": ties_at_cut,
         "zero_gain_share": None if gain is None else float((gain <= 0).mean()),
         "per_target_coverage": coverage,
+        **_quotas(ledger),
         **more,
     }
     return Selection(
@@ -90,9 +93,16 @@ def conclude(problem: Problem, ledger: Ledger, *, score: np.ndarray | None, near
         score=nothing if score is None else score,
         nearest_target=np.full(len(rows), -1) if nearest is None else nearest,
         gain=nothing.copy() if gain is None else gain,
-        is_nested=nested and budget.kind == "rows",
+        is_nested=nested and budget.kind == "rows" and ledger.quotas is None,
         diagnostics=diagnostics,
     )
+
+
+def _quotas(ledger: Ledger) -> dict[str, Any]:
+    if ledger.quotas is None:
+        return {}
+    return {"quotas": {quota.name: quota.describe() for quota in ledger.quotas.all},
+            "closed_by_ceilings": ledger.count(CEILING), "refused_for_floors": ledger.count(KEPT_FOR_FLOORS)}
 
 
 def ties_at_cut(ledger: Ledger, score: np.ndarray) -> int:
