@@ -92,8 +92,8 @@ class ModelConfig:
     lora_targets: tuple[str, ...] = option((), "Linear modules to adapt, by the end of their name; attention "
                                            "projections when not given.", group=MODEL)
     lora_layers: int = option(0, "Adapt only the last k layers; 0 for all.", group=MODEL, rule=COUNT_OR_NONE)
-    batch_tokens: int = option(1024, "Padded tokens a batch may hold in feature and evaluation passes.",
-                               group=MODEL, rule=COUNT)
+    batch_tokens: int = option(0, "Padded tokens a batch may hold in feature and evaluation passes; 0 chooses by the "
+                               "memory there is. It does not change the result.", group=MODEL, rule=COUNT_OR_NONE)
 
 
 @dataclass(frozen=True)
@@ -150,6 +150,8 @@ class SelectConfig(DataConfig, ModelConfig):
     learning_rate: float = option(3e-4, "Peak learning rate of the warmup run and of training.",
                                   group=TRAINING, rule=POSITIVE)
     batch_size: int = option(8, "Rows per optimizer step.", group=TRAINING, rule=COUNT)
+    micro_batch_tokens: int = option(1024, "Padded tokens per forward pass in training: a step's rows are cut into "
+                                     "such parts, which bounds memory.", group=TRAINING, rule=COUNT)
 
     output_dir: str = option("", "Run folder to write.", group=RUN)
     from_run: str = option("", "Reuse pool, model and features of this run folder.", group=RUN, flag="--from")

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import dataclass, field
 from typing import Any
-
-import numpy as np
 
 from siftune import api
 from siftune.config import SelectConfig
@@ -25,7 +24,7 @@ class Plan:
         lines: (step, estimate in words).
         seconds: estimated wall time of everything that is not there yet.
         disk: bytes of features.
-        memory: peak resident bytes seen in the probe.
+        memory: estimated peak resident bytes of the process that computes; of each, where there are several.
     """
 
     lines: list[tuple[str, str]] = field(default_factory=list)
@@ -56,65 +55,175 @@ def plan(config: SelectConfig) -> Plan:
         ("target", f"{len(inputs.target):,} rows"),
         ("budget", f"{config.budget} = {budget.limit:,} {budget.kind}"),
     ]
-    if REPRESENTATIONS.get(method.representation).needs_model:
-        _probe(config, inputs, made, tokens)
+    representation = REPRESENTATIONS.get(method.representation)()
+    if representation.needs_model:
+        _probe(config, representation, inputs, made, tokens)
     else:
         made.lines.append(("time", "seconds: no model is run"))
     return made
 
 
-def _probe(config: SelectConfig, inputs: Any, made: Plan, tokens: int) -> None:
-    from siftune.gradients.adam import AdamDirection
-    from siftune.gradients.engine import GradientEngine, parameter_sizes
-    from siftune.gradients.features import gradient_features
-    from siftune.models.lora import attach_lora
-    from siftune.representations.less import less_projection, lora_settings, warmup_settings
-
-    loaded = api.load(config)
-    model = attach_lora(loaded.model, lora_settings(config), seed=0)
-    engine = GradientEngine(model)
-    sizes = parameter_sizes(model)
+def _probe(config: SelectConfig, representation: Any, inputs: Any, made: Plan, tokens: int) -> None:
     import torch
 
-    moments = {name: torch.full((n,), 1e-6) for name, n in sizes.items()}  # values do not matter for the time
-    direction = AdamDirection(moments, moments, step=10)
-    order = permutation(len(inputs.pool), config.seed, "probe").tolist()
-    done, seconds, rows = 0, 0.0, []
-    warm = False
-    for start in range(0, len(order), 16):
-        rows = [inputs.pool.rendered[i] for i in order[start : start + 16]]
-        before = time.monotonic()
-        gradient_features(engine, rows, precondition=direction, projection=less_projection(config),
-                          pad_id=loaded.pad_id, batch_tokens=config.batch_tokens, device=loaded.device)
-        if warm:  # the first batch also makes the projection and warms the caches
+    from siftune.representations.gradient_passes import settled, warmup_settings
+    from siftune.store.codec import bytes_per_row
+
+    config = settled(config, representation)
+    threads = torch.get_num_threads()
+    if config.workers > 1:
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // config.workers))
+    try:
+        probe = _Probe(config, representation, inputs)
+        speed, measured = probe.speed()
+        if representation.warmup:
+            probe.train()
+    finally:
+        torch.set_num_threads(threads)
+    made.memory = _peak_memory()
+
+    warmup = warmup_settings(config)
+    passes = warmup.epochs if representation.warmup else 1
+    share = min(1.0, max(warmup.share, warmup.min_rows / len(inputs.pool)))
+    warmup_seconds = tokens * share * warmup.epochs / speed if representation.warmup else 0.0
+    pass_seconds = tokens / speed / config.workers
+    subtasks = len({row.subtask or "all" for row in inputs.target.rows})
+    numbers = representation.numbers_per_row(config, len(inputs.target), subtasks)
+    kind = "float32" if config.projection == "none" else config.feature_dtype
+    made.seconds = warmup_seconds + (pass_seconds + int(inputs.target.tokens.sum()) / speed) * passes
+    made.disk = (len(inputs.pool) + len(inputs.target)) * bytes_per_row(numbers, kind) * passes
+    each = f" in each of {config.workers} processes" if config.workers > 1 else ""
+    made.lines.append(("model", f"{config.model}: {probe.loaded.parameters / 1e6:,.0f}M parameters, gradients of "
+                                f"{probe.adapted / 1e6:,.2f}M, {probe.loaded.dtype} on {probe.loaded.device}"))
+    made.lines.append(("speed", f"{speed:,.0f} tokens/s{each}, gradients and projection included (measured on "
+                                f"{measured:,} tokens)"))
+    if representation.warmup:
+        made.lines.append(("warmup", f"{_duration(warmup_seconds)}: {share:.1%} of the pool, {warmup.epochs} epochs"))
+    made.lines += [
+        ("features", f"{_duration(pass_seconds * passes)}: {passes} checkpoint{'s' * (passes > 1)}, "
+                     f"{_duration(pass_seconds)} each"),
+        ("total", f"{_duration(made.seconds)}, less what an earlier run has left"),
+        ("memory", f"{made.memory / 2**30:.1f} GiB{each}, of whatever number of rows (batches of "
+                   f"{probe.batch_tokens:,} tokens)"),
+        ("disk", f"{made.disk / 2**20:,.1f} MiB of features: {numbers:,} x {kind} x {passes} "
+                 f"checkpoint{'s' * (passes > 1)} a row"),
+    ]
+
+
+class _Probe:
+    """The passes of a run on a few rows: first the batch that needs most memory, then a sample for the speed."""
+
+    def __init__(self, config: SelectConfig, representation: Any, inputs: Any):
+        from siftune.gradients.engine import parameter_sizes
+        from siftune.models.lora import attach_lora
+        from siftune.models.memory import batch_tokens
+        from siftune.representations.gradient_passes import (
+            choose_linear_weights,
+            config_projection,
+            lora_settings,
+            make_engine,
+        )
+
+        self.config, self.inputs, self.loaded = config, inputs, api.load(config)
+        self.model = (attach_lora(self.loaded.model, lora_settings(config), seed=0) if representation.warmup
+                      else choose_linear_weights(self.loaded.model, config))
+        self.engine = make_engine(config, self.model)
+        sizes = parameter_sizes(self.model)
+        self.adapted = sum(sizes.values())
+        self.batch_tokens = batch_tokens(config.batch_tokens, self.loaded)
+        self.precondition = _any_moments(sizes, self.loaded.device) if self._adam(representation) else None
+        if config.projection == "none":
+            self.projection: Any = _AnyDirections(len(inputs.target))
+        else:
+            self.projection = config_projection(config)
+
+    def _adam(self, representation: Any) -> bool:
+        return representation.name == "less" and self.config.adam != "none"
+
+    def features(self, rows: list[Any]) -> None:
+        from siftune.gradients.features import gradient_features
+
+        gradient_features(self.engine, rows, precondition=self.precondition, projection=self.projection,
+                          pad_id=self.loaded.pad_id, batch_tokens=self.batch_tokens, device=self.loaded.device)
+
+    def speed(self) -> tuple[float, int]:
+        """(tokens per second, tokens measured); the largest batch of the run comes first and is not timed."""
+        from siftune.gradients.batching import plan_batches
+
+        rendered = self.inputs.pool.rendered
+        lengths = [len(r) for r in rendered]
+        batches = plan_batches(lengths, self.batch_tokens)
+        widest = max(batches, key=lambda batch: len(batch) * max(lengths[i] for i in batch))
+        self.features([rendered[i] for i in widest])
+        order = permutation(len(rendered), self.config.seed, "probe").tolist()
+        done, seconds = 0, 0.0
+        for start in range(0, len(order), 32):
+            rows = [rendered[i] for i in order[start : start + 32]]
+            before = time.monotonic()
+            self.features(rows)
             seconds += time.monotonic() - before
             done += sum(len(r) for r in rows)
-        warm = True
-        if seconds > PROBE_SECONDS:
-            break
-    speed = done / seconds if seconds else float("nan")
-    warmup = warmup_settings(config)
-    share = min(1.0, max(warmup.share, warmup.min_rows / len(inputs.pool)))
-    warmup_seconds = tokens * share * warmup.epochs / speed
-    pass_seconds = tokens / speed
-    target_tokens = int(inputs.target.tokens.sum())
-    total = warmup_seconds + (pass_seconds + target_tokens / speed) * warmup.epochs
-    width = np.dtype(config.feature_dtype).itemsize
-    made.seconds = total
-    made.disk = (len(inputs.pool) + len(inputs.target)) * config.projection_dim * width * warmup.epochs
-    made.memory = _peak_memory()
-    made.lines += [
-        ("model", f"{config.model}: {loaded.parameters / 1e6:,.0f}M parameters, {sum(sizes.values()) / 1e6:,.2f}M "
-                  f"adapted, {loaded.dtype} on {loaded.device}"),
-        ("speed", f"{speed:,.0f} tokens/s, gradients and projection included (measured on {done:,} tokens)"),
-        ("warmup", f"{_duration(warmup_seconds)}: {share:.1%} of the pool, {warmup.epochs} epochs"),
-        ("features", f"{_duration(pass_seconds * warmup.epochs)}: {warmup.epochs} checkpoints, "
-                     f"{_duration(pass_seconds)} each"),
-        ("total", f"{_duration(total)}, less what an earlier run has left"),
-        ("memory", f"{made.memory / 2**30:.1f} GiB at the peak of the probe (--batch-tokens {config.batch_tokens})"),
-        ("disk", f"{made.disk / 2**20:,.0f} MiB of features: {config.projection_dim} x {config.feature_dtype} x "
-                 f"{warmup.epochs} checkpoints a row"),
-    ]
+            if seconds > PROBE_SECONDS:
+                break
+        return done / seconds, done
+
+    def train(self) -> None:
+        """The micro-batch of the warmup that needs most memory, forward and backward, as the trainer does it."""
+        import siftune.training.trainer  # noqa: F401  # what it imports takes memory too
+        from siftune.gradients.batching import collate, plan_batches
+        from siftune.models.supervised_logits import mean_loss_per_row, supervised_logits
+
+        rendered = self.inputs.pool.rendered
+        longest = sorted(range(len(rendered)), key=lambda i: -len(rendered[i]))[: self.config.batch_size]
+        rows = [rendered[longest[i]]
+                for i in plan_batches([len(rendered[i]) for i in longest], self.config.micro_batch_tokens)[0]]
+        batch = collate(rows, self.loaded.pad_id, self.loaded.device)
+        self.model.train()
+        with supervised_logits(self.model, batch.supervised):
+            logits = self.model(input_ids=batch.input_ids, attention_mask=batch.attention_mask,
+                                use_cache=False).logits[0]
+        mean_loss_per_row(logits, batch.input_ids, batch.supervised).sum().backward()
+        self.model.zero_grad()
+        self.model.eval()
+
+
+def _any_moments(sizes: dict[str, int], device: str) -> Any:
+    """Adam's direction with made-up moments: their values matter to neither time nor memory."""
+    import torch
+
+    from siftune.gradients.adam import AdamDirection
+
+    first, second = ({name: torch.full((n,), 1e-6, device=device) for name, n in sizes.items()} for _ in range(2))
+    return AdamDirection(first, second, step=10)
+
+
+class _AnyDirections:
+    """Products with made-up directions, as many as there are targets."""
+
+    kind, factored = "basis", False
+
+    def __init__(self, dim: int):
+        self.dim = max(1, dim)
+        self._parts: dict[str, Any] = {}
+
+    def new(self, rows: int, device: Any) -> Any:
+        import torch
+
+        return torch.zeros(rows, self.dim, device=device)
+
+    def add(self, sketch: Any, gradient: Any) -> None:
+        import torch
+
+        values = gradient.full()
+        if gradient.name not in self._parts:
+            self._parts[gradient.name] = torch.ones(self.dim, values.shape[1], device=values.device)
+        sketch += values @ self._parts[gradient.name].T
+
+    def read(self, sketch: Any) -> Any:
+        return sketch
+
+    def fingerprint(self) -> dict[str, Any]:
+        return {}
 
 
 def _peak_memory() -> int:

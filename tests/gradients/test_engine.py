@@ -13,9 +13,10 @@ from torch import nn
 from siftune.data.rows import Rendered
 from siftune.errors import ModelError
 from siftune.gradients.batching import collate, plan_batches
-from siftune.gradients.engine import GradientEngine
+from siftune.gradients.engine import GradientEngine, train_linear_weights
 from siftune.gradients.features import gradient_features, normalised
 from siftune.gradients.projections import CountSketch
+from siftune.models.lora import block_modules
 from tests import tiny
 
 TARGETS = {"gpt2": ["c_attn", "attn.c_proj"], "gpt_neox": ["query_key_value", "attention.dense"]}
@@ -161,6 +162,92 @@ def test_a_row_without_a_direction_is_refused():
     with pytest.raises(ModelError, match=r"not a finite number|exactly zero"):
         gradient_features(GradientEngine(model), [rows()[0], empty], projection=CountSketch(64, 0), pad_id=0,
                           batch_tokens=64)
+
+
+LONG = (9, 300, 17, 470, 24, 12, 3, 28)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gemma3_text", "gpt2", "gpt_neox"])
+def test_gradient_checkpointing_changes_memory_and_nothing_else(architecture):
+    """Long rows too: longer than the sliding window, and of most of the batch."""
+    model, examples = adapted(architecture).train(), rows(lengths=LONG)
+
+    def features(**options):
+        return gradient_features(GradientEngine(model, **options), examples, projection=CountSketch(4096, 1), pad_id=0,
+                                 batch_tokens=600)
+
+    plain, checkpointed = features(), features(checkpointing=True)
+    assert model.training, "dropout would be on, were it not turned off"
+    for name in plain:
+        np.testing.assert_allclose(checkpointed[name], plain[name], rtol=1e-4, atol=1e-6, err_msg=name)
+    assert not any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
+
+
+def test_half_precision_passes_stay_near_the_full_ones():
+    model, examples = adapted("llama"), rows()
+    full, half = (normalised(gradient_features(GradientEngine(model, autocast=dtype), examples, pad_id=0,
+                                               projection=CountSketch(4096, 1), batch_tokens=100))["feature"]
+                  for dtype in (None, torch.bfloat16))
+    assert (full * half).sum(axis=1).min() > 0.98
+    assert not np.array_equal(full, half)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen2", "gpt2"])
+def test_rows_of_special_tokens_and_one_token_answers_have_gradients(architecture):
+    model = adapted(architecture)
+    special = Rendered(np.array([1, 2, 1, 2, 0], np.int32), np.array([False, False, False, True, True]))
+    single = Rendered(np.array([5, 2], np.int32), np.array([False, True]))
+    examples = [special, rows()[1], single]
+    want = [oracle(model, row) for row in examples]
+    for got, expected in zip(batched(model, examples, [[0, 1, 2]]), want, strict=True):
+        for name in expected:
+            assert torch.allclose(got[name], expected[name], rtol=1e-3, atol=1e-5), name
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_tied_embeddings_do_not_matter_to_layers_inside(tied):
+    model = tiny.model("llama", tie_word_embeddings=tied)
+    train_linear_weights(model, block_modules(model))
+    assert not model.get_output_embeddings().weight.requires_grad
+    examples = rows()[:3]
+    want = [oracle(model, row) for row in examples]
+    for got, expected in zip(batched(model, examples, [[0, 1, 2]]), want, strict=True):
+        assert got.keys() == expected.keys()
+        assert len(got) == 3 * 7, "seven linear layers a block; grouped-query attention has narrower k and v"
+        for name in expected:
+            assert torch.allclose(got[name], expected[name], rtol=1e-3, atol=1e-5), name
+
+
+def test_the_backward_pass_stops_below_the_lowest_adapted_layer():
+    model = tiny.model("llama")
+    train_linear_weights(model, block_modules(model, 1))
+    reached = []
+    handles = [layer.register_full_backward_hook(lambda module, i, o, k=k: reached.append(k))
+               for k, layer in enumerate(model.model.layers)]
+    batched(model, rows()[:2], [[0, 1]])
+    for handle in handles:
+        handle.remove()
+    assert 0 not in reached
+    assert 1 not in reached
+
+
+def test_a_batch_that_does_not_fit_is_halved(monkeypatch):
+    model, examples = adapted("llama"), rows()
+    engine = GradientEngine(model)
+    whole = gradient_features(engine, examples, projection=CountSketch(64, 0), pad_id=0, batch_tokens=10_000)
+    real, seen = GradientEngine.backward, []
+
+    def short_of_memory(self, batch):
+        seen.append(len(batch.input_ids))
+        if len(batch.input_ids) > 2:
+            raise torch.OutOfMemoryError("too little memory")
+        return real(self, batch)
+
+    monkeypatch.setattr(GradientEngine, "backward", short_of_memory)
+    parts = gradient_features(engine, examples, projection=CountSketch(64, 0), pad_id=0, batch_tokens=10_000)
+    assert seen == [8, 4, 2, 2, 4, 2, 2]
+    for name in whole:
+        np.testing.assert_allclose(parts[name], whole[name], rtol=2e-4, atol=1e-5)
 
 
 def test_only_linear_layers_can_be_captured():

@@ -19,6 +19,7 @@ from siftune.seeds import derive
 from siftune.store import FeatureStore
 from tests.representations.contexts import context, examples, tiny_model
 
+
 def oracle(made: Context) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """(S[M, N], subtask -> Inf[N]) in float64 loops, from the formulas of sections 3 and 4."""
     config, loaded = made.config, made.model

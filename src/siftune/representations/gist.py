@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from siftune.config import SelectConfig
 from siftune.errors import ConfigError
 from siftune.files import read_json, write_json
 from siftune.representations.base import Context, Evidence, content_key
@@ -44,6 +45,12 @@ class Gist:
     needs_model = True
     projection = "none"
     projections = ("none",)
+
+    warmup = True
+
+    def numbers_per_row(self, config: SelectConfig, targets: int, subtasks: int) -> int:
+        """At most: the rank, which is known once the targets' gradients are."""
+        return int(config.target_rank) if config.target_rank >= 1 else targets
 
     def compute(self, context: Context) -> Evidence:
         from siftune.models.warmup import score_weights

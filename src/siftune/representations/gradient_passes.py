@@ -124,8 +124,11 @@ class Worker:
 
     def __init__(self, config: SelectConfig, loaded: LoadedModel, model: Any,
                  advance: Callable[[float], None] = lambda tokens: None):
+        from siftune.models.memory import batch_tokens
+
         self.config, self.loaded, self.model, self.advance = config, loaded, model, advance
         self.engine = make_engine(config, model)
+        self.batch_tokens = batch_tokens(config.batch_tokens, loaded)
         self.writer = _Writer()
         self.prepared: Pass | None = None
 
@@ -137,7 +140,7 @@ class Worker:
             self._prepare(job.of)
         arrays = gradient_features(
             self.engine, job.rendered, projection=self.projection, precondition=self.precondition,
-            pad_id=self.loaded.pad_id, batch_tokens=self.config.batch_tokens, device=self.loaded.device,
+            pad_id=self.loaded.pad_id, batch_tokens=self.batch_tokens, device=self.loaded.device,
             on_batch=lambda positions: self.advance(sum(len(job.rendered[i]) for i in positions)),
         )
         if job.of.cosines:
@@ -247,7 +250,8 @@ def warmup_settings(config: SelectConfig) -> Any:
     from siftune.models.warmup import WarmupSettings
     from siftune.training.settings import TrainSettings
 
-    train = TrainSettings(learning_rate=config.learning_rate, batch_size=config.batch_size)
+    train = TrainSettings(learning_rate=config.learning_rate, batch_size=config.batch_size,
+                          micro_batch_tokens=config.micro_batch_tokens)
     return WarmupSettings(share=config.warmup_share, min_rows=config.warmup_rows, epochs=config.warmup_epochs,
                           train=train)
 

@@ -54,6 +54,14 @@ class Less:
     projection = "sparse-jl"
     projections = ("sparse-jl", "countsketch", "srht", "rademacher", "grass", "none")
 
+    warmup = True
+
+    def numbers_per_row(self, config: SelectConfig, targets: int, subtasks: int) -> int:
+        """What a pass keeps of a row."""
+        if config.projection == "none":
+            return subtasks + (targets if config.directions == "targets" else 0)
+        return config.projection_dim
+
     def compute(self, context: Context) -> Evidence:
         from siftune.models.warmup import score_weights
 
@@ -177,6 +185,7 @@ def target_gradients(context: Context, passes: Passes, checkpoint: Checkpoint, p
     """The targets' plain gradients at a checkpoint, whole: :class:`siftune.gradients.basis.Directions` [M, D]."""
     from siftune.gradients.basis import collect
     from siftune.models.lora import load_adapter_state
+    from siftune.models.memory import batch_tokens
     from siftune.progress import bar
 
     config, loaded = passes.config, context.model
@@ -184,7 +193,7 @@ def target_gradients(context: Context, passes: Passes, checkpoint: Checkpoint, p
     rendered = context.target.rendered
     with bar("target gradients", int(context.target.tokens.sum()), "tokens") as progress:
         return collect(make_engine(config, passes.model), rendered, path, pad_id=loaded.pad_id,
-                       batch_tokens=config.batch_tokens, device=loaded.device,
+                       batch_tokens=batch_tokens(config.batch_tokens, loaded), device=loaded.device,
                        on_batch=lambda rows: progress.advance(sum(len(rendered[i]) for i in rows)))
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from siftune.config import SelectConfig
 from siftune.representations.base import Context, Evidence, content_key
 from siftune.representations.gradient_passes import (
     Pass,
@@ -38,6 +39,12 @@ class LoGra:
     needs_model = True
     projection = "logra"
     projections = ("logra", "factgrass", "sparse-jl", "countsketch", "srht", "rademacher", "grass")
+
+    warmup = False
+
+    def numbers_per_row(self, config: SelectConfig, targets: int, subtasks: int) -> int:
+        """What the pass keeps of a row."""
+        return config.projection_dim
 
     def compute(self, context: Context) -> Evidence:
         config = settled(context.config, self)

@@ -19,7 +19,7 @@ import numpy as np
 from siftune.config import CompareConfig
 from siftune.data.rows import Rendered
 from siftune.files import read_json, write_json
-from siftune.representations.less import lora_settings
+from siftune.representations.gradient_passes import lora_settings
 from siftune.seeds import derive
 
 if TYPE_CHECKING:
@@ -69,7 +69,8 @@ def settings_of(config: CompareConfig, seed: int) -> TrainSettings:
     """How the cells of seed k are trained."""
     from siftune.training.settings import TrainSettings
 
-    return TrainSettings(learning_rate=config.learning_rate, batch_size=config.batch_size, epochs=config.epochs,
+    return TrainSettings(learning_rate=config.learning_rate, batch_size=config.batch_size,
+                         micro_batch_tokens=config.micro_batch_tokens, epochs=config.epochs,
                          seed=derive(config.seed, "training", seed) % 2**31)
 
 
@@ -135,15 +136,17 @@ class CellWorker:
     def _score(self, model: Any, cell: Cell, steps: int, seconds: float) -> None:
         from siftune.evaluation.exact_match import exact_match
         from siftune.evaluation.loss import row_losses
+        from siftune.models.memory import batch_tokens
 
         config, loaded, test = self.shelf.config, self.loaded, self.test
-        loss = row_losses(model, test.rendered, batch_tokens=config.batch_tokens, device=loaded.device,
+        tokens = batch_tokens(config.batch_tokens, loaded)
+        loss = row_losses(model, test.rendered, batch_tokens=tokens, device=loaded.device,
                           pad_id=loaded.pad_id, title=f"{cell.title}: loss")
         scores: dict[str, Any] = {"ids": test.ids, "steps": steps, "seconds": seconds, "loss": loss.tolist(),
                                   "correct": [None] * len(test.ids), "answers": [None] * len(test.ids)}
         if test.prompts:
             found = exact_match(model, loaded.tokenizer, test.prompts, test.references,
-                                max_reference_tokens=config.exact_match_tokens, batch_tokens=config.batch_tokens,
+                                max_reference_tokens=config.exact_match_tokens, batch_tokens=tokens,
                                 device=loaded.device, title=f"{cell.title}: answers")
             scores["correct"] = [bool(c) if a else None for c, a in zip(found.correct, found.applicable, strict=True)]
             scores["answers"] = found.outputs

@@ -20,8 +20,8 @@ class TrainSettings:
         learning_rate: Peak learning rate.
         epochs: Passes over the rows; each in an order of its own.
         batch_size: Rows per optimizer step; the last batch of an epoch may be smaller.
-        micro_batch_size: Rows per forward pass, where a batch does not fit in memory; the loss of the step is the
-            same. ``None``: the whole batch at once.
+        micro_batch_tokens: Padded tokens per forward pass: a batch is cut into micro-batches of rows of like length,
+            which bounds the memory of a step; its loss is the same. A longer row stands alone.
         schedule: ``linear`` or ``cosine`` (both to zero) or ``constant``.
         warmup_share: Share of the steps over which the learning rate rises from zero.
         weight_decay: AdamW's decoupled decay.
@@ -35,7 +35,7 @@ class TrainSettings:
     learning_rate: float = 3e-4
     epochs: int = 4
     batch_size: int = 8
-    micro_batch_size: int | None = None
+    micro_batch_tokens: int = 1024
     schedule: str = "linear"
     warmup_share: float = 0.03
     weight_decay: float = 0.0
@@ -48,7 +48,7 @@ class TrainSettings:
     def __post_init__(self) -> None:
         if self.schedule not in SCHEDULES:
             raise unknown_name("schedule", self.schedule, SCHEDULES, flag="--schedule")
-        for name in ("epochs", "batch_size", "micro_batch_size", "save_steps"):
+        for name in ("epochs", "batch_size", "micro_batch_tokens", "save_steps"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise _wrong(name, value, "a whole number from 1")

@@ -26,7 +26,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 from siftune import files, seeds
 from siftune.data.rows import Rendered
 from siftune.errors import ConfigError, ModelError, SiftuneError
-from siftune.gradients.batching import collate
+from siftune.gradients.batching import collate, plan_batches
 from siftune.models.lora import adapter_state, load_adapter_state
 from siftune.models.supervised_logits import mean_loss_per_row, supervised_logits
 from siftune.progress import Bar
@@ -61,11 +61,13 @@ class RowMeanTrainer(Trainer):
         model.train()
         batch = self._prepare_inputs(inputs)
         rows = len(batch["input_ids"])
-        size = self._settings.micro_batch_size or rows
+        lengths = batch["attention_mask"].sum(dim=1).tolist()
         total = torch.zeros((), device=self.args.device)
-        for start in range(0, rows, size):
+        for positions in plan_batches(lengths, self._settings.micro_batch_tokens):
+            width = lengths[positions[0]]  # the longest comes first
+            positions.sort()
             ids, attention, mask = (
-                batch[name][start:start + size] for name in ("input_ids", "attention_mask", "supervised")
+                batch[name][positions, :width] for name in ("input_ids", "attention_mask", "supervised")
             )
             with supervised_logits(model, mask):
                 logits = model(input_ids=ids, attention_mask=attention, use_cache=False).logits[0]
