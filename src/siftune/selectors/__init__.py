@@ -25,6 +25,14 @@ SELECTORS = Registry("selector", {
     "random": "siftune.selectors.baselines:RANDOM",
     "length-matched-random": "siftune.selectors.length_matched:LENGTH_MATCHED_RANDOM",
     "longest": "siftune.selectors.baselines:LONGEST",
+    "facility-location": "siftune.selectors.facility_location:FL",
+    "flmi": "siftune.selectors.facility_location:FLMI",
+    "flqmi": "siftune.selectors.facility_location:FLQMI",
+    "flcg": "siftune.selectors.facility_location:FLCG",
+    "flcmi": "siftune.selectors.facility_location:FLCMI",
+    "graph-cut": "siftune.selectors.graph_cut:GRAPH_CUT",
+    "log-det": "siftune.selectors.log_det:LOG_DET",
+    "coverage": "siftune.selectors.coverage:COVERAGE",
 })
 
 

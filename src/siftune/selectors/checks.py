@@ -32,11 +32,10 @@ def sets_shape(sets: Any, n: int) -> None:
 def finite_kernel(kernel: Any, ids: Sequence[str]) -> None:
     """Raise at the first entry that is not finite, naming the row whose column it is in."""
     for start, values, place in _kernel_parts(kernel):
-        finite = np.isfinite(values)
-        if finite.all():
+        if not values.size or (np.isfinite(values.max()) and np.isfinite(values.min())):  # NaN spreads to both
             continue
-        line, column = place(int(np.flatnonzero(~finite.ravel())[0]))
-        value = values.ravel()[int(np.flatnonzero(~finite.ravel())[0])]
+        first = int(np.flatnonzero(~np.isfinite(values).ravel())[0])
+        (line, column), value = place(first), values.ravel()[first]
         raise SiftuneError(f"the kernel entry of row {ids[start + column]!r} for represented row {line} is {value}",
                            why="Rows without a finite kernel cannot be compared.", hint=_HINT)
 
