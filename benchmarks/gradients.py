@@ -86,7 +86,7 @@ def less(subject: Subject) -> Collect:
     """siftune's own: `less` with its defaults, written to a store."""
     from siftune.gradients.adam import AdamDirection
     from siftune.gradients.engine import GradientEngine
-    from siftune.gradients.features import gradient_features
+    from siftune.gradients.features import gradient_features, normalised
     from siftune.gradients.projections import projection
     from siftune.store import FeatureStore
 
@@ -95,8 +95,8 @@ def less(subject: Subject) -> Collect:
     direction = AdamDirection(first, second, step=10)
 
     def collect(rows: Sequence[Rendered]) -> dict[str, Any]:
-        arrays = gradient_features(engine, rows, precondition=direction, projection=sketch, pad_id=subject.pad_id,
-                                   batch_tokens=BATCH_TOKENS)
+        arrays = normalised(gradient_features(engine, rows, projection=sketch, precondition=direction,
+                                              pad_id=subject.pad_id, batch_tokens=BATCH_TOKENS))
         store = FeatureStore.open(subject.folder / f"store-{len(rows)}", {}, rows=len(rows), shard_rows=len(rows))
         store.write(store.shards()[0], arrays)
         return {"loss": float(sum(loss * row.supervised for loss, row in zip(arrays["loss"], rows, strict=True)))}
