@@ -166,20 +166,29 @@ def _nearly(outcome: Outcome, rows: Sequence[int]) -> list[str]:
 
 
 def _targets(outcome: Outcome) -> list[str]:
+    """The target rows with their best similarity and the rows selected for them.
+
+    Where similarities are to whole subtasks, a row stands for its subtask; what was selected for it is told once.
+    """
     problem, target = outcome.problem, outcome.inputs.target
-    best: list[float | None] = [None] * len(target)
+    lines = {name: i for i, name in enumerate(problem.targets)}
+    highest = np.full(len(lines), -np.inf)
     if problem.blocks is not None:
-        highest = np.full(len(target), -np.inf)
         for _, block in problem.stream():
             np.maximum(highest, block.max(axis=1), out=highest)
-        best = highest.tolist()
-    taken = np.bincount(outcome.selection.nearest_target.clip(min=0), minlength=max(len(target), 1))
-    if not (outcome.selection.nearest_target >= 0).any():
-        taken[:] = 0
-    return [json.dumps({"id": row.id, "subtask": row.subtask,
-                        "messages": [{"role": m.role, "content": m.content} for m in row.messages],
-                        "best_similarity": similarity, "selected": int(taken[i])}, ensure_ascii=False)
-            for i, (row, similarity) in enumerate(zip(target.rows, best, strict=True))]
+    nearest = outcome.selection.nearest_target
+    taken = np.bincount(nearest[nearest >= 0], minlength=len(lines)).tolist()
+    told = []
+    for row in target.rows:
+        line = lines.get(row.id, lines.get(row.subtask or "all"))
+        best = None if line is None else float(highest[line])
+        selected = 0 if line is None else taken[line]
+        if line is not None and row.id not in lines:
+            taken[line] = 0
+        told.append(json.dumps({"id": row.id, "subtask": row.subtask,
+                                "messages": [{"role": m.role, "content": m.content} for m in row.messages],
+                                "best_similarity": best, "selected": selected}, ensure_ascii=False))
+    return told
 
 
 def _manifest(outcome: Outcome) -> dict[str, Any]:

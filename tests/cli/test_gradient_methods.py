@@ -1,0 +1,93 @@
+"""Every gradient method and form from the command line, on a tiny model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from siftune.store import FeatureStore
+from tests.cli.command import siftune
+from tests.cli.conftest import Files
+
+FORMS = {
+    "less": ("--method", "less"),
+    "less, store-free": ("--method", "less", "--projection", "none"),
+    "less, store-free by subtask": ("--method", "less", "--projection", "none", "--directions", "subtasks"),
+    "less, last layer, damped": ("--method", "less", "--lora-layers", 1, "--damping", 0.1),
+    "gist": ("--method", "gist"),
+    "logra": ("--method", "logra"),
+    "logra, damped, last layer": ("--method", "logra", "--damping", 0.1, "--lora-layers", 1),
+    "factgrass": ("--method", "logra", "--projection", "factgrass"),
+}
+
+
+def chosen(run: Path) -> list[str]:
+    return [json.loads(line)["id"] for line in (run / "selected.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_form_runs_and_selects_the_same_whatever_the_batches_and_workers(form: str, files: Files, tmp_path: Path,
+                                                                           ) -> None:
+    made = []
+    for name, more in (("wide", ("--batch-tokens", 4096)), ("narrow", ("--batch-tokens", 1, "--shard-rows", 3)),
+                       ("checkpointed", ("--checkpointing", "--batch-tokens", 100))):
+        run = tmp_path / name
+        siftune(*files.select, *FORMS[form], *more, "--output-dir", run).ok()
+        made.append(chosen(run))
+        assert (run / "report.html").is_file()
+    assert made[0] == made[1] == made[2]
+    siftune("doctor", tmp_path / "wide", "--model", "none").ok()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["less, store-free", "gist", "logra"])
+def test_two_workers_select_the_same(form: str, files: Files, tmp_path: Path) -> None:
+    siftune(*files.select, *FORMS[form], "--output-dir", tmp_path / "one").ok()
+    siftune(*files.select, *FORMS[form], "--workers", 2, "--output-dir", tmp_path / "two").ok()
+    assert chosen(tmp_path / "one") == chosen(tmp_path / "two")
+
+
+@pytest.mark.parametrize("form", ["less, store-free", "gist", "logra"])
+def test_an_interrupted_pass_continues_to_the_same_selection(form: str, files: Files, tmp_path: Path,
+                                                             monkeypatch: pytest.MonkeyPatch) -> None:
+    siftune(*files.select, *FORMS[form], "--output-dir", tmp_path / "whole").ok()
+    real, written = FeatureStore.write, []
+
+    def interrupted(self: FeatureStore, shard: object, arrays: object) -> None:
+        if len(written) == 2:
+            raise KeyboardInterrupt
+        written.append(shard)
+        real(self, shard, arrays)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(FeatureStore, "write", interrupted)
+    assert siftune(*files.select, *FORMS[form], "--output-dir", tmp_path / "part").code == 130
+    monkeypatch.setattr(FeatureStore, "write", real)
+    siftune(*files.select, *FORMS[form], "--output-dir", tmp_path / "part").ok()
+    assert chosen(tmp_path / "part") == chosen(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_plan_knows_every_form(form: str, files: Files, tmp_path: Path) -> None:
+    told = siftune("plan", *files.select[1:], *FORMS[form], "--output-dir", tmp_path / "run").ok().out
+    assert "GiB" in told
+    assert ("warmup" in told) == ("logra" not in FORMS[form])
+    assert not (tmp_path / "run").exists()
+
+
+def test_features_of_an_earlier_run_serve_another_selector(files: Files, tmp_path: Path) -> None:
+    siftune(*files.select, "--method", "gist", "--output-dir", tmp_path / "run").ok()
+    shown = siftune("select", "--from", tmp_path / "run", "--selector", "round-robin", "--budget", 5).ok()
+    assert "pool gradients" not in shown.err
+
+
+@pytest.mark.parametrize(("arguments", "parts"), [
+    (("--method", "less", "--projection", "logra"), ("--projection", "Adam's direction", "sparse-jl")),
+    (("--method", "gist", "--target-rank", 7), ("--target-rank", "up to 6")),
+    (("--method", "logra", "--projection", "none"), ("--projection", "logra")),
+    (("--method", "less", "--damping", -1), ("--damping",)),
+])
+def test_what_does_not_fit_is_refused(arguments: tuple[object, ...], parts: tuple[str, ...], files: Files,
+                                      tmp_path: Path) -> None:
+    siftune(*files.select, *arguments, "--output-dir", tmp_path / "run").refused(*parts)
