@@ -112,17 +112,29 @@ def test_a_given_kernel_is_rounded_to_its_grid_and_keeps_its_direction(R, N, see
                     kernel.transposed()
 
 
-def test_a_symmetric_float32_kernel_is_used_where_it_lies():
-    rng = np.random.default_rng(0)
-    half = rng.standard_normal((150, 150)).astype(np.float32)
-    matrix = half + half.T
-    kernel = pool_kernel(Problem.from_scores(np.zeros(150), kernel=matrix))
+@settings(max_examples=100)
+@given(st.integers(1, 150), st.integers(0, 2**32 - 1), st.booleans(),
+       st.sampled_from(["facility-location", "graph-cut"]))
+def test_a_symmetric_float32_kernel_is_used_where_it_lies_with_the_result_of_a_copy(n, seed, tied, selector):
+    rng = np.random.default_rng(seed)
+    half = (rng.standard_normal((n, n)) * 10.0 ** rng.integers(-4, 5)).astype(np.float32)
+    matrix = np.round(half + half.T) if tied else half + half.T
+    lying, copied = (Problem.from_scores(np.zeros(n), kernel=m) for m in (matrix, matrix.astype(np.float64)))
+    kernel, copy = pool_kernel(lying), pool_kernel(copied)
+    assert kernel.borrowed
+    assert not copy.borrowed
+    assert kernel.transposed() is kernel
+    assert kernel.facts == copy.facts
+    assert kernel.column_sums().tolist() == copy.column_sums().tolist()
+    one, two = (select(p, min(n, 10), selector) for p in (lying, copied))
+    assert one.indices.tolist() == two.indices.tolist()
+    assert one.gain.tolist() == two.gain.tolist()
     before = matrix.copy()
-    clipped = kernel.clipped(np.full(150, kernel.step, dtype=np.float32))
+    kernel.clipped(np.full(n, kernel.step, dtype=np.float32))
     assert matrix.tolist() == before.tolist()
-    assert clipped.data.max() == kernel.step
-    matrix[3, 4] += 1
-    assert pool_kernel(Problem.from_scores(np.zeros(150), kernel=matrix)).transposed() is not kernel
+    if n > 1:
+        matrix[n - 1, 0] += np.float32(1 + abs(matrix[n - 1, 0]))
+        assert not pool_kernel(lying).borrowed
 
 
 def test_a_kernel_on_disk_is_read_block_by_block(tmp_path, monkeypatch):

@@ -116,10 +116,16 @@ class Bounds:
         """float64: the present gains of these rows, divided by their cost."""
         stale = rows[self.fresh[rows] != self.now]
         if len(stale):
-            self.bound[stale] = self.objective.gains(stale)
-            self.fresh[stale] = self.now
-            self.evaluations += len(stale)
+            self.renewed(stale)
         return self.bound[rows] / self.cost[rows]
+
+    def renewed(self, stale: np.ndarray) -> np.ndarray:
+        """float64: the same for rows whose bounds are all stale."""
+        gains = self.objective.gains(stale)
+        self.bound[stale] = gains
+        self.fresh[stale] = self.now
+        self.evaluations += len(stale)
+        return gains / self.cost[stale]
 
 
 class LazyQueue:
@@ -151,7 +157,7 @@ class LazyQueue:
                 row = int(b.by_rank[self._ranks[0]])
                 return row if b.bound[row] > self.floor else -1
             stale = self._out[:count]
-            self._size = _push(self._keys, self._ranks, self._size, b.look(stale), b.rank[stale])
+            self._size = _push(self._keys, self._ranks, self._size, b.renewed(stale), b.rank[stale])
             together = min(2 * together, _MOST_AT_ONCE)
 
 

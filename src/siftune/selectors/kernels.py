@@ -54,6 +54,7 @@ class Columns:
         indices: int32, the row of each entry; empty for a dense kernel.
         data: float32, the entries.
         dense: whether every entry is there.
+        borrowed: whether ``data`` belongs to the caller: not to be written to, nor on the grid, but rounded when read.
         symmetric: whether it is its own transpose.
         facts: for the diagnostics.
     """
@@ -64,26 +65,28 @@ class Columns:
     indices: np.ndarray
     data: np.ndarray
     dense: bool = False
+    borrowed: bool = False
     symmetric: bool = False
     facts: dict[str, Any] = field(default_factory=dict)
 
     def clipped(self, clip: np.ndarray) -> Columns:
         """The kernel ``min(s[i, j], clip[i])``; ``clip`` float32 [R] from :func:`on_grid`. Overwrites this one."""
-        _clip(self.indptr, self.indices, self.data, clip)
-        return replace(self, symmetric=False)
+        data = self._settled(self.data)
+        _clip(self.indptr, self.indices, data, clip)
+        return replace(self, data=data, borrowed=False, symmetric=False)
 
     def gains(self, candidates: np.ndarray, cover: np.ndarray) -> np.ndarray:
         """float64 [b], exact: ``sum_i max(0, s[i, j] - cover[i])`` for each candidate j; ``cover`` float32 [R]."""
-        return _gains(candidates, self.indptr, self.indices, self.data, cover)
+        return _gains(candidates, self.indptr, self.indices, self.data, self.borrowed, self.step, cover)
 
     def raise_cover(self, candidate: int, cover: np.ndarray, owner: np.ndarray, mark: int) -> None:
         """``cover[i] = max(cover[i], s[i, candidate])``; where that raised it, ``owner[i] = mark``."""
-        _raise_cover(candidate, self.indptr, self.indices, self.data, cover, owner, mark)
+        _raise_cover(candidate, self.indptr, self.indices, self.data, self.borrowed, self.step, cover, owner, mark)
 
     def column(self, candidate: int) -> tuple[Any, np.ndarray]:
         """Rows (indices or a slice) and entries of a column."""
         inside = slice(self.indptr[candidate], self.indptr[candidate + 1])
-        return (slice(0, self.shape[0]) if self.dense else self.indices[inside]), self.data[inside]
+        return (slice(0, self.shape[0]) if self.dense else self.indices[inside]), self._settled(self.data[inside])
 
     def column_sums(self) -> np.ndarray:
         """float64 [N], exact."""
@@ -92,7 +95,7 @@ class Columns:
     def diagonal(self) -> np.ndarray:
         """float32 [N] of a square kernel."""
         if self.dense:
-            return self.data.reshape(self.shape[::-1]).diagonal().copy()
+            return self._settled(self.data.reshape(self.shape[::-1]).diagonal().copy())
         return self._csc().diagonal()
 
     def transposed(self) -> Columns:
@@ -104,6 +107,9 @@ class Columns:
             return _dense(np.ascontiguousarray(self.data.reshape(turned).T), self.step, self.facts)
         rows = self._csc().tocsr()
         return Columns(turned, self.step, rows.indptr.astype(np.int64), rows.indices, rows.data, facts=self.facts)
+
+    def _settled(self, entries: np.ndarray) -> np.ndarray:
+        return _Settle(self.step * 2**_ENTRY_BITS)(entries) if self.borrowed else entries
 
     def _csc(self) -> Any:
         from scipy.sparse import csc_array
@@ -141,7 +147,8 @@ class Blockwise:
                 end = min(first + _HEIGHT, self.shape[0])
                 indptr = np.arange(len(some) + 1) * (end - first)
                 out[at:at + _WIDTH] += _gains(np.arange(len(some)), indptr, _NO_INDICES,
-                                              self._entries(some, first, end).ravel(), cover[first:end])
+                                              self._entries(some, first, end).ravel(), False, self.step,
+                                              cover[first:end])
         return out
 
     def raise_cover(self, candidate: int, cover: np.ndarray, owner: np.ndarray, mark: int) -> None:
@@ -291,9 +298,15 @@ def blockwise_kernel(vectors: Vectors, negatives: Negatives = "clip") -> Blockwi
 
 
 def given_dense(matrix: np.ndarray, negatives: Negatives = "clip") -> Columns:
-    """A matrix [R, N] of any float type, copied into columns."""
+    """A matrix [R, N] of any float type: copied into columns, or used as it lies when it is float32 and symmetric."""
     settle = _Settle(_largest(matrix), negatives)
     R, N = matrix.shape
+    if R == N and matrix.dtype == np.float32 and matrix.flags.c_contiguous and 2.0**-60 < settle.step < 2.0**60:
+        symmetric, negative = _symmetric(matrix, settle.step)
+        if symmetric:
+            settle.count(negative, matrix)
+            kernel = _dense(matrix, settle.step, settle.facts("dense", "given", (R, N), R * N))
+            return replace(kernel, symmetric=True, borrowed=True)
     out = np.empty((N, R), dtype=np.float32)
     for at in range(0, N, _WIDTH):
         settle.transposed(matrix[:, at:at + _WIDTH], out[at:at + _WIDTH])
@@ -346,7 +359,7 @@ def on_grid(values: np.ndarray, kernel: Kernel) -> np.ndarray:
 class _Settle:
     """Rounds entries to the grid and deals with negative ones."""
 
-    def __init__(self, largest: float, negatives: Negatives):
+    def __init__(self, largest: float, negatives: Negatives = "clip"):
         self.step = scale_of(largest) / 2**_ENTRY_BITS
         self._refuse = negatives == "refuse"
         self._negative = 0
@@ -355,16 +368,17 @@ class _Settle:
         """float32 of the same shape."""
         out = np.empty(entries.shape, dtype=np.float32)
         lines = (1, -1) if entries.ndim == 1 else entries.shape
-        self._count(_settle(entries.reshape(lines), 1 / self.step, self.step, out.reshape(lines)), entries)
+        self.count(_settle(entries.reshape(lines), 1 / self.step, self.step, out.reshape(lines)), entries)
         return out
 
     def transposed(self, entries: np.ndarray, out: np.ndarray) -> None:
         """``out[j, i]`` from ``entries[i, j]``."""
         if entries.dtype not in (np.float32, np.float64):
             entries = entries.astype(_float(entries))
-        self._count(_settle_transposed(entries, 1 / self.step, self.step, out), entries)
+        self.count(_settle_transposed(entries, 1 / self.step, self.step, out), entries)
 
-    def _count(self, negative: int, entries: np.ndarray) -> None:
+    def count(self, negative: int, entries: np.ndarray) -> None:
+        """So many of these entries are negative."""
         if negative and self._refuse:
             raise ConfigError(f"the kernel has a negative entry: {float(entries.min()):.6g}", where="negatives",
                               why="Facility location, graph cut and their relatives are defined on entries >= 0.",
@@ -427,16 +441,41 @@ def _settle_transposed(entries, per_step, step, out):  # pragma: no cover - comp
     return negative
 
 
+@numba.njit(cache=True)
+def _symmetric(matrix, step):  # pragma: no cover - compiled
+    """Whether the matrix is its own transpose, and if so how many entries are negative (after rounding)."""
+    n, negative, least = len(matrix), 0, np.float32(-0.5 * step)
+    for top in range(0, n, 64):  # tiles that fit the cache
+        for left in range(top, n, 64):
+            differ = 0
+            for i in range(top, min(top + 64, n)):
+                line = matrix[i]
+                for j in range(left, min(left + 64, n)):
+                    differ |= line[j] != matrix[j, i]
+            if differ:
+                return False, 0
+    for i in range(n):
+        line, count = matrix[i], np.int32(0)
+        for j in range(n):
+            count += np.int32(line[j] < least)
+        negative += count
+    return True, negative
+
+
 # Sums are exact, so the compiler may add in any order ("reassoc"): that is what lets it use vector instructions.
+# Borrowed entries are rounded when they are read: memory is what takes the time.
 @numba.njit(cache=True, fastmath={"reassoc", "nsz", "nnan"})
-def _gains(candidates, indptr, indices, data, cover):  # pragma: no cover - compiled
+def _gains(candidates, indptr, indices, data, borrowed, step, cover):  # pragma: no cover - compiled
     out = np.empty(len(candidates))
-    zero = np.float32(0)
+    zero, unit, per_step = np.float32(0), np.float32(step), np.float32(1.0 / step)
     for c in range(len(candidates)):
         start, end = indptr[candidates[c]], indptr[candidates[c] + 1]
         total = 0.0
         column = data[start:end]
-        if len(indices) == 0:
+        if borrowed:
+            for p in range(len(column)):
+                total += np.float64(max(np.rint(column[p] * per_step) * unit - cover[p], zero))
+        elif len(indices) == 0:
             for p in range(len(column)):
                 total += np.float64(max(column[p] - cover[p], zero))
         else:
@@ -448,12 +487,13 @@ def _gains(candidates, indptr, indices, data, cover):  # pragma: no cover - comp
 
 
 @numba.njit(cache=True)
-def _raise_cover(candidate, indptr, indices, data, cover, owner, mark):  # pragma: no cover - compiled
-    start = indptr[candidate]
+def _raise_cover(candidate, indptr, indices, data, borrowed, step, cover, owner, mark):  # pragma: no cover - compiled
+    start, unit, per_step = indptr[candidate], np.float32(step), np.float32(1.0 / step)
     for p in range(start, indptr[candidate + 1]):
         row = indices[p] if len(indices) else p - start
-        if data[p] > cover[row]:
-            cover[row] = data[p]
+        entry = np.rint(data[p] * per_step) * unit if borrowed else data[p]
+        if entry > cover[row]:
+            cover[row] = entry
             owner[row] = mark
 
 
