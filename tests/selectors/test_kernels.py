@@ -13,8 +13,10 @@ from scipy.sparse import csc_array
 from threadpoolctl import threadpool_limits
 
 from siftune.errors import ConfigError
-from siftune.selectors import Problem, kernels, select
-from siftune.selectors.kernels import Vectors, on_grid, pool_kernel, scale_of
+from siftune.selectors import Problem, kernel_sources, kernels, select
+from siftune.selectors.grid import Vectors, scale_of
+from siftune.selectors.kernel_sources import pool_kernel
+from siftune.selectors.kernels import on_grid
 from siftune.selectors.neighbors import nearest_neighbors
 from tests.selectors.submodular import in_steps, step_of
 
@@ -138,8 +140,8 @@ def test_a_symmetric_float32_kernel_is_used_where_it_lies_with_the_result_of_a_c
 
 
 def test_a_kernel_on_disk_is_read_block_by_block(tmp_path, monkeypatch):
-    monkeypatch.setattr(kernels, "_WIDTH", 7)
-    monkeypatch.setattr(kernels, "_HEIGHT", 5)
+    monkeypatch.setattr(kernels, "WIDTH", 7)
+    monkeypatch.setattr(kernels, "HEIGHT", 5)
     rng = np.random.default_rng(0)
     matrix = rng.random((30, 40)).astype(np.float32)
     np.save(tmp_path / "kernel.npy", matrix)
@@ -222,7 +224,7 @@ def test_every_index_gives_the_same_neighbours_for_every_order_and_finds_most_of
 def test_the_form_is_chosen_by_size_and_said(monkeypatch):
     X = np.eye(6)
     assert select(problem_of(X), 2, "facility-location").diagnostics["kernel"]["form"] == "dense"
-    monkeypatch.setattr(kernels, "LARGEST_DENSE", 5)
+    monkeypatch.setattr(kernel_sources, "LARGEST_DENSE", 5)
     assert select(problem_of(X), 2, "facility-location").diagnostics["kernel"]["form"] == "sparse"
 
 

@@ -12,7 +12,7 @@ from scipy.sparse import csr_array
 
 from siftune.errors import ConfigError
 from siftune.selectors import Problem, select
-from siftune.selectors.kernels import Vectors
+from siftune.selectors.grid import Vectors
 from siftune.selectors.log_det import LogDet
 from tests.selectors.instances import Shelf
 from tests.selectors.submodular import Case, best_plain, cases, in_steps, plain_greedy, some_budget, step_of

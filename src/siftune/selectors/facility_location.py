@@ -30,8 +30,10 @@ from siftune.errors import ConfigError
 from siftune.selectors.approximate_greedy import Algorithm, chosen_run
 from siftune.selectors.budget import Budget
 from siftune.selectors.greedy import Objective, concluded
+from siftune.selectors.grid import Negatives
 from siftune.selectors.info import Selector, SelectorInfo
-from siftune.selectors.kernels import Kernel, KernelForm, Negatives, on_grid, pool_kernel, target_kernel
+from siftune.selectors.kernel_sources import KernelForm, pool_kernel, target_kernel
+from siftune.selectors.kernels import Kernel, on_grid
 from siftune.selectors.problem import Problem
 from siftune.selectors.selection import Selection
 
@@ -97,7 +99,8 @@ def facility_location(
         eta: how much relevance to the targets counts: the larger, the less a row's likeness to them limits (FLMI), or
             the more it counts beside their coverage (FLQMI).
         nu: how much of what the model already knows counts as represented; 0 counts nothing.
-        kernel: ``auto``, ``dense``, ``sparse`` or ``blockwise``: see :func:`siftune.selectors.kernels.pool_kernel`.
+        kernel: ``auto``, ``dense``, ``sparse`` or ``blockwise``: see
+            :func:`siftune.selectors.kernel_sources.pool_kernel`.
         neighbors: of a sparse kernel.
         index: how neighbours are found: ``flat`` (exact), ``ivf`` or ``hnsw``.
         negatives: ``clip`` or ``refuse``.

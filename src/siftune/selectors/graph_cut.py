@@ -21,8 +21,10 @@ import numpy as np
 from siftune.errors import ConfigError
 from siftune.selectors.budget import Budget
 from siftune.selectors.greedy import Objective, best_run, concluded
+from siftune.selectors.grid import Negatives
 from siftune.selectors.info import Selector, SelectorInfo
-from siftune.selectors.kernels import Kernel, KernelForm, Negatives, pool_kernel
+from siftune.selectors.kernel_sources import KernelForm, pool_kernel
+from siftune.selectors.kernels import Kernel
 from siftune.selectors.problem import Problem
 from siftune.selectors.selection import Selection
 
@@ -65,7 +67,7 @@ def graph_cut(problem: Problem, budget: Budget | str | int, *, lambda_: float = 
         problem: a ``kernel`` [N, N] or ``vectors``.
         budget: rows, share or tokens.
         lambda_: at least 0, what likeness among the chosen rows costs.
-        kernel: see :func:`siftune.selectors.kernels.pool_kernel`, as ``neighbors``, ``index`` and ``negatives``.
+        kernel: see :func:`siftune.selectors.kernel_sources.pool_kernel`, as ``neighbors``, ``index`` and ``negatives``.
 
     Raises:
         ConfigError: neither kernel nor vectors, a kernel that is not square, or a negative lambda.

@@ -3,7 +3,7 @@
 The rule: take the open row with the largest gain (ties: smallest tiebreak), offer it to the ledger, repeat (Nemhauser,
 Wolsey & Fisher 1978). Because gains only shrink, an old gain bounds the present one from above; the lazy queue (Minoux
 1978) looks again only at candidates whose bound still leads. Bounds and ties are exact (see
-:mod:`siftune.selectors.kernels`), so the lazy pick *is* the plain pick, ties included.
+:mod:`siftune.selectors.grid`), so the lazy pick *is* the plain pick, ties included.
 
 Under a token budget, gain per token alone can be arbitrarily bad, and so can gain alone; the better of the two is at
 least (1 - 1/e) / 2 of the optimum (CEF: Leskovec et al. 2007, theorem 3). Both are run and the better one is kept.

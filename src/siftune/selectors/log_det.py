@@ -22,8 +22,8 @@ import numpy as np
 from siftune.errors import ConfigError
 from siftune.selectors.budget import Budget
 from siftune.selectors.greedy import Objective, best_run, concluded
+from siftune.selectors.grid import Vectors
 from siftune.selectors.info import Selector, SelectorInfo
-from siftune.selectors.kernels import Vectors
 from siftune.selectors.problem import Problem
 from siftune.selectors.selection import Selection
 

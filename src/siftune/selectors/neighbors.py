@@ -2,7 +2,7 @@
 
 faiss compares in float32, whose rounding depends on where a row happens to stand; and it cuts ties at the k-th
 neighbour by position. So faiss only nominates somewhat more rows than are wanted. The nominees are compared again
-exactly (see :mod:`siftune.selectors.kernels`) and ordered by (similarity descending, id ascending). Where a row that
+exactly (see :mod:`siftune.selectors.grid`) and ordered by (similarity descending, id ascending). Where a row that
 was not nominated could still belong among the neighbours, because it is within float32's error of the k-th, all rows
 are compared exactly. The first neighbour of a row is always itself.
 """
@@ -20,7 +20,7 @@ from siftune.errors import ConfigError
 from siftune.registry import unknown_name
 
 if TYPE_CHECKING:
-    from siftune.selectors.kernels import Vectors
+    from siftune.selectors.grid import Vectors
 
 Index = Literal["flat", "ivf", "hnsw"]
 _SPARE = 16  # nominees beyond the wanted ones
