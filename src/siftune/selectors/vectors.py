@@ -45,3 +45,39 @@ def similarity_tiles(vectors: np.ndarray) -> Iterator[tuple[slice, slice, np.nda
     for i, first in enumerate(slices):
         for second in slices[i:]:
             yield first, second, similarities(vectors[first], vectors[second])
+
+
+def distances_squared(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """float64 [len(a), len(b)]: squared Euclidean distances of float32 vectors; 0 between equal vectors."""
+    return np.maximum(0.0, (_norms(a)[:, None] + _norms(b)) - 2 * similarities(a, b))
+
+
+def unit(vectors: np.ndarray) -> np.ndarray:
+    """float32: the vectors divided by their lengths; a vector of zeros stays one, and is like nothing."""
+    length = np.sqrt(np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64))
+    return (vectors / np.where(length > 0, length, 1.0)[:, None]).astype(np.float32)
+
+
+class HeldVectors:
+    """Vectors [n, D] in memory as float64, to be compared with one of them after another."""
+
+    def __init__(self, vectors: np.ndarray):
+        self._single, self._double, self._norms = vectors, vectors.astype(np.float64), _norms(vectors)
+
+    def row(self, at: int) -> np.ndarray:
+        """float32 [1, D]."""
+        return self._single[at:at + 1]
+
+    def similarities(self, at: int) -> np.ndarray:
+        """float64 [n]: to one of them; as :func:`similarities`."""
+        return (self._double @ self._double[at]).astype(np.float32).astype(np.float64)
+
+    def distances_squared(self, at: int) -> np.ndarray:
+        """float64 [n]: to one of them; as :func:`distances_squared`."""
+        return np.maximum(0.0, (self._norms + self._norms[at]) - 2 * self.similarities(at))
+
+
+def _norms(vectors: np.ndarray) -> np.ndarray:
+    """float64: squared lengths, rounded like :func:`similarities`."""
+    squares = np.einsum("ij,ij->i", vectors.astype(np.float64), vectors.astype(np.float64))
+    return squares.astype(np.float32).astype(np.float64)
