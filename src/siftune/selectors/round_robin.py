@@ -105,15 +105,18 @@ class _Game:
 
     def _walk(self, lists: TopLists, player: int) -> int:
         """Play until nothing fits or a list has run out; the player whose turn it is then."""
-        ledger, places = self.ledger, [0] * self.count
+        ledger, first = self.ledger, len(self.players)
+        wishes = [_open_places(rows, ledger) for rows in lists.rows]
+        places: list[int] = []
         while not ledger.full:
-            place = _next_open(lists.rows[player], places[player], ledger.state)
-            if place < 0:
-                return player
-            places[player] = place + 1
-            if ledger.offer(int(lists.rows[player, place])):
-                self._record(lists, player, place)
+            wish = next(wishes[player], None)
+            if wish is None:
+                break
+            if ledger.offer(wish[1]):
+                self.players.append(player)
+                places.append(wish[0])
                 player = (player + 1) % self.count
+        self.scores.extend(lists.scores[self.players[first:], places].tolist())
         return player
 
     def _forfeit(self) -> None:
@@ -175,17 +178,18 @@ class _Game:
             ties_at_cut=self._ties_at_cut(), turns=self.turns, forfeited_turns=self.turns - len(self.players), **more)
 
 
-def _next_open(rows: np.ndarray, place: int, state: np.ndarray) -> int:
-    """The first place from ``place`` on whose row is open, or -1; in windows, as most rows passed over are gone."""
+def _open_places(rows: np.ndarray, ledger: Ledger) -> Iterator[tuple[int, int]]:
+    """``(place, row)`` of every row of a list that is still open when its turn comes."""
     width = 32
-    while place < len(rows):
-        window = state[rows[place:place + width]]
-        found = int(window.argmin())  # OPEN is the smallest state
-        if window[found] == OPEN:
-            return place + found
-        place += width
-        width *= 4
-    return -1
+    start = 0
+    while start < len(rows):
+        window = rows[start:start + width]
+        places = np.flatnonzero(ledger.state[window] == OPEN)  # most rows passed over are gone by now
+        for place, row in zip((start + places).tolist(), window[places].tolist(), strict=True):
+            if ledger.is_open(row):
+                yield place, row
+        start += width
+        width = min(4096, 2 * width)
 
 
 def _nearest_inside(problem: Problem, rows: list[int], allowed: list[np.ndarray]) -> np.ndarray:
