@@ -14,6 +14,10 @@ from scipy.sparse import csc_array
 
 from siftune.errors import ConfigError, SiftuneError
 from siftune.selectors import Problem, Selection, select
+from siftune.selectors.facility_location import FacilityLocation
+from siftune.selectors.greedy import best_run
+from siftune.selectors.grid import Vectors
+from siftune.selectors.kernel_sources import dense_kernel, pool_kernel
 from tests.selectors.instances import Instance
 from tests.selectors.submodular import (
     Case,
@@ -217,6 +221,43 @@ def test_a_large_lazy_run_is_plain_greedy_to_the_last_bit():
         taken.append(int(row))
         cover = np.maximum(cover, kernel[:, row])
     assert got.indices.tolist() == taken
+
+
+@settings(max_examples=40)
+@given(st.integers(30, 120), st.integers(1, 30), st.integers(0, 2**32 - 1), st.booleans())
+def test_gains_that_are_kept_up_to_date_are_those_that_are_computed_anew(n, groups, seed, given_kernel):
+    """Groups of like rows make picks that change few rows: kept for symmetric kernels, computed anew for directed."""
+    rng = np.random.default_rng(seed)
+    X = 2 * rng.standard_normal((groups, 8))[rng.integers(0, groups, n)] + rng.standard_normal((n, 8))
+    X = (X / np.linalg.norm(X, axis=1, keepdims=True)).astype(np.float32)
+    K = X.astype(np.float64) @ X.astype(np.float64).T
+    K = np.maximum(K, K.T).astype(np.float32)
+    directed = Problem.from_scores(np.zeros(n), kernel=K.astype(np.float64))
+    vectors = Problem.from_scores(np.zeros(n), vectors=lambda: iter([(0, X)]))
+    anew = select(directed if given_kernel else vectors, n // 2, "facility-location",
+                  **({} if given_kernel else {"kernel": "blockwise"}))
+    kept = select(Problem.from_scores(np.zeros(n), kernel=K) if given_kernel else vectors, n // 2,
+                  "facility-location")
+    assert kept.indices.tolist() == anew.indices.tolist()
+    assert kept.gain.tolist() == anew.gain.tolist()
+    assert kept.diagnostics["nearly_selected"] == anew.diagnostics["nearly_selected"]
+    objective = FacilityLocation(pool_kernel(Problem.from_scores(np.zeros(n), kernel=K)))
+    best_run(directed, n // 2, objective)
+    again = objective.kernel.gains(np.arange(n), objective.cover)
+    assert objective.gains(np.arange(n)).tolist() == again.tolist()
+
+
+def test_gains_are_kept_up_to_date_once_that_saves_work():
+    rng = np.random.default_rng(0)
+    X = 2 * rng.standard_normal((40, 16))[rng.integers(0, 40, 800)] + rng.standard_normal((800, 16))
+    X /= np.linalg.norm(X, axis=1, keepdims=True)
+    problem = Problem.from_scores(np.zeros(800), kernel=(X @ X.T).astype(np.float32))
+    objective = FacilityLocation(dense_kernel(Vectors.of(
+        Problem.from_scores(np.zeros(800), vectors=lambda: iter([(0, X)])))))
+    best_run(problem, 400, objective)
+    assert objective.at_once > 1
+    objective.reset()
+    assert objective.at_once == 1
 
 
 @settings(max_examples=60)

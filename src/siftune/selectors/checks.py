@@ -29,15 +29,23 @@ def sets_shape(sets: Any, n: int) -> None:
         raise SiftuneError(f"sets has {sets.shape[0]} lines for {n} rows")
 
 
-def finite_kernel(kernel: Any, ids: Sequence[str]) -> None:
-    """Raise at the first entry that is not finite, naming the row whose column it is in."""
+def largest_entry(kernel: Any, ids: Sequence[str]) -> float:
+    """The largest entry of a kernel, 0 if none is positive; one pass.
+
+    Raises:
+        SiftuneError: an entry that is not finite; the row is named whose column it is in.
+    """
+    largest = 0.0
     for start, values, place in _kernel_parts(kernel):
-        if not values.size or (np.isfinite(values.max()) and np.isfinite(values.min())):  # NaN spreads to both
+        high, low = (values.max(), values.min()) if values.size else (0.0, 0.0)
+        if np.isfinite(high) and np.isfinite(low):  # NaN spreads to both
+            largest = max(largest, float(high))
             continue
         first = int(np.flatnonzero(~np.isfinite(values).ravel())[0])
         (line, column), value = place(first), values.ravel()[first]
-        raise SiftuneError(f"the kernel entry of row {ids[start + column]!r} for represented row {line} is {value}",
+        raise SiftuneError(f"the kernel entry of row {ids[column]!r} for represented row {start + line} is {value}",
                            why="Rows without a finite kernel cannot be compared.", hint=_HINT)
+    return largest
 
 
 def binary_sets(sets: Any, ids: Sequence[str]) -> None:
@@ -83,13 +91,12 @@ def _matrix(name: str, matrix: Any, form: str) -> None:
 
 
 def _kernel_parts(kernel: Any) -> Iterator[tuple[int, np.ndarray, Callable[[int], tuple[int, int]]]]:
-    """Pieces of a kernel, and where in the piece (represented row, column) a flat place is."""
+    """The first represented row of a piece of a kernel, the piece, and where in it (line, column) a flat place is."""
     if not isinstance(kernel, np.ndarray):
         def locate(place: int) -> tuple[int, int]:
             return int(kernel.indices[place]), int(np.searchsorted(kernel.indptr, place, side="right")) - 1
         yield 0, kernel.data, locate
         return
-    width = max(1, 2**22 // kernel.shape[0])
-    for start in range(0, kernel.shape[1], width):
-        part = kernel[:, start:start + width]
-        yield start, part, lambda place, columns=part.shape[1]: divmod(place, columns)
+    height = max(1, 2**20 // kernel.shape[1])
+    for start in range(0, kernel.shape[0], height):
+        yield start, kernel[start:start + height], lambda place: divmod(place, kernel.shape[1])

@@ -34,9 +34,11 @@ class Objective:
     """A set function with diminishing gains, and the rows taken so far.
 
     ``floor``: a row is worth taking while its gain is larger.
+    ``at_once``: how many stale candidates to begin with; the number doubles until the leader is found.
     """
 
     floor = 0.0
+    at_once = 1
 
     def reset(self) -> None:
         """Forget the rows taken."""
@@ -147,7 +149,7 @@ class LazyQueue:
 
         It stays in the queue until it is closed.
         """
-        b, together = self.bounds, 1
+        b, together = self.bounds, self.bounds.objective.at_once
         while True:
             count, self._size = _pop_stale(self._keys, self._ranks, self._size, b.by_rank, b.fresh, b.now, state,
                                            self._out[:together])

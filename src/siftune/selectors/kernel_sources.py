@@ -12,7 +12,16 @@ from siftune.errors import ConfigError
 from siftune.registry import unknown_name
 from siftune.selectors import ordering
 from siftune.selectors.grid import MOST_ROWS, Negatives, Settle, Vectors, float_of
-from siftune.selectors.kernels import HEIGHT, WIDTH, Blockwise, Columns, Kernel, dense_columns, sparse_columns
+from siftune.selectors.kernels import (
+    HEIGHT,
+    WIDTH,
+    Blockwise,
+    Columns,
+    Kernel,
+    dense_columns,
+    rounds_in_float32,
+    sparse_columns,
+)
 from siftune.selectors.problem import Problem
 
 KernelForm = Literal["auto", "dense", "sparse", "blockwise"]
@@ -41,14 +50,15 @@ def pool_kernel(problem: Problem, *, form: KernelForm = "auto", neighbors: int =
     if negatives not in ("clip", "refuse"):
         raise unknown_name("value of negatives", negatives, ("clip", "refuse"), flag="negatives")
     if problem.kernel is not None:
-        given = problem.required_kernel()
+        given, largest = problem.required_kernel()
         if given.shape[0] > MOST_ROWS:
             raise ConfigError(f"a kernel of {given.shape[0]} represented rows is too large", where="kernel",
                               why=f"Sums are exact up to {MOST_ROWS} rows.")
         if not isinstance(given, np.ndarray):
             return given_sparse(given, negatives)
         on_disk = isinstance(given, np.memmap) and form == "auto"
-        return given_blockwise(given, negatives) if form == "blockwise" or on_disk else given_dense(given, negatives)
+        make = given_blockwise if form == "blockwise" or on_disk else given_dense
+        return make(given, largest, negatives)
     vectors = Vectors.of(problem)
     if form == "dense" or (form == "auto" and len(vectors) <= LARGEST_DENSE):
         return dense_kernel(vectors, negatives)
@@ -99,11 +109,11 @@ def blockwise_kernel(vectors: Vectors, negatives: Negatives = "clip") -> Blockwi
     return Blockwise((n, n), settle.step, block, symmetric=True, facts=facts)
 
 
-def given_dense(matrix: np.ndarray, negatives: Negatives = "clip") -> Columns:
+def given_dense(matrix: np.ndarray, largest: float, negatives: Negatives = "clip") -> Columns:
     """A matrix [R, N] of any float type: copied into columns, or used as it lies when it is float32 and symmetric."""
-    settle = Settle(_largest(matrix), negatives)
+    settle = Settle(largest, negatives)
     R, N = matrix.shape
-    if R == N and matrix.dtype == np.float32 and matrix.flags.c_contiguous and 2.0**-60 < settle.step < 2.0**60:
+    if R == N and matrix.dtype == np.float32 and matrix.flags.c_contiguous and rounds_in_float32(settle.step):
         symmetric, negative = _symmetric(matrix, settle.step)
         if symmetric:
             settle.count(negative, matrix)
@@ -136,9 +146,9 @@ def given_sparse(matrix: Any, negatives: Negatives = "clip") -> Columns:
     return sparse_columns(matrix, settle.step, settle.facts("sparse", "given", matrix.shape, int(matrix.nnz)))
 
 
-def given_blockwise(matrix: np.ndarray, negatives: Negatives = "clip") -> Blockwise:
+def given_blockwise(matrix: np.ndarray, largest: float, negatives: Negatives = "clip") -> Blockwise:
     """A matrix [R, N] on disk, read when needed."""
-    settle = Settle(_largest(matrix), negatives)
+    settle = Settle(largest, negatives)
 
     def block(candidates: np.ndarray, first: int, end: int) -> np.ndarray:
         return settle(np.ascontiguousarray(matrix[first:end][:, candidates].T, dtype=float_of(matrix)))
@@ -147,12 +157,6 @@ def given_blockwise(matrix: np.ndarray, negatives: Negatives = "clip") -> Blockw
     facts = settle.facts("blockwise", "given", (R, N), R * N)
     del facts["negative_entries"]
     return Blockwise((R, N), settle.step, block, facts=facts)
-
-
-def _largest(matrix: np.ndarray) -> float:
-    """Of the entries that count: the negative ones do not."""
-    height = max(1, 2**22 // matrix.shape[1])
-    return max(0.0, *(float(matrix[at:at + height].max()) for at in range(0, len(matrix), height)))
 
 
 @numba.njit(cache=True)

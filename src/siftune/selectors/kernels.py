@@ -61,9 +61,24 @@ class Columns:
         """float64 [b], exact: ``sum_i max(0, s[i, j] - cover[i])`` for each candidate j; ``cover`` float32 [R]."""
         return _gains(candidates, self.indptr, self.indices, self.data, self.borrowed, self.step, cover)
 
-    def raise_cover(self, candidate: int, cover: np.ndarray, owner: np.ndarray, mark: int) -> None:
-        """``cover[i] = max(cover[i], s[i, candidate])``; where that raised it, ``owner[i] = mark``."""
-        _raise_cover(candidate, self.indptr, self.indices, self.data, self.borrowed, self.step, cover, owner, mark)
+    def raise_cover(self, candidate: int, cover: np.ndarray, owner: np.ndarray, mark: int
+                    ) -> tuple[np.ndarray, np.ndarray]:
+        """``cover[i] = max(cover[i], s[i, candidate])``; where that raised it, ``owner[i] = mark``.
+
+        Returns:
+            The rows i whose cover rose, and what it was.
+        """
+        return _raise_cover(candidate, self.indptr, self.indices, self.data, self.borrowed, self.step, cover, owner,
+                            mark)
+
+    @property
+    def lowers_gains(self) -> bool:
+        """Whether :meth:`lower_gains` may be used: a symmetric dense kernel, whose columns are its rows."""
+        return self.dense and self.symmetric and rounds_in_float32(self.step)
+
+    def lower_gains(self, gains: np.ndarray, rows: np.ndarray, old: np.ndarray, cover: np.ndarray) -> None:
+        """Bring all ``gains`` (float64 [N]) up to date after the cover of ``rows`` rose: a line of memory for each."""
+        _lower_gains(gains, rows, old, cover, self.data.reshape(self.shape), self.step)
 
     def column(self, candidate: int) -> tuple[Any, np.ndarray]:
         """Rows (indices or a slice) and entries of a column."""
@@ -133,11 +148,14 @@ class Blockwise:
                                               cover[first:end])
         return out
 
-    def raise_cover(self, candidate: int, cover: np.ndarray, owner: np.ndarray, mark: int) -> None:
+    def raise_cover(self, candidate: int, cover: np.ndarray, owner: np.ndarray, mark: int
+                    ) -> tuple[np.ndarray, np.ndarray]:
         _, entries = self.column(candidate)
-        higher = entries > cover
+        higher = np.flatnonzero(entries > cover)
+        old = cover[higher]
         cover[higher] = entries[higher]
         owner[higher] = mark
+        return higher, old
 
     def column(self, candidate: int) -> tuple[Any, np.ndarray]:
         return slice(0, self.shape[0]), self._entries(np.array([candidate]), 0, self.shape[0])[0]
@@ -161,6 +179,11 @@ class Blockwise:
 
 
 Kernel = Columns | Blockwise
+
+
+def rounds_in_float32(step: float) -> bool:
+    """Whether float32 entries can be rounded to the grid in float32: the step and its inverse are far from its ends."""
+    return 2.0**-60 < step < 2.0**60
 
 
 def on_grid(values: np.ndarray, kernel: Kernel) -> np.ndarray:
@@ -209,12 +232,32 @@ def _gains(candidates, indptr, indices, data, borrowed, step, cover):  # pragma:
 @numba.njit(cache=True)
 def _raise_cover(candidate, indptr, indices, data, borrowed, step, cover, owner, mark):  # pragma: no cover - compiled
     start, unit, per_step = indptr[candidate], np.float32(step), np.float32(1.0 / step)
-    for p in range(start, indptr[candidate + 1]):
+    length = indptr[candidate + 1] - start
+    rows, old, count = np.empty(length, dtype=np.int64), np.empty(length, dtype=np.float32), 0
+    for p in range(start, start + length):
         row = indices[p] if len(indices) else p - start
         entry = np.rint(data[p] * per_step) * unit if borrowed else data[p]
         if entry > cover[row]:
+            rows[count], old[count] = row, cover[row]
+            count += 1
             cover[row] = entry
             owner[row] = mark
+    return rows[:count], old[:count]
+
+
+@numba.njit(cache=True, fastmath={"nsz", "nnan"})
+def _lower_gains(gains, rows, old, cover, data, step):  # pragma: no cover - compiled
+    unit, per_step = np.float32(step), np.float32(1.0 / step)
+    for r in range(0, len(rows), 2):  # two at a time: half the traffic of the gains
+        second = min(r + 1, len(rows) - 1)
+        line1, low1, high1 = data[rows[r]], old[r], cover[rows[r]]
+        line2, low2, high2 = data[rows[second]], old[second], cover[rows[second]]
+        if second == r:
+            high2 = low2  # an odd number of rows: the last one counts once
+        for j in range(len(gains)):
+            lost1 = min(max(np.rint(line1[j] * per_step) * unit, low1), high1) - low1
+            lost2 = min(max(np.rint(line2[j] * per_step) * unit, low2), high2) - low2
+            gains[j] -= np.float64(lost1) + np.float64(lost2)
 
 
 @numba.njit(cache=True)

@@ -238,8 +238,8 @@ class Problem:
                               "vectors=...")
         return self.vectors
 
-    def required_kernel(self) -> Any:
-        """The kernel as given, every entry finite; one pass over it.
+    def required_kernel(self) -> tuple[Any, float]:
+        """The kernel as given, every entry finite, and its largest entry (at least 0); one pass over it.
 
         Raises:
             ConfigError: the problem has none.
@@ -248,8 +248,7 @@ class Problem:
         if self.kernel is None:
             raise ConfigError("this selector needs a kernel, but the problem has none", where="--selector",
                               hint="pass kernel=... [represented rows, pool rows]")
-        checks.finite_kernel(self.kernel, self.ids)
-        return self.kernel
+        return self.kernel, checks.largest_entry(self.kernel, self.ids)
 
     def required_sets(self) -> Any:
         """The feature sets as given, checked to be sets: entries 0 or 1, no feature twice in a row.
