@@ -199,7 +199,9 @@ def infeasible(instance: Instance, groups: list[str], quotas: Quotas, limit: int
     ({"a": (3, None), "b": (3, None)}, "floors do not fit the budget '5'"),
     ({"c": (1, None)}, "unknown group 'c'"),
     ({"a": ("2ktok", None)}, "counts tokens, but the budget counts rows"),
-    ({"a": (0.2, None)}, "cannot read the floor of group 'a': the budget '0.2' is ambiguous"),
+    ({"a": (0.2, None)}, "cannot read the floor of group 'a': 0.2"),
+    ({"a": (True, None)}, "cannot read the floor of group 'a': True"),
+    ({"a": ("120%", None)}, "cannot read the floor of group 'a': '120%'"),
     ({"a": (None, "much")}, "cannot read the ceiling of group 'a'"),
     ({"a": (0, 0), "b": (0, 0)}, "no row may be taken"),
 ])

@@ -7,6 +7,7 @@ ceilings up, so that shares which add up to 100% can always be met. How they are
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -15,6 +16,7 @@ from siftune.selectors.budget import Budget, ResolvedBudget
 
 WHERE = "quotas"
 Limit = int | str | None
+_NOTHING = re.compile(r"0+(\.0*)?\s*(%|rows?|k?tok|tokens?)?")
 
 
 @dataclass
@@ -76,13 +78,16 @@ def _read(name: str, limits: tuple[Limit, Limit], budget: ResolvedBudget) -> Quo
 
 def _limit(name: str, which: str, value: Limit, budget: ResolvedBudget) -> tuple[int | None, bool]:
     """A floor or ceiling in rows or tokens, and whether it is in tokens."""
-    if value is None or (not isinstance(value, bool) and str(value).strip() in ("0", "0%")):
-        return (None if value is None else 0), False
+    if value is None:
+        return None, False
+    if _NOTHING.fullmatch(str(value).strip()):
+        return 0, False
     try:
         limit = Budget.parse(value)
-    except ConfigError as error:
-        raise ConfigError(f"cannot read the {which} of group {name!r}: {error.what}", where=WHERE, why=error.why,
-                          hint=error.hint) from None
+    except ConfigError:
+        raise ConfigError(f"cannot read the {which} of group {name!r}: {value!r}", where=WHERE,
+                          hint='write a number of rows ("50"), a share of the budget ("20%") or, under a budget in '
+                               'tokens, a number of tokens ("2ktok")') from None
     if limit.kind == "tokens" and budget.kind != "tokens":
         raise ConfigError(f"the {which} of group {name!r} counts tokens, but the budget counts rows", where=WHERE,
                           hint="give both in tokens, or the quota in rows or as a share")
