@@ -236,6 +236,8 @@ MEASUREMENTS: dict[str, Callable[..., Measured]] = {
     "transport 20k x 100, unbalanced 1k": lambda: transport(20_000, "unbalanced-ot", 1_000),
     "transport 20k x 100, balanced 1k": lambda: transport(20_000, "balanced-ot", 1_000),
     "transport 20k x 100, unbalanced 1k, POT": lambda: transport_pot(20_000, "unbalanced", 1_000),
+    "transport 200k x 100, unbalanced 10k": lambda: transport(200_000, "unbalanced-ot", 10_000),
+    "transport 200k x 100, unbalanced 10k, POT": lambda: transport_pot(200_000, "unbalanced", 10_000),
     "transport 20k x 100, exact capacity 1k, POT emd": lambda: transport_pot(20_000, "capacity", 1_000),
     "knn 1M x 100, uniform 10k": lambda: knn(1_000_000, "knn-uniform"),
     "knn 1M x 100, KDE 10k": lambda: knn(1_000_000, "knn-kde"),

@@ -14,7 +14,7 @@ from scipy.sparse import csr_array
 from siftune.errors import ConfigError
 from siftune.selectors import SELECTORS, Problem, select
 from siftune.selectors.constraints import Ledger
-from tests.selectors.instances import Instance, instances
+from tests.selectors.instances import Instance, Shelf, instances, play
 
 Quotas = dict[str, tuple[object, object]]
 
@@ -281,3 +281,37 @@ def test_quotas_over_a_large_pool_take_time_in_proportion_to_it():
     tokens = select(problem, "1Mtok", "top-k").diagnostics
     assert tokens["quotas"]["c"]["cost"] >= 300_000
     assert 999_900 <= tokens["budget"]["tokens"] <= 1_000_000
+
+
+class QuotaShelf(Shelf):
+    """What may still be taken under row quotas, every question asked anew."""
+
+    groups: list[str]
+    quotas: dict[str, tuple[int, int]]
+
+    def fits(self, row: int) -> bool:
+        rows = [*self.taken, row]
+        counts = {name: sum(self.groups[r] == name for r in rows) for name in self.quotas}
+        lacking = sum(max(0, floor - counts[name]) for name, (floor, _) in self.quotas.items())
+        return len(rows) + lacking <= self.limit and all(
+            counts[name] <= ceiling for name, (_, ceiling) in self.quotas.items())
+
+
+@settings(max_examples=150)
+@given(instances(), st.sampled_from(["advance", "forfeit"]), st.integers(0, 2**32 - 1))
+def test_round_robin_under_quotas_is_targets_walking_down_their_whole_rankings(instance, on_taken, seed):
+    rng = np.random.default_rng(seed)
+    groups = rng.choice(["a", "b", "c"], instance.n).tolist()
+    limit = int(rng.integers(1, instance.n + 1))
+    quotas: dict[str, tuple[int, int]] = {}
+    for name in sorted(set(groups)):
+        floor = int(rng.integers(0, min(limit // 3, groups.count(name)) + 1))
+        quotas[name] = floor, floor + int(rng.integers(1, limit + 1))
+    shelf = type("Bound", (QuotaShelf,), {"groups": groups, "quotas": quotas})
+    wishes = [instance.ranked(dict(enumerate(line))) for line in instance.S]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tests.selectors.instances.Shelf", shelf)
+        expected, turns = play(instance, wishes, limit, False, on_taken)
+    got = select(instance.problem(7, groups=groups, quotas=quotas), limit, "round-robin", on_taken=on_taken)
+    assert got.indices.tolist() == expected
+    assert got.nearest_target.tolist() == turns

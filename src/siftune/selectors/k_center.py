@@ -25,7 +25,7 @@ from siftune.selectors.selection import Selection, conclude
 from siftune.selectors.vectors import HeldVectors, distances_squared, gathered
 
 Start = Literal["pool", "targets"]
-_FEWEST, _BYTES = 4096, 1 << 25  # rows held between passes: at least so many, and as many as fit so much memory
+_FEWEST, _BYTES = 4096, 1 << 22  # rows held between passes: at least so many, and as many as fit so much memory
 
 
 def k_center(problem: Problem, budget: Budget | str | int, *, start: Start = "pool") -> Selection:
@@ -97,9 +97,11 @@ def k_center(problem: Problem, budget: Budget | str | int, *, start: Start = "po
 def _shrink(problem: Problem, bound: np.ndarray, centres: np.ndarray) -> None:
     """Bring every row's distance to its nearest centre up to date, in one pass."""
     for start, block in problem.vector_stream():
-        rows = bound[start:start + len(block)]
-        for first in range(0, len(centres), 1024):
-            np.minimum(rows, distances_squared(block, centres[first:first + 1024]).min(axis=1), out=rows)
+        for at in range(0, len(block), 4096):
+            part = block[at:at + 4096]
+            rows = bound[start + at:start + at + len(part)]
+            for first in range(0, len(centres), 512):
+                np.minimum(rows, distances_squared(part, centres[first:first + 512]).min(axis=1), out=rows)
 
 
 K_CENTER = Selector(SelectorInfo(
