@@ -103,7 +103,7 @@ def _probe(config: SelectConfig, representation: Any, inputs: Any, made: Plan, t
         ("features", f"{_duration(pass_seconds * passes)}: {passes} checkpoint{'s' * (passes > 1)}, "
                      f"{_duration(pass_seconds)} each"),
         ("total", f"{_duration(made.seconds)}, less what an earlier run has left"),
-        ("memory", f"{made.memory / 2**30:.1f} GiB{each}, of whatever number of rows (batches of "
+        ("memory", f"{made.memory / 2**30:.2f} GiB{each}, of whatever number of rows (batches of "
                    f"{probe.batch_tokens:,} tokens)"),
         ("disk", f"{made.disk / 2**20:,.1f} MiB of features: {numbers:,} x {kind} x {passes} "
                  f"checkpoint{'s' * (passes > 1)} a row"),

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from functools import cache
+from itertools import product
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
 from torch import nn
 
@@ -232,7 +235,7 @@ def test_the_backward_pass_stops_below_the_lowest_adapted_layer():
 
 
 def test_a_batch_that_does_not_fit_is_halved(monkeypatch):
-    model, examples = adapted("llama"), rows()
+    model, examples = adapted("llama"), rows(lengths=(9, 9, 9, 9, 8, 8, 8, 8))
     engine = GradientEngine(model)
     whole = gradient_features(engine, examples, projection=CountSketch(64, 0), pad_id=0, batch_tokens=10_000)
     real, seen = GradientEngine.backward, []
@@ -268,3 +271,24 @@ def test_batches_hold_every_row_once_within_the_budget():
         assert sorted(i for batch in batches for i in batch) == list(range(len(lengths)))
         for batch in batches:
             assert len(batch) == 1 or len(batch) * max(lengths[i] for i in batch) <= budget
+
+
+@settings(max_examples=150, deadline=None)
+@given(lengths=st.lists(st.integers(1, 30), min_size=1, max_size=9), budget=st.integers(1, 120),
+       cost=st.integers(0, 40))
+def test_batches_are_the_cheapest_that_any_cut_of_the_sorted_rows_gives(lengths, budget, cost):
+    def price(batch):
+        return len(batch) * max(batch) + cost
+
+    ordered = sorted(lengths, reverse=True)
+    best = float("inf")
+    for cuts in product([False, True], repeat=len(ordered) - 1):
+        batches = [[ordered[0]]]
+        for length, cut in zip(ordered[1:], cuts, strict=True):
+            batches.append([length]) if cut else batches[-1].append(length)
+        if all(len(b) == 1 or len(b) * b[0] <= budget for b in batches):
+            best = min(best, sum(map(price, batches)))
+    found = plan_batches(lengths, budget, batch_cost=cost)
+    assert sum(price([lengths[i] for i in batch]) for batch in found) == best
+    widest = [max(lengths[i] for i in batch) for batch in found]
+    assert widest == sorted(widest, reverse=True), "the first batch is the one to run out of memory"

