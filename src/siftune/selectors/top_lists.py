@@ -81,9 +81,11 @@ def top_lists(stream: Stream, players: int, tiebreak: np.ndarray, usable: np.nda
         columns = np.flatnonzero(usable[start:start + block.shape[1]])
         if not len(columns):
             continue
-        all_usable = len(columns) == block.shape[1]
+        if len(columns) < block.shape[1]:
+            block = block.take(columns, axis=1)
+        rows = start + columns
         for keeper, line in zip(keepers, block, strict=True):
-            keeper.add(line if all_usable else line[columns], start + columns)
+            keeper.add(line, rows)
     lists = [keeper.finish() for keeper in keepers]
     return TopLists(np.stack([rows for _, rows in lists]), np.stack([scores for scores, _ in lists]),
                     complete=length == available)
