@@ -3,8 +3,8 @@
     python benchmarks/build_real_pool.py
     python benchmarks/gradient_accuracy.py [--rank 8] [--rank 64] [--full]
 
-For a LoRA adapter of each rank: the embedded model is warmed up on 100 rows of the real pool (2 epochs), and at the
-last checkpoint every pool row's Adam direction is compared with every target's gradient: exactly, and through every
+For a LoRA adapter of each rank: the embedded model is warmed up on 64 rows of the real pool (2 epochs), and at the
+last checkpoint every row's Adam direction is compared with every target's gradient: exactly, and through every
 projection to 8,192 numbers (three seeds) and every storage type. With `--full`: plain gradients of the linear weights
 of the last ten blocks, exactly and through the factored projections. Told are the error of the cosines and how much of
 the exact top 5% each way finds. One result file a setting, `benchmarks/results/gradients-accuracy-*.json`.
@@ -36,7 +36,7 @@ from siftune.models.lora import attach_lora, block_modules, load_adapter_state
 from siftune.models.warmup import run_warmup
 from siftune.progress import bar
 from siftune.representations.gradient_passes import lora_settings, warmup_settings
-from siftune.seeds import derive
+from siftune.seeds import derive, permutation
 from siftune.store.codec import DTYPES, bytes_per_row, decode, encode
 
 HERE = Path(__file__).resolve().parent
@@ -165,18 +165,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rank", type=int, action="append", default=[])
     parser.add_argument("--full", action="store_true")
-    parser.add_argument("--rows", type=int, default=0, help="only the first so many pool rows; 0 for all")
+    parser.add_argument("--rows", type=int, default=640, help="rows drawn from those of the pool up to --longest")
+    parser.add_argument("--longest", type=int, default=128, help="in tokens")
     options = parser.parse_args()
     config = SelectConfig(pool=(str(DATA / "sharegpt.jsonl"), str(DATA / "reasoning.jsonl")),
                           target=(str(DATA / "reasoning" / "target.jsonl"), str(DATA / "programming" / "target.jsonl")),
-                          warmup_epochs=2, learning_rate=1e-3, lora_alpha=16, bad_rows="drop", overlap="drop")
+                          warmup_epochs=2, warmup_rows=64, learning_rate=1e-3, lora_alpha=16, bad_rows="drop", overlap="drop")
     loaded = load_model("embedded", device="cpu", dtype="float32")
     inputs = load_inputs(config, loaded.tokenizer)
     pool, target = inputs.pool, inputs.target
-    if options.rows:
-        pool = Examples(pool.rows[: options.rows], pool.rendered[: options.rows])
+    short = [i for i in permutation(len(pool), 0, "accuracy") if len(pool.rendered[i]) <= options.longest]
+    drawn = sorted(short[: options.rows])
+    pool = Examples([pool.rows[i] for i in drawn], [pool.rendered[i] for i in drawn])
     about = {"model": "SmolLM2-135M-Instruct, float32", "rows": len(pool), "targets": len(target),
-             "tokens": int(pool.tokens.sum()), "dim": DIM, "share": SHARE, "seeds": SEEDS}
+             "tokens": int(pool.tokens.sum()), "longest": options.longest,
+             "dim": DIM, "share": SHARE, "seeds": SEEDS}
     subtasks = [row.id.split(":")[0] for row in target.rows]
     results = HERE / "results"
 

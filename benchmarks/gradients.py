@@ -82,33 +82,74 @@ def less_loop(subject: Subject) -> Collect:
     return lambda rows: loop(rows, project=len(rows) > WARM_UP_ROWS)
 
 
-def less(subject: Subject) -> Collect:
-    """siftune's own: `less` with its defaults, written to a store."""
+def ours(subject: Subject, *, kind: str = "sparse-jl", adam: bool = True, autocast: bool = False,
+         dtype: str = "float32") -> Collect:
+    """siftune's own, everything included: gradients, Adam, projection, and writing to a store."""
+    import torch
+
     from siftune.gradients.adam import AdamDirection
-    from siftune.gradients.engine import GradientEngine
+    from siftune.gradients.basis import Basis
+    from siftune.gradients.engine import GradientEngine, parameter_sizes
     from siftune.gradients.features import gradient_features, normalised
     from siftune.gradients.projections import projection
     from siftune.store import FeatureStore
+    from siftune.store.codec import encode
 
-    engine, sketch = GradientEngine(subject.model), projection("sparse-jl", DIM, SEED)
+    engine = GradientEngine(subject.model, autocast=torch.bfloat16 if autocast else None)
+    if kind == "none":
+        sketch: Any = Basis(directions(subject.folder, parameter_sizes(subject.model)))
+    else:
+        sketch = projection(kind, DIM, SEED)
     first, second = ({name: pair[k] for name, pair in subject.moments.items()} for k in (0, 1))
-    direction = AdamDirection(first, second, step=10)
+    direction = AdamDirection(first, second, step=10) if adam else None
 
     def collect(rows: Sequence[Rendered]) -> dict[str, Any]:
-        arrays = normalised(gradient_features(engine, rows, projection=sketch, precondition=direction,
-                                              pad_id=subject.pad_id, batch_tokens=BATCH_TOKENS))
+        arrays = gradient_features(engine, rows, projection=sketch, precondition=direction, pad_id=subject.pad_id,
+                                   batch_tokens=BATCH_TOKENS)
+        loss = float(sum(loss * row.supervised for loss, row in zip(arrays["loss"], rows, strict=True)))
+        arrays = normalised(arrays)
+        arrays.update(encode("feature", arrays.pop("feature"), dtype))
         store = FeatureStore.open(subject.folder / f"store-{len(rows)}", {}, rows=len(rows), shard_rows=len(rows))
         store.write(store.shards()[0], arrays)
-        return {"loss": float(sum(loss * row.supervised for loss, row in zip(arrays["loss"], rows, strict=True)))}
+        return {"loss": loss, "bytes_per_row": round(sum(a.nbytes for a in arrays.values()) / len(rows))}
 
     return collect
 
 
-ARMS: dict[str, Callable[[Subject], Collect]] = {
-    "plain": plain,
-    "plain-supervised-logits": plain_supervised_logits,
-    "less-loop": less_loop,
-    "less": less,
+def directions(folder: Path, sizes: dict[str, int], count: int = 12) -> Path:
+    """Random directions, as many as a small target file has rows and subtasks: values do not matter to the time."""
+    import numpy as np
+
+    from siftune.gradients.basis import Directions
+
+    made = Directions.create(folder / "directions.npy", count, sizes)
+    made.matrix[:] = np.random.default_rng(SEED).standard_normal(made.matrix.shape, dtype=np.float32)
+    return made.path
+
+
+@dataclass(frozen=True)
+class Arm:
+    """What is measured, on which adapter: ``rank`` 0 for the linear weights of the base model."""
+
+    collect: Callable[[Subject], Collect]
+    rank: int = 8
+    layers: int = 0
+
+
+ARMS: dict[str, Arm] = {
+    "plain": Arm(plain),
+    "plain-supervised-logits": Arm(plain_supervised_logits),
+    "less-loop": Arm(less_loop),
+    "less": Arm(ours),
+    "less-last-third": Arm(ours, layers=10),
+    "store-free": Arm(partial(ours, kind="none")),
+    "gist": Arm(partial(ours, kind="none", adam=False)),
+    "less-bfloat16": Arm(partial(ours, autocast=True)),
+    "less-int8": Arm(partial(ours, dtype="int8")),
+    "plain-r64": Arm(plain, rank=64),
+    "less-r64": Arm(ours, rank=64),
+    "logra": Arm(partial(ours, kind="logra", adam=False), rank=0),
+    "logra-last-third": Arm(partial(ours, kind="logra", adam=False), rank=0, layers=10),
 }
 """Arms of this environment: each prepares itself and gives back what is to be timed."""
 
@@ -119,15 +160,20 @@ PEERS: dict[str, Sequence[str]] = {
 """Arms of bergson's environment: further arguments of `peers/bergson_gradients.py`."""
 
 
-def subject(folder: Path) -> Subject:
-    """The embedded model with LoRA r=8 on q, k, v, o as a warmup would leave it: B not zero, moments filled."""
+def subject(folder: Path, rank: int = 8, layers: int = 0) -> Subject:
+    """The embedded model with LoRA on q, k, v, o as a warmup would leave it: B not zero, moments filled."""
     import torch
 
+    from siftune.gradients.engine import train_linear_weights
     from siftune.models.loading import load_model
-    from siftune.models.lora import LoraSettings, adapter_parameters, attach_lora
+    from siftune.models.lora import LoraSettings, adapter_parameters, attach_lora, block_modules
 
     loaded = load_model("embedded", device="cpu", dtype="float32")
-    model = attach_lora(loaded.model, LoraSettings(rank=8, targets=("q_proj", "k_proj", "v_proj", "o_proj")), SEED)
+    if not rank:
+        train_linear_weights(loaded.model, block_modules(loaded.model, layers or "all"))
+        return Subject(loaded.model, loaded.pad_id, {}, folder)
+    settings = LoraSettings(rank=rank, targets=("q_proj", "k_proj", "v_proj", "o_proj"), layers=layers or "all")
+    model = attach_lora(loaded.model, settings, SEED)
     generator = torch.Generator().manual_seed(SEED)
     moments = {}
     for name, parameter in adapter_parameters(model).items():
@@ -149,7 +195,7 @@ def measure(arm: str, file: Path, threads: int) -> dict[str, Any]:
     torch.set_num_threads(threads)
     rows = read_json(file)
     with tempfile.TemporaryDirectory() as folder:
-        collect = ARMS[arm](subject(Path(folder)))
+        collect = ARMS[arm].collect(subject(Path(folder), ARMS[arm].rank, ARMS[arm].layers))
         collect(rendered(rows["warm_up"]))
         return measured(partial(collect, rendered(rows["rows"])))
 
@@ -259,8 +305,17 @@ def main() -> None:
         "lengths": {"shortest": lengths[0], "median": median(lengths), "longest": lengths[-1]},
         "arms": {arm: {"rounds": []} for arm in arms},
     }
+    if options.output.exists() and not options.smoke:
+        earlier = read_json(options.output)
+        if any(earlier[key] != result[key] for key in ("cpu", "threads", "versions", "rows", "tokens")):
+            raise ModelError("the results there are of other rows or versions", where=str(options.output),
+                             hint="remove the file, or name another with --output")
+        result["arms"] = {**earlier["arms"], **{arm: earlier["arms"].get(arm, found)
+                                                for arm, found in result["arms"].items()}}
     for number in range(options.rounds):
         for arm in arms:
+            if len(result["arms"][arm]["rounds"]) > number:
+                continue  # of an interrupted run
             if reason := absent(arm, options):
                 result["arms"][arm]["skipped"] = reason
                 continue

@@ -10,7 +10,17 @@ from siftune.gradients.batching import Batch, collate, plan_batches
 from siftune.models.supervised_logits import mean_loss_per_row, supervised_logits
 
 
-def batches(rows: Sequence[Rendered], pad_id: int, batch_tokens: int) -> Iterator[Batch]:
+def full_batches(rows: Sequence[Rendered], pad_id: int, batch_tokens: int) -> Iterator[Batch]:
+    """Rows of like length, as many as the budget holds: what trainers do."""
+    waiting = sorted(range(len(rows)), key=lambda i: -len(rows[i]))
+    while waiting:
+        count = max(1, batch_tokens // len(rows[waiting[0]]))
+        yield collate([rows[i] for i in waiting[:count]], pad_id)
+        waiting = waiting[count:]
+
+
+def cheapest_batches(rows: Sequence[Rendered], pad_id: int, batch_tokens: int) -> Iterator[Batch]:
+    """siftune's own batches, which pad less."""
     for positions in plan_batches([len(row) for row in rows], batch_tokens):
         yield collate([rows[i] for i in positions], pad_id)
 
@@ -22,7 +32,7 @@ def training_passes(model: Any, rows: Sequence[Rendered], pad_id: int, batch_tok
         The loss of all supervised tokens together, in nats.
     """
     total = 0.0
-    for batch in batches(rows, pad_id, batch_tokens):
+    for batch in full_batches(rows, pad_id, batch_tokens):
         labels = batch.input_ids.masked_fill(~batch.supervised, -100)
         output = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, labels=labels, use_cache=False)
         output.loss.backward()
@@ -31,9 +41,9 @@ def training_passes(model: Any, rows: Sequence[Rendered], pad_id: int, batch_tok
 
 
 def supervised_passes(model: Any, rows: Sequence[Rendered], pad_id: int, batch_tokens: int) -> float:
-    """The same with logits only where a token is supervised: the strictest limit."""
+    """The same with logits only where a token is supervised, in siftune's batches: the strictest limit."""
     total = 0.0
-    for batch in batches(rows, pad_id, batch_tokens):
+    for batch in cheapest_batches(rows, pad_id, batch_tokens):
         with supervised_logits(model, batch.supervised):
             logits = model(
                 input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False
