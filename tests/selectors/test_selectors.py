@@ -241,3 +241,21 @@ def test_a_large_pool_streams_through_in_blocks_that_are_made_and_forgotten():
         assert len(one) == 5_000
         assert one.indices.tolist() == two.indices.tolist()
         assert one.score.tolist() == two.score.tolist()
+
+
+@pytest.mark.parametrize("count", [2, 30])
+def test_lists_that_may_not_grow_are_renewed_as_often_as_it_takes(count, monkeypatch):
+    """Room for 300 places in all lists together: at most 256 rows a list for two targets, and as many for thirty."""
+    monkeypatch.setattr("siftune.selectors.round_robin._LIST_BYTES", 16 * 300)
+    rng = np.random.default_rng(0)
+    S = rng.standard_normal(1500) + rng.standard_normal((count, 1500)) * 0.01
+    problem = Problem.from_similarities(S, block_rows=128)
+    got = select(problem, "20% ", "round-robin").indices.tolist()
+    monkeypatch.undo()
+    assert got == select(problem, "20%", "round-robin").indices.tolist()
+    tokens = Problem.from_similarities(S, tokens=np.full(1500, 2))
+    monkeypatch.setattr("siftune.selectors.round_robin._LIST_BYTES", 16 * 300)
+    capped = select(tokens, "2500 tokens", "round-robin").indices.tolist()
+    monkeypatch.undo()
+    assert capped == select(tokens, "2500 tokens", "round-robin").indices.tolist() == select(
+        problem, 1250, "round-robin").indices.tolist()

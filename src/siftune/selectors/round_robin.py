@@ -26,6 +26,7 @@ from siftune.selectors.top_lists import Stream, TopLists, top_lists
 
 OnTaken = Literal["advance", "forfeit"]
 _SHORTEST_LIST = 256
+_LIST_BYTES = 1 << 28  # lists of all players together do not grow beyond; walked down, they are renewed
 
 
 def round_robin(problem: Problem, budget: Budget | str | int, *, on_taken: OnTaken = "advance") -> Selection:
@@ -84,6 +85,7 @@ class _Game:
         self.lists: TopLists | None = None  # the latest ones
         share = -(-self.ledger.remaining // count) if self.ledger.budget.kind == "rows" else 0
         self._length = max(_SHORTEST_LIST, 4 * share)
+        self._longest = max(self._length, _LIST_BYTES // (16 * count))
         if on_taken == "advance":
             self._advance()
         elif on_taken == "forfeit":
@@ -101,6 +103,7 @@ class _Game:
         while not self.ledger.full:
             # Rows closed by now are behind every player for good, so the new lists leave them out and start afresh.
             player = self._walk(self._lists(self.ledger.open), player)
+            self._length = min(self._length, self._longest)
         self.turns = len(self.players)
 
     def _walk(self, lists: TopLists, player: int) -> int:
