@@ -67,8 +67,9 @@ def test_the_selection_is_the_same_for_every_batch_size_worker_count_and_after_a
     def run(name: str, **changes: object) -> list[str]:
         return select(SelectConfig(
             pool=(str(tmp_path / "pool.jsonl"),), target=(str(tmp_path / "target.jsonl"),), model=model, budget="8",
-            output_dir=str(tmp_path / name), warmup_rows=4, warmup_epochs=1, learning_rate=1e-3, max_length=96, bad_rows="drop",
-            shard_rows=6, projection_dim=2048, method="less-round-robin", batch_size=4, **changes)).ids  # type: ignore
+            output_dir=str(tmp_path / name), warmup_rows=4, warmup_epochs=1, learning_rate=1e-3, max_length=96,
+            shard_rows=6, projection_dim=2048, method="less-round-robin", batch_size=4, bad_rows="drop",
+            **changes)).ids  # type: ignore
 
     first = run("wide", batch_tokens=1024)
     assert len(first) == 8

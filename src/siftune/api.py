@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,9 +16,11 @@ from siftune.data.rows import Examples
 from siftune.errors import ConfigError, DataError
 from siftune.methods import REPRESENTATIONS, resolve
 from siftune.progress import log
+from siftune.registry import unknown_name
 from siftune.representations.base import Clock, Context, Evidence
+from siftune.representations.similarity import largest_coordinates
 from siftune.runfolder import Outcome, prepare, write_run
-from siftune.selectors import Budget, Problem, Selection
+from siftune.selectors import SELECTORS, Budget, Problem, Selection
 from siftune.selectors import select as run_selector
 
 if TYPE_CHECKING:
@@ -129,14 +132,16 @@ def choose(config: SelectConfig, *, inputs: Inputs | None = None, context: Conte
     budget.resolve(len(inputs.pool), int(inputs.pool.tokens.sum()))  # a wrong budget fails now, not after hours
     bare = constrain(config, inputs, Problem(ids=inputs.pool.ids, tokens=inputs.pool.tokens))
     bare.resolve(budget)
+    options = _options(config, method.selector)
     if method.reason:
         log(f"method auto: {method.representation} with {method.selector} ({method.reason})")
     home = features_home(config)
-    context = context or Context(config, inputs.pool, inputs.target, inputs.render, home, load, clock)
+    context = context or Context(config, inputs.pool, inputs.target, inputs.render, home, load, clock, inputs.existing)
     found: Evidence = evidence or REPRESENTATIONS.get(method.representation)().compute(context)
     problem = to_problem(bare, inputs, found)
+    if SELECTORS.get(method.selector).info.needs == "sets" and found.vectors is not None:
+        problem = dataclasses.replace(problem, sets=largest_coordinates(found.vectors, len(problem)))
     with context.clock.measure(f"select ({method.selector})"):
-        options = {"on_taken": config.on_taken} if method.selector.startswith("round-robin") else {}
         selection = run_selector(problem, budget, method.selector, seed=config.seed, **options)
     return Outcome(config, method, inputs, context, found, problem, selection, command)
 
@@ -149,10 +154,43 @@ def to_problem(bare: Problem, inputs: Inputs, evidence: Evidence) -> Problem:
         bare, blocks=evidence.blocks,
         targets=evidence.lines or target.ids if comparing else (),
         subtasks=evidence.lines or [row.subtask or "all" for row in target.rows] if comparing else (),
-        subtask_blocks=evidence.subtask_blocks, scores=evidence.scores,
-        groups=[row.group or row.source for row in inputs.pool.rows],
+        subtask_blocks=evidence.subtask_blocks, scores=evidence.scores, vectors=evidence.vectors,
+        existing=evidence.existing,
         lengths=_counts(inputs.pool), reference_lengths=_counts(target) if len(target) else None,
     )
+
+
+def _options(config: SelectConfig, selector: str) -> dict[str, Any]:
+    """The selector's options from ``--option NAME=VALUE``; values are read as YAML, and their types are checked."""
+    import yaml
+
+    allowed = SELECTORS.get(selector).options
+    found: dict[str, Any] = {"on_taken": config.on_taken} if "on_taken" in allowed else {}
+    for entry in config.options:
+        name, equals, value = entry.partition("=")
+        name = name.strip().replace("-", "_")
+        if not equals:
+            raise ConfigError(f"{entry!r} is not of the form NAME=VALUE", where="--option",
+                              hint=f"the options of {selector}: {', '.join(allowed) or 'none'}")
+        if name not in allowed:
+            raise unknown_name(f"option of selector {selector!r}:", name, allowed, flag="--option")
+        found[name] = SELECTORS.get(selector).checked(name, yaml.safe_load(value))
+    return found
+
+
+_QUOTA = re.compile(r"(?P<group>.+)=(?P<floor>.*?)\.\.(?P<ceiling>.*)")
+
+
+def _quotas(config: SelectConfig) -> dict[str, tuple[str | None, str | None]]:
+    """``GROUP=FLOOR..CEILING`` of every ``--quota``; either side may be empty."""
+    found = {}
+    for entry in config.quotas:
+        match = _QUOTA.fullmatch(entry.strip())
+        if match is None or not (match["floor"] or match["ceiling"]):
+            raise ConfigError(f"{entry!r} is not of the form GROUP=FLOOR..CEILING", where="--quota",
+                              hint='for example --quota "math=10%..40%", or "chat=..200" for a ceiling alone')
+        found[match["group"]] = (match["floor"].strip() or None, match["ceiling"].strip() or None)
+    return found
 
 
 def _counts(examples: Examples) -> np.ndarray:
@@ -160,13 +198,14 @@ def _counts(examples: Examples) -> np.ndarray:
 
 
 def constrain(config: SelectConfig, inputs: Inputs, problem: Problem) -> Problem:
-    """The problem under the user's constraints: ids to include and exclude, near-duplicates."""
+    """The problem under the user's constraints: ids to include and exclude, near-duplicates, quotas."""
     groups: list[list[int]] = []
     if config.near_duplicates:
         from siftune.data.near_duplicates import near_duplicate_groups
 
         groups = near_duplicate_groups(inputs.pool.rows, config.near_duplicates)
-    return problem.constrained(must_include=_id_file(config.must_include, "--must-include"),
+    problem = dataclasses.replace(problem, groups=[row.group or row.source for row in inputs.pool.rows])
+    return problem.constrained(quotas=_quotas(config), must_include=_id_file(config.must_include, "--must-include"),
                                must_exclude=_id_file(config.must_exclude, "--must-exclude"), duplicate_groups=groups)
 
 

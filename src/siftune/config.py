@@ -55,6 +55,8 @@ class DataConfig:
     target: tuple[str, ...] = option((), "A few examples of what the model must learn, in any of the formats; rows may "
                                      "name a subtask.", group=DATA)
     test: tuple[str, ...] = option((), "Held-out rows for scoring; must not overlap with pool or target.", group=DATA)
+    existing: tuple[str, ...] = option((), "Rows that the model was already trained on, for selectors that choose what "
+                                       "they lack (flcg, flcmi).", group=DATA)
     format: str = option("auto", "auto, messages, prompt-completion, alpaca, sharegpt, or mixed (decide row by row).",
                          group=DATA)
     id_field: str = option("auto", "Field with the row's id; auto uses `id` where every row has one; none makes ids.",
@@ -107,6 +109,11 @@ class SelectConfig(DataConfig, ModelConfig):
     budget: str = option("5%", 'How much to select: a share ("5%"), rows ("500") or tokens ("20ktok").', group=METHOD)
     on_taken: Literal["advance", "forfeit"] = option("advance", "Round-robin: what a target does when its next row is "
                                                      "taken (paper: advance; RDS+ code: forfeit).", group=METHOD)
+    options: tuple[str, ...] = option((), "An option of the selector, as NAME=VALUE (`siftune methods` lists them); "
+                                      "may be given several times.", group=METHOD, flag="--option")
+    quotas: tuple[str, ...] = option((), "How much of a group (or source) is taken at least and at most, as "
+                                     "GROUP=FLOOR..CEILING in rows or shares of the budget: math=10%..40%, chat=..200; "
+                                     "may be given several times.", group=METHOD, flag="--quota")
     must_include: str = option("", "File with ids of rows that must be selected, one a line.", group=METHOD)
     must_exclude: str = option("", "File with ids of rows that must not be selected, one a line.", group=METHOD)
     near_duplicates: float = option(0.0, "Take at most one of rows whose word shingles overlap by this Jaccard "
@@ -127,8 +134,8 @@ class SelectConfig(DataConfig, ModelConfig):
                              "rademacher (dense, slow, as LESS), grass, logra, factgrass, or none: score against the "
                              "unprojected targets, exact, but for these targets only.", group=GRADIENTS)
     projection_dim: int = option(8192, "Numbers per row and checkpoint.", group=GRADIENTS, rule=COUNT)
-    feature_dtype: FeatureDtype = option("float32", "How features are stored; float16 and int8 rank nearly alike.",
-                                         group=GRADIENTS)
+    feature_dtype: FeatureDtype = option(  # noqa: RUF009  # the alias hides from ruff that this is a field
+        "float32", "How features are stored; float16 and int8 rank nearly alike.", group=GRADIENTS)
     directions: Literal["targets", "subtasks"] = option("targets", "With --projection none: keep a direction per "
                                                         "target, or only one per subtask (less memory).",
                                                         group=GRADIENTS)

@@ -42,6 +42,8 @@ METHODS = {
                "arXiv 2402.04333"),
         Method("less-round-robin", "less", "round-robin", "LESS features, targets take turns: the published choice for "
                "small budgets.", "arXiv 2602.14696"),
+        Method("less-ot", "less", "unbalanced-ot", "LESS features, optimal transport: the published choice for larger "
+               "budgets.", "arXiv 2602.14696"),
         Method("gist", "gist", "top-k-subtask", "GIST as published: best cosine inside the span of the targets' "
                "gradients.", "arXiv 2602.18584"),
         Method("logra", "logra", "top-k-subtask", "Gradients of the base model, no warmup: the fast option.",

@@ -105,6 +105,7 @@ def _told(counts: dict[Any, Any], most: int = 12) -> str:
 def print_methods() -> None:
     """Three tables: recipes, representations, selectors."""
     from siftune.methods import METHODS, REPRESENTATIONS
+    from siftune.selectors import SELECTORS
     from siftune.selectors import methods as selectors
 
     print("Methods (--method): a representation and a selector as published together\n")
@@ -117,7 +118,9 @@ def print_methods() -> None:
         _print_entry(r.name, r.summary, paper=r.paper, needs=", ".join(needs) or "nothing", cost=r.cost)
     print("Selectors (--selector)\n")
     for s in selectors():
-        _print_entry(s.name, s.summary, paper=s.paper, needs=s.needs, cost=s.complexity, suits=s.suits)
+        options = [name for name in SELECTORS.get(s.name).options if name != "seed"]
+        _print_entry(s.name, s.summary, paper=s.paper, needs=s.needs, cost=s.complexity, suits=s.suits,
+                     options=", ".join(options))
 
 
 def _print_entry(name: str, summary: str, **facts: str) -> None:

@@ -21,6 +21,7 @@ class Inputs:
 
     Attributes:
         pool, target, test: usable rows, rendered; ``target`` and ``test`` are empty where no file was given.
+        existing: rows that the model already knows, likewise.
         pool_rows: rows read from the pool, before any was left out.
         dropped: every row left out of any of the three, with its reason.
         overlaps: what the pool shares with the target and the test file.
@@ -36,6 +37,7 @@ class Inputs:
     overlaps: Disjoint
     render: dict[str, Any]
     warnings: list[str] = field(default_factory=list)
+    existing: Examples = field(default_factory=lambda: Examples([], []))
 
 
 def load_inputs(config: DataConfig, tokenizer: Any) -> Inputs:
@@ -57,15 +59,16 @@ def load_inputs(config: DataConfig, tokenizer: Any) -> Inputs:
     pool, dropped_pool = read(config.pool, "pool")
     target, dropped_target = read(config.target, "target")
     test, dropped_test = read(config.test, "test")
+    existing, dropped_existing = read(config.existing, "existing")
     overlaps = check_disjoint(pool, target, test, config.overlap)
 
     renderer = Renderer(tokenizer, max_length=config.max_length)
     rendered = [render_rows(rows, renderer, role=role, bad_rows=config.bad_rows) if rows else Examples([], [])
-                for rows, role in ((overlaps.pool, "pool"), (target, "target"), (test, "test"))]
-    dropped = [*dropped_pool, *dropped_target, *dropped_test, *overlaps.dropped,
+                for rows, role in ((overlaps.pool, "pool"), (target, "target"), (test, "test"), (existing, "existing"))]
+    dropped = [*dropped_pool, *dropped_target, *dropped_test, *dropped_existing, *overlaps.dropped,
                *(d for examples in rendered for d in examples.dropped)]
-    inputs = Inputs(*rendered, pool_rows=len(pool) + len(dropped_pool), dropped=dropped, overlaps=overlaps,
-                    render=renderer.fingerprint())
+    inputs = Inputs(*rendered[:3], existing=rendered[3], pool_rows=len(pool) + len(dropped_pool), dropped=dropped,
+                    overlaps=overlaps, render=renderer.fingerprint())
     inputs.warnings = list(_warnings(inputs))
     for warning in inputs.warnings:
         log(f"warning: {warning}")

@@ -21,7 +21,7 @@ from siftune.data.sources import Source, find_sources
 from siftune.errors import ConfigError, DataError
 from siftune.progress import Bar, bar
 
-Role = Literal["pool", "target", "test"]
+Role = Literal["pool", "target", "test", "existing"]
 BadRows = Literal["error", "drop"]
 
 _LARGE = 50_000_000  # bytes from which a file is worth a progress bar

@@ -46,6 +46,7 @@ class Context:
     Attributes:
         config: the run's settings.
         pool, target: usable rows, rendered; ``target`` is empty where there is none.
+        existing: rows that the model already knows; empty where there are none.
         render: the renderer's fingerprint (tokenizer, template, mask policy, length).
         folder: the run folder; stores go below ``folder / "store"``.
         load: loads the model of a configuration; worker processes call it too, so it must be picklable.
@@ -59,6 +60,7 @@ class Context:
     folder: Path
     load: Callable[[SelectConfig], LoadedModel]
     clock: Clock = field(default_factory=Clock)
+    existing: Examples = field(default_factory=lambda: Examples([], []))
 
     @cached_property
     def model(self) -> LoadedModel:
@@ -74,6 +76,8 @@ class Evidence:
         subtask_blocks: streamed scores [K, n] per subtask in order of first appearance, where the paper defines them
             otherwise than as the mean of ``blocks``.
         lines: names of the lines of ``blocks``, where they are not the target rows but, say, the subtasks.
+        vectors: streamed (first row, float32 [n, D]) whose inner products are similarities between pool rows.
+        existing: streamed similarities [E, n] of pool rows to rows that the model already knows.
         scores: float64 [N], for representations that score rows on their own.
         stores: folders of the pool's features.
         fingerprint: what the features were made from.
@@ -83,6 +87,8 @@ class Evidence:
     blocks: Blocks | None = None
     subtask_blocks: Blocks | None = None
     lines: Sequence[str] = ()
+    vectors: Blocks | None = None
+    existing: Blocks | None = None
     scores: np.ndarray | None = None
     stores: list[Path] = field(default_factory=list)
     fingerprint: dict[str, Any] = field(default_factory=dict)

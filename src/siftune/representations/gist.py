@@ -32,7 +32,7 @@ from siftune.representations.gradient_passes import (
     warmed_up,
     warmup_fingerprint,
 )
-from siftune.representations.less import compared, target_gradients
+from siftune.representations.less import compared, existing_features, target_gradients
 from siftune.representations.similarity import Queries
 
 
@@ -71,6 +71,8 @@ class Gist:
                                                   for c, space in zip(checkpoints, spaces, strict=True)], "pool")
                 entry["reused"] = not passes.computed
             weights = score_weights(checkpoints)
+            known = existing_features(context, passes, [Pass(c, basis=space.path)
+                                                        for c, space in zip(checkpoints, spaces, strict=True)])
         captured = [store.array("projected_norm") / store.array("norm") for store in pool]
         notes: dict[str, Any] = {
             "checkpoint_weights": [round(float(w), 6) for w in weights],
@@ -78,7 +80,8 @@ class Gist:
             "explained_variance": [round(space.explained, 4) for space in spaces],
             "captured_share": [round(float(share.mean()), 4) for share in captured],
         }
-        return compared(context, pool, [space.queries() for space in spaces], weights, fingerprint, notes)
+        return compared(context, pool, [space.queries() for space in spaces], weights, fingerprint, notes,
+                        known)
 
 
 class _Subspace:

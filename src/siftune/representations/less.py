@@ -37,7 +37,14 @@ from siftune.representations.gradient_passes import (
     warmed_up,
     warmup_fingerprint,
 )
-from siftune.representations.similarity import Queries, Subtasks, alike, first_alike, weighted_blocks
+from siftune.representations.similarity import (
+    Queries,
+    Subtasks,
+    alike,
+    first_alike,
+    stacked_blocks,
+    weighted_blocks,
+)
 from siftune.store import FeatureStore
 
 if TYPE_CHECKING:
@@ -97,11 +104,22 @@ def _projected(context: Context, passes: Passes, checkpoints: Sequence[Checkpoin
     with context.clock.measure("target features") as entry:
         target = passes.over(context.target, [Pass(c) for c in checkpoints], f"target-{_key(context)}")
         entry["reused"] = not passes.computed
-    return compared(context, pool, [Queries.of(store) for store in target], weights, passes.fingerprint, notes)
+    known = existing_features(context, passes, [Pass(c, config.adam) for c in checkpoints])
+    return compared(context, pool, [Queries.of(store) for store in target], weights, passes.fingerprint, notes, known)
+
+
+def existing_features(context: Context, passes: Passes, how: Sequence[Pass]) -> list[FeatureStore]:
+    """Features of the rows that the model already knows, made as those of the pool; empty where there are none."""
+    if not len(context.existing):
+        return []
+    with context.clock.measure("existing features") as entry:
+        known = passes.over(context.existing, how, f"existing-{content_key(context.existing)[:12]}")
+        entry["reused"] = not passes.computed
+    return known
 
 
 def compared(context: Context, pool: Sequence[FeatureStore], queries: Sequence[Queries], weights: np.ndarray,
-             fingerprint: dict[str, Any], notes: dict[str, Any]) -> Evidence:
+             fingerprint: dict[str, Any], notes: dict[str, Any], known: Sequence[FeatureStore] = ()) -> Evidence:
     """Similarities and subtask scores from unit features of the pool and the targets at every checkpoint."""
     config = context.config
     subtasks = Subtasks(context.target)
@@ -116,8 +134,12 @@ def compared(context: Context, pool: Sequence[FeatureStore], queries: Sequence[Q
                 norms.append(norm)
         notes["damping"] = config.damping
     first = first_alike(context.pool)
+    old = [Queries.of(store).feature for store in known]
+    # Whitened similarities are to the targets only: pool rows are compared with each other as they are.
     return Evidence(blocks=alike(lambda: weighted_blocks(pool, lines, weights, norms), first),
                     subtask_blocks=alike(lambda: weighted_blocks(pool, means, weights, norms), first),
+                    vectors=lambda: stacked_blocks(pool, weights),
+                    existing=(lambda: weighted_blocks(pool, old, weights)) if old else None,
                     stores=[store.folder for store in pool], fingerprint=fingerprint, notes=notes)
 
 

@@ -26,7 +26,7 @@ from siftune.representations.gradient_passes import (
     refuse_other,
     settled,
 )
-from siftune.representations.less import compared
+from siftune.representations.less import compared, existing_features
 from siftune.representations.similarity import Queries
 
 
@@ -63,7 +63,9 @@ class LoGra:
             with context.clock.measure("target features") as entry:
                 target = passes.over(context.target, [Pass()], f"target-{content_key(context.target)[:12]}")
                 entry["reused"] = not passes.computed
+            known = existing_features(context, passes, [Pass()])
         finally:
             for parameter, flag in frozen.items():
                 parameter.requires_grad_(flag)
-        return compared(context, pool, [Queries.of(store) for store in target], np.ones(1), fingerprint, {})
+        return compared(context, pool, [Queries.of(store) for store in target], np.ones(1), fingerprint, {},
+                        known)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -73,6 +74,36 @@ def weighted_blocks(pool: Sequence[FeatureStore], queries: Sequence[np.ndarray],
             part = weight * (query @ store.features(shard).T)
             total += part if norms is None else part / norms[i][shard.start : shard.stop]
         yield shard.start, total
+
+
+def stacked_blocks(pool: Sequence[FeatureStore], weights: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    """(first row, float32 [n, C d]): the features of all checkpoints side by side, each times sqrt(w_i), so that the
+    inner product of two rows is sum_i w_i <x_i, y_i>."""
+    scale = np.sqrt(weights).astype(np.float32)
+    for shard in pool[0].shards():
+        yield shard.start, np.concatenate([s * store.features(shard) for store, s in zip(pool, scale, strict=True)],
+                                          axis=1)
+
+
+def largest_coordinates(vectors: Blocks, rows: int, top: int = 64) -> Any:
+    """Feature sets where a representation has none of its own: the largest coordinates of a row's vector, by sign.
+
+    Returns:
+        ``scipy.sparse.csr_array`` [rows, 2 D] of 0/1: column 2 d says that coordinate d is among the ``top`` largest by
+        amount and positive, 2 d + 1 that it is and negative.
+    """
+    from scipy.sparse import csr_array
+
+    columns, width = [], 0
+    for _, block in vectors():
+        width = block.shape[1]
+        count = min(top, width)
+        # Stable, so that equal amounts are taken by coordinate, whatever the block.
+        largest = np.argsort(-np.abs(block), axis=1, kind="stable")[:, :count]
+        columns.append(2 * largest + (np.take_along_axis(block, largest, axis=1) < 0))
+    indices = np.sort(np.concatenate(columns), axis=1)
+    starts = np.arange(0, indices.size + 1, indices.shape[1])
+    return csr_array((np.ones(indices.size), indices.ravel(), starts), shape=(rows, 2 * width))
 
 
 def alike(blocks: Blocks, first: np.ndarray) -> Blocks:

@@ -165,8 +165,9 @@ class Quotas:
         if self._kept_cost > remaining:
             raise ConfigError(
                 f"the floors do not fit the budget {self.budget.asked!r}", where=WHERE,
-                why=f"The shortest rows that fill them cost {self._kept_cost} {self.budget.kind}; {remaining} are left "
-                    "for them.", hint="lower the floors, raise --budget, or include fewer rows")
+                why=f"The shortest rows that fill them cost {self._kept_cost} {self.budget.kind} "
+                    f"({', '.join(f'{self.all[at].name}: {floor.cost}' for at, floor in self._floors.items())}); "
+                    f"{remaining} are left for them.", hint="lower the floors, raise --budget, or include fewer rows")
 
     def refuse(self, row: int, remaining: int) -> int:
         """Why the row may not be taken; or OPEN, and then it counts as taken and what is kept has made room."""

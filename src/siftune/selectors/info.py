@@ -5,8 +5,10 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from siftune.errors import ConfigError
+from siftune.registry import unknown_name
 from siftune.selectors.selection import Selection
 
 
@@ -51,3 +53,24 @@ class Selector:
         """Names of the options a user may give."""
         parameters = inspect.signature(self.run).parameters.values()
         return [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in self.preset]
+
+    def checked(self, name: str, value: Any) -> Any:
+        """The value of an option, as it was written by a user, if it is of the option's type.
+
+        Raises:
+            ConfigError: it is not.
+        """
+        wanted = get_type_hints(self.run)[name]
+        if get_origin(wanted) is Literal:
+            if value not in get_args(wanted):
+                raise unknown_name(f"value of the option {name}:", str(value), map(str, get_args(wanted)),
+                                   flag="--option")
+            return value
+        plain = [kind for kind in (get_args(wanted) or (wanted,)) if kind in (bool, int, float, str)]
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if float in plain and number:
+            return float(value)
+        if plain and not any(type(value) is kind for kind in plain) and value is not None:
+            raise ConfigError(f"the option {name} cannot be {value!r}", where="--option",
+                              hint=f"give it a value of type {' or '.join(kind.__name__ for kind in plain)}")
+        return value

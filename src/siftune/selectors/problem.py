@@ -272,7 +272,8 @@ class Problem:
         """
         if self.existing is None:
             raise ConfigError("this selector needs similarities to the rows that the model already knows",
-                              where="--selector", hint="pass existing=... (streamed blocks [existing rows, n])")
+                              where="--selector", hint="name them with --existing, or pass existing=... (streamed "
+                              "blocks [existing rows, n])")
         first = next(iter(self.existing()), None)
         lines = [] if first is None or np.ndim(first[1]) != 2 else [f"existing row {e}" for e in range(len(first[1]))]
         if not lines:

@@ -147,7 +147,8 @@ def _arms(config: CompareConfig, outcomes: Sequence[Outcome]) -> list[Arm]:
             subsets = [np.flatnonzero(~problem.exclude)] * config.seeds
         else:
             plain = Problem(ids=problem.ids, tokens=problem.tokens, exclude=problem.exclude, include=problem.include,
-                            duplicate_groups=problem.duplicate_groups, lengths=problem.lengths,
+                            duplicate_groups=problem.duplicate_groups, groups=problem.groups, quotas=problem.quotas,
+                            lengths=problem.lengths,
                             reference_lengths=problem.lengths[first.selection.indices])  # type: ignore[index]
             subsets = [run_selector(plain, config.budget, name, seed=derive(config.seed, "baseline", name, k)).indices
                        for k in range(config.seeds)]
