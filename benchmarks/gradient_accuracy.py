@@ -170,7 +170,8 @@ def main() -> None:
     options = parser.parse_args()
     config = SelectConfig(pool=(str(DATA / "sharegpt.jsonl"), str(DATA / "reasoning.jsonl")),
                           target=(str(DATA / "reasoning" / "target.jsonl"), str(DATA / "programming" / "target.jsonl")),
-                          warmup_epochs=2, warmup_rows=64, learning_rate=1e-3, lora_alpha=16, bad_rows="drop", overlap="drop")
+                          warmup_epochs=2, warmup_rows=64, learning_rate=1e-3, lora_alpha=16,
+                          bad_rows="drop", overlap="drop")
     loaded = load_model("embedded", device="cpu", dtype="float32")
     inputs = load_inputs(config, loaded.tokenizer)
     pool, target = inputs.pool, inputs.target

@@ -13,6 +13,7 @@ other) beside a JSON file with the place of every parameter.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ import torch
 from torch import Tensor
 
 from siftune.data.rows import Rendered
-from siftune.files import make_folder, read_json, write_json
+from siftune.files import make_folder, read_json, write_error, write_json
 from siftune.gradients.batching import collate, plan_batches
 from siftune.gradients.engine import GradientEngine, LayerGradient, parameter_sizes
 
@@ -50,7 +51,15 @@ class Directions:
         make_folder(path.parent)
         ends = np.cumsum(list(sizes.values())).tolist()
         places = [[name, end - size, size] for (name, size), end in zip(sizes.items(), ends, strict=True)]
-        np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=(rows, ends[-1])).flush()
+        try:
+            np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=(rows, ends[-1])).flush()
+            if hasattr(os, "posix_fallocate"):
+                # Claim the space now: a memory map that finds the disk full later ends the process without a word.
+                with path.open("r+b") as file:
+                    os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+        except OSError as error:
+            path.unlink(missing_ok=True)
+            raise write_error(path, error) from error
         write_json(path.with_suffix(".json"), {"parameters": places})
         return cls(path, "r+")
 

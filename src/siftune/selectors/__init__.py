@@ -1,4 +1,4 @@
-"""Selectors: from similarities or scores to an ordered selection, in plain NumPy.
+"""Selectors: from similarities or scores to an ordered selection, in NumPy and numba.
 
 >>> import numpy as np
 >>> problem = Problem.from_similarities(np.array([[0.9, 0.1, 0.8], [0.2, 0.7, 0.95]]), ids=["a", "b", "c"])
