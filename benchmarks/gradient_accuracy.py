@@ -35,7 +35,7 @@ from siftune.models.loading import load_model
 from siftune.models.lora import attach_lora, block_modules, load_adapter_state
 from siftune.models.warmup import run_warmup
 from siftune.progress import bar
-from siftune.representations.gradient_passes import lora_settings, warmup_settings
+from siftune.representations.gradient_settings import lora_settings, warmup_settings
 from siftune.seeds import derive, permutation
 from siftune.store.codec import DTYPES, bytes_per_row, decode, encode
 

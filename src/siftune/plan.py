@@ -66,7 +66,7 @@ def plan(config: SelectConfig) -> Plan:
 def _probe(config: SelectConfig, representation: Any, inputs: Any, made: Plan, tokens: int) -> None:
     import torch
 
-    from siftune.representations.gradient_passes import settled, warmup_settings
+    from siftune.representations.gradient_settings import settled, warmup_settings
     from siftune.store.codec import bytes_per_row
 
     config = settled(config, representation)
@@ -117,7 +117,7 @@ class _Probe:
         from siftune.gradients.engine import parameter_sizes
         from siftune.models.lora import attach_lora
         from siftune.models.memory import batch_tokens
-        from siftune.representations.gradient_passes import (
+        from siftune.representations.gradient_settings import (
             choose_linear_weights,
             config_projection,
             lora_settings,

@@ -12,7 +12,7 @@ from siftune.errors import ConfigError
 from siftune.models.lora import attach_lora, detach_lora, load_adapter_state
 from siftune.models.warmup import run_warmup
 from siftune.representations.gist import Gist, subspace
-from siftune.representations.gradient_passes import lora_settings, warmup_settings
+from siftune.representations.gradient_settings import lora_settings, warmup_settings
 from siftune.representations.less import Less
 from siftune.seeds import derive
 from tests.representations.contexts import context, examples, whole

@@ -13,7 +13,7 @@ from siftune.gradients.projections import projection
 from siftune.models.lora import attach_lora, detach_lora, load_adapter_state
 from siftune.models.warmup import run_warmup, score_weights
 from siftune.representations.base import Context
-from siftune.representations.gradient_passes import lora_settings, warmup_settings
+from siftune.representations.gradient_settings import lora_settings, warmup_settings
 from siftune.representations.less import Less
 from siftune.seeds import derive
 from siftune.store import FeatureStore

@@ -15,7 +15,7 @@ from siftune.errors import ConfigError
 from siftune.files import read_json
 from siftune.models.loading import load_model
 from siftune.models.lora import attach_lora, detach_lora, load_adapter_state
-from siftune.representations.gradient_passes import lora_settings
+from siftune.representations.gradient_settings import lora_settings
 from siftune.seeds import derive
 from siftune.study import cells
 from siftune.study.compare import compare, table

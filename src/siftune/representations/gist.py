@@ -23,15 +23,8 @@ from siftune.config import SelectConfig
 from siftune.errors import ConfigError
 from siftune.files import read_json, write_json
 from siftune.representations.base import Context, Evidence, content_key
-from siftune.representations.gradient_passes import (
-    Pass,
-    Passes,
-    base_fingerprint,
-    refuse_other,
-    settled,
-    warmed_up,
-    warmup_fingerprint,
-)
+from siftune.representations.gradient_passes import Pass, Passes, refuse_other, warmed_up
+from siftune.representations.gradient_settings import base_fingerprint, settled, warmup_fingerprint
 from siftune.representations.less import compared, existing_features, target_gradients
 from siftune.representations.similarity import Queries
 

@@ -26,15 +26,12 @@ import numpy as np
 
 from siftune.config import SelectConfig
 from siftune.representations.base import Context, Evidence, content_key
-from siftune.representations.gradient_passes import (
-    Pass,
-    Passes,
+from siftune.representations.gradient_passes import Pass, Passes, refuse_other, warmed_up
+from siftune.representations.gradient_settings import (
     base_fingerprint,
     config_projection,
     make_engine,
-    refuse_other,
     settled,
-    warmed_up,
     warmup_fingerprint,
 )
 from siftune.representations.similarity import (

@@ -17,13 +17,11 @@ import numpy as np
 
 from siftune.config import SelectConfig
 from siftune.representations.base import Context, Evidence, content_key
-from siftune.representations.gradient_passes import (
-    Pass,
-    Passes,
+from siftune.representations.gradient_passes import Pass, Passes, refuse_other
+from siftune.representations.gradient_settings import (
     base_fingerprint,
     choose_linear_weights,
     config_projection,
-    refuse_other,
     settled,
 )
 from siftune.representations.less import compared, existing_features

@@ -19,7 +19,7 @@ import numpy as np
 from siftune.config import CompareConfig
 from siftune.data.rows import Rendered
 from siftune.files import read_json, write_json
-from siftune.representations.gradient_passes import lora_settings
+from siftune.representations.gradient_settings import lora_settings
 from siftune.seeds import derive
 
 if TYPE_CHECKING:

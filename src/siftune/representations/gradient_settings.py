@@ -1,0 +1,112 @@
+"""What the settings of a run mean for gradient features: adapter, warmup, projection, engine, and the fingerprint."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Any
+
+from siftune.config import SelectConfig
+from siftune.errors import ConfigError
+from siftune.registry import unknown_name
+from siftune.representations.base import Context, content_key
+from siftune.seeds import derive
+
+if TYPE_CHECKING:
+    from siftune.gradients.engine import GradientEngine
+
+
+def settled(config: SelectConfig, representation: Any) -> SelectConfig:
+    """The settings with ``auto`` replaced by the representation's own projection.
+
+    Raises:
+        ConfigError: a projection that does not fit the representation.
+    """
+    kind = representation.projection if config.projection == "auto" else config.projection
+    if kind not in representation.projections:
+        from siftune.gradients.projections import KINDS
+
+        if kind not in (*KINDS, "none"):
+            raise unknown_name("projection", kind, [*KINDS, "none", "auto"], flag="--projection")
+        raise ConfigError(f"the representation {representation.name} does not work with the projection {kind}",
+                          where="--projection", why=_WHY.get(kind, ""),
+                          hint=f"choose one of {', '.join(representation.projections)}, or leave the flag out")
+    return replace(config, projection=kind)
+
+
+_WHY = {
+    "logra": "It never forms the gradient, so Adam's direction cannot be taken of it.",
+    "factgrass": "It never forms the gradient, so Adam's direction cannot be taken of it.",
+    "none": "Full weights have too many directions to keep unprojected.",
+}
+
+
+def lora_settings(config: SelectConfig) -> Any:
+    from siftune.models.lora import LoraSettings
+
+    return LoraSettings(rank=config.lora_rank, alpha=config.lora_alpha, dropout=config.lora_dropout,
+                        targets=config.lora_targets or "auto", layers=config.lora_layers or "all")
+
+
+def warmup_settings(config: SelectConfig) -> Any:
+    from siftune.models.warmup import WarmupSettings
+    from siftune.training.settings import TrainSettings
+
+    train = TrainSettings(learning_rate=config.learning_rate, batch_size=config.batch_size,
+                          micro_batch_tokens=config.micro_batch_tokens)
+    return WarmupSettings(share=config.warmup_share, min_rows=config.warmup_rows, epochs=config.warmup_epochs,
+                          train=train)
+
+
+def config_projection(config: SelectConfig) -> Any:
+    """The random projection of settings that are settled."""
+    from siftune.gradients.projections import projection
+
+    return projection(config.projection, config.projection_dim, derive(config.seed, "projection"))
+
+
+def make_engine(config: SelectConfig, model: Any) -> GradientEngine:
+    """The gradient engine that the settings ask for."""
+    import torch
+
+    from siftune.gradients.engine import GradientEngine
+
+    autocast = None if config.autocast == "none" else getattr(torch, config.autocast)
+    return GradientEngine(model, checkpointing=config.checkpointing, autocast=autocast)
+
+
+def choose_linear_weights(model: Any, config: SelectConfig) -> Any:
+    """Make the weights of a base model's linear layers its only trainable parameters (all blocks, unless named)."""
+    from siftune.gradients.engine import train_linear_weights
+    from siftune.models.lora import LoraSettings, block_modules, target_modules
+
+    layers = config.lora_layers or "all"
+    if config.lora_targets:
+        names = target_modules(model, LoraSettings(targets=config.lora_targets, layers=layers))
+    else:
+        names = block_modules(model, layers)
+    train_linear_weights(model, names)
+    return model
+
+
+def base_fingerprint(context: Context) -> dict[str, Any]:
+    """What every gradient feature of the pool depends on, the telling fields first."""
+    config, loaded = context.config, context.model
+    return {
+        "model": f"{type(loaded.model).__name__} {loaded.weights}",
+        "dtype": loaded.dtype,
+        "autocast": config.autocast,
+        "render": context.render,
+        "data": content_key(context.pool),
+        "feature_dtype": config.feature_dtype,
+        "seed": config.seed,
+    }
+
+
+def warmup_fingerprint(context: Context) -> dict[str, Any]:
+    """The part of a fingerprint that the warmup run decides."""
+    config = context.config
+    return {"lora": _plain(asdict(lora_settings(config))), "warmup": _plain(asdict(warmup_settings(config)))}
+
+
+def _plain(fields: dict[str, Any]) -> dict[str, Any]:
+    return {k: _plain(v) if isinstance(v, dict) else list(v) if isinstance(v, tuple) else v for k, v in fields.items()}
