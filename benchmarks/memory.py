@@ -61,7 +61,8 @@ def main() -> None:
             pool = Path(folder) / "pool.jsonl"
             pool.write_text("\n".join(lines[:count]) + "\n")
             flags = ["--pool", str(pool), "--target", str(DATA / "reasoning" / "target.jsonl"), "--max-length", "200",
-                     "--batch-tokens", str(options.batch_tokens), "--micro-batch-tokens", str(options.batch_tokens),
+                     "--format", "mixed", "--batch-tokens", str(options.batch_tokens),
+                     "--micro-batch-tokens", str(options.batch_tokens),
                      "--warmup-rows", "16", "--warmup-epochs", "1", "--bad-rows", "drop", "--overlap", "drop",
                      "--output-dir", f"{folder}/run"]
             _, _, told = measured(["plan", *flags])

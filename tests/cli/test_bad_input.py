@@ -106,9 +106,9 @@ def test_unknown_names_come_with_the_nearest_known_one(select: Run, flags: tuple
 
 @pytest.mark.parametrize("flags", [
     "--seed x", "--max-length 0", "--lora-rank 0", "--lora-alpha nan", "--lora-dropout 1", "--lora-layers -1",
-    "--batch-tokens 0", "--near-duplicates 2", "--warmup-share 0", "--warmup-rows -1", "--warmup-epochs 0",
+    "--batch-tokens -1", "--near-duplicates 2", "--warmup-share 0", "--warmup-rows -1", "--warmup-epochs 0",
     "--projection-dim 0", "--shard-rows 0", "--workers 0", "--batch-size 0", "--learning-rate -1",
-    "--learning-rate inf", "--bad-rows x", "--overlap x", "--feature-dtype int8", "--dtype float8", "--device gpu",
+    "--learning-rate inf", "--bad-rows x", "--overlap x", "--feature-dtype int4", "--dtype float8", "--device gpu",
     "--id-field none-such", "--must-include no-such-file", "--must-exclude no-such-file", "--from no-such-run",
     "--model no-such-model",
 ])
