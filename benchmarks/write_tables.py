@@ -11,7 +11,6 @@ import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 from siftune.files import read_json, write_text
 
@@ -93,8 +92,11 @@ TABLES: dict[str, Callable[[], str]] = {
 
 
 def main() -> None:
-    def replaced(match: re.Match[str]) -> Any:
-        return f"{match[1]}{TABLES[match['name']]()}{match[3]}"
+    def replaced(match: re.Match[str]) -> str:
+        try:
+            return f"{match[1]}{TABLES[match['name']]()}{match[3]}"
+        except FileNotFoundError:  # not recorded: the table stays as it is
+            return match[0]
 
     for page in ("gradients.md", "selectors.md"):
         path = ROOT / "docs" / page
