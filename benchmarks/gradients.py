@@ -97,7 +97,7 @@ def ours(subject: Subject, *, kind: str = "sparse-jl", adam: bool = True, autoca
 
     engine = GradientEngine(subject.model, autocast=torch.bfloat16 if autocast else None)
     if kind == "none":
-        sketch: Any = Basis(directions(subject.folder, parameter_sizes(subject.model)))
+        sketch: Any = Basis.stored(directions(subject.folder, parameter_sizes(subject.model)))
     else:
         sketch = projection(kind, DIM, SEED)
     first, second = ({name: pair[k] for name, pair in subject.moments.items()} for k in (0, 1))

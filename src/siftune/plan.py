@@ -7,9 +7,12 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from siftune import api
 from siftune.config import SelectConfig
 from siftune.methods import REPRESENTATIONS, resolve
+from siftune.representations.base import GradientRepresentation
 from siftune.seeds import permutation
 from siftune.selectors import Budget, Problem
 
@@ -56,14 +59,16 @@ def plan(config: SelectConfig) -> Plan:
         ("budget", f"{config.budget} = {budget.limit:,} {budget.kind}"),
     ]
     representation = REPRESENTATIONS.get(method.representation)()
-    if representation.needs_model:
+    if isinstance(representation, GradientRepresentation):
         _probe(config, representation, inputs, made, tokens)
+    elif representation.needs_model:
+        made.lines.append(("time", f"not known: {method.representation} has no probe"))
     else:
         made.lines.append(("time", "seconds: no model is run"))
     return made
 
 
-def _probe(config: SelectConfig, representation: Any, inputs: Any, made: Plan, tokens: int) -> None:
+def _probe(config: SelectConfig, representation: GradientRepresentation, inputs: Any, made: Plan, tokens: int) -> None:
     import torch
 
     from siftune.representations.gradient_settings import settled, warmup_settings
@@ -87,9 +92,8 @@ def _probe(config: SelectConfig, representation: Any, inputs: Any, made: Plan, t
     share = min(1.0, max(warmup.share, warmup.min_rows / len(inputs.pool)))
     warmup_seconds = tokens * share * warmup.epochs / speed if representation.warmup else 0.0
     pass_seconds = tokens / speed / config.workers
-    subtasks = len({row.subtask or "all" for row in inputs.target.rows})
-    numbers = representation.numbers_per_row(config, len(inputs.target), subtasks)
-    kind = "float32" if config.projection == "none" else config.feature_dtype
+    numbers = probe.numbers
+    kind = config.feature_dtype if representation.keeps_features(config) else "float32"
     made.seconds = warmup_seconds + (pass_seconds + int(inputs.target.tokens.sum()) / speed) * passes
     made.disk = (len(inputs.pool) + len(inputs.target)) * bytes_per_row(numbers, kind) * passes
     each = f" in each of {config.workers} processes" if config.workers > 1 else ""
@@ -113,7 +117,8 @@ def _probe(config: SelectConfig, representation: Any, inputs: Any, made: Plan, t
 class _Probe:
     """The passes of a run on a few rows: first the batch that needs most memory, then a sample for the speed."""
 
-    def __init__(self, config: SelectConfig, representation: Any, inputs: Any):
+    def __init__(self, config: SelectConfig, representation: GradientRepresentation, inputs: Any):
+        from siftune.gradients.basis import Basis
         from siftune.gradients.engine import parameter_sizes
         from siftune.models.lora import attach_lora
         from siftune.models.memory import batch_tokens
@@ -132,12 +137,14 @@ class _Probe:
         self.adapted = sum(sizes.values())
         self.batch_tokens = batch_tokens(config.batch_tokens, self.loaded)
         self.precondition = _any_moments(sizes, self.loaded.device) if self._adam(representation) else None
-        if config.projection == "none":
-            self.projection: Any = _AnyDirections(len(inputs.target))
+        subtasks = len({row.subtask or "all" for row in inputs.target.rows})
+        self.numbers = representation.numbers_per_row(config, len(inputs.target), subtasks)
+        if config.projection == "none":  # with made-up directions: their values do not matter either
+            self.projection: Any = Basis(self.numbers, lambda name, size: np.ones((self.numbers, size), np.float32))
         else:
             self.projection = config_projection(config)
 
-    def _adam(self, representation: Any) -> bool:
+    def _adam(self, representation: GradientRepresentation) -> bool:
         return representation.name == "less" and self.config.adam != "none"
 
     def features(self, rows: list[Any]) -> None:
@@ -195,35 +202,6 @@ def _any_moments(sizes: dict[str, int], device: str) -> Any:
 
     first, second = ({name: torch.full((n,), 1e-6, device=device) for name, n in sizes.items()} for _ in range(2))
     return AdamDirection(first, second, step=10)
-
-
-class _AnyDirections:
-    """Products with made-up directions, as many as there are targets."""
-
-    kind, factored = "basis", False
-
-    def __init__(self, dim: int):
-        self.dim = max(1, dim)
-        self._parts: dict[str, Any] = {}
-
-    def new(self, rows: int, device: Any) -> Any:
-        import torch
-
-        return torch.zeros(rows, self.dim, device=device)
-
-    def add(self, sketch: Any, gradient: Any) -> None:
-        import torch
-
-        values = gradient.full()
-        if gradient.name not in self._parts:
-            self._parts[gradient.name] = torch.ones(self.dim, values.shape[1], device=values.device)
-        sketch += values @ self._parts[gradient.name].T
-
-    def read(self, sketch: Any) -> Any:
-        return sketch
-
-    def fingerprint(self) -> dict[str, Any]:
-        return {}
 
 
 def _peak_memory() -> int:

@@ -87,6 +87,7 @@ def test_features_of_an_earlier_run_serve_another_selector(files: Files, tmp_pat
     (("--method", "gist", "--target-rank", 7), ("--target-rank", "up to 6")),
     (("--method", "logra", "--projection", "none"), ("--projection", "logra")),
     (("--method", "less", "--damping", -1), ("--damping",)),
+    (("--method", "less", "--projection", "none", "--damping", 0.1), ("--damping", "--projection none")),
 ])
 def test_what_does_not_fit_is_refused(arguments: tuple[object, ...], parts: tuple[str, ...], files: Files,
                                       tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ def made(tmp_path: Path) -> Directions:
 def test_products_are_added_up_parameter_by_parameter_in_any_order(made: Directions) -> None:
     x = torch.randn(4, sum(SIZES.values()), generator=torch.Generator().manual_seed(0))
     parts = dict(zip(SIZES, x.split(list(SIZES.values()), dim=1), strict=True))
-    projection = Basis(made.path)
+    projection = Basis.stored(made.path)
     for order in (["a", "b", "c"], ["c", "a", "b"]):
         sketch = projection.new(4, "cpu")
         for name in order:

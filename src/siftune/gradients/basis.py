@@ -24,7 +24,7 @@ from torch import Tensor
 
 from siftune.data.rows import Rendered
 from siftune.files import make_folder, read_json, write_error, write_json
-from siftune.gradients.batching import collate, plan_batches
+from siftune.gradients.batching import batch_cost, collate, plan_batches
 from siftune.gradients.engine import GradientEngine, LayerGradient, parameter_sizes
 
 CHUNK = 1 << 20  # columns handled at once
@@ -66,6 +66,11 @@ class Directions:
     def sizes(self) -> dict[str, int]:
         return {name: size for name, (_, size) in self.places.items()}
 
+    def part(self, name: str) -> np.ndarray:
+        """float32 [C, n]: the columns of one parameter, read into memory."""
+        first, size = self.places[name]
+        return np.ascontiguousarray(self.matrix[:, first : first + size])
+
     def chunks(self) -> Iterator[slice]:
         """Ranges of columns, one after the other."""
         width = self.matrix.shape[1]
@@ -98,7 +103,7 @@ def collect(engine: GradientEngine, rendered: Sequence[Rendered], path: Path, *,
             device: torch.device | str, on_batch: Callable[[list[int]], None] = lambda positions: None) -> Directions:
     """The plain gradients of some rows, whole, in their order: one row of the matrix each."""
     made = Directions.create(path, len(rendered), parameter_sizes(engine.model))
-    for positions in plan_batches([len(r) for r in rendered], batch_tokens):
+    for positions in plan_batches([len(r) for r in rendered], batch_tokens, batch_cost=batch_cost(device)):
 
         def keep(gradient: LayerGradient, positions: list[int] = positions) -> None:
             first, size = made.places[gradient.name]
@@ -112,15 +117,25 @@ def collect(engine: GradientEngine, rendered: Sequence[Rendered], path: Path, *,
 
 
 class Basis:
-    """Inner products with stored directions, as a projection: float32 [rows, C]."""
+    """Inner products with directions, as a projection: float32 [rows, C].
+
+    Args:
+        dim: C, the number of directions.
+        part: maps (parameter name, its size n) to the directions' part there, float32 [C, n].
+    """
 
     kind = "basis"
     factored = False
 
-    def __init__(self, path: Path):
-        self._directions = Directions(path)
-        self.dim = len(self._directions.matrix)
+    def __init__(self, dim: int, part: Callable[[str, int], np.ndarray]):
+        self.dim, self._part = dim, part
         self._parts: dict[tuple[str, str], Tensor] = {}
+
+    @classmethod
+    def stored(cls, path: Path) -> Basis:
+        """Of the :class:`Directions` in a file."""
+        directions = Directions(path)
+        return cls(len(directions.matrix), lambda name, size: directions.part(name))
 
     def new(self, rows: int, device: torch.device | str) -> Tensor:
         return torch.zeros(rows, self.dim, device=device)
@@ -129,8 +144,7 @@ class Basis:
         values = gradient.full()
         key = (gradient.name, str(values.device))
         if key not in self._parts:
-            first, size = self._directions.places[gradient.name]
-            part = np.ascontiguousarray(self._directions.matrix[:, first : first + size])
+            part = self._part(gradient.name, values.shape[1])
             self._parts[key] = torch.from_numpy(part).to(values.device)
         sketch += values @ self._parts[key].T
 

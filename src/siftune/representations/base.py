@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -112,6 +112,29 @@ class Representation(Protocol):
     needs_model: bool
 
     def compute(self, context: Context) -> Evidence: ...
+
+
+@runtime_checkable
+class GradientRepresentation(Representation, Protocol):
+    """A representation by gradients: what `siftune plan` asks of it.
+
+    Attributes:
+        projection: the projection that ``auto`` stands for.
+        projections: those it works with.
+        warmup: whether it takes gradients at the checkpoints of a warmup run, or once, of the base model.
+    """
+
+    projection: str
+    projections: tuple[str, ...]
+    warmup: bool
+
+    def numbers_per_row(self, config: SelectConfig, targets: int, subtasks: int) -> int:
+        """How many numbers a pass keeps of a row, at most."""
+        ...
+
+    def keeps_features(self, config: SelectConfig) -> bool:
+        """Whether they are features, stored as ``feature_dtype`` says, rather than scores."""
+        ...
 
 
 def content_key(examples: Examples) -> str:

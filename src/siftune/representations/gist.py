@@ -37,7 +37,7 @@ class Gist:
     needs_target = True
     needs_model = True
     projection = "none"
-    projections = ("none",)
+    projections: tuple[str, ...] = ("none",)
 
     warmup = True
 
@@ -45,27 +45,27 @@ class Gist:
         """At most: the rank, which is known once the targets' gradients are."""
         return int(config.target_rank) if config.target_rank >= 1 else targets
 
+    def keeps_features(self, config: SelectConfig) -> bool:
+        return True
+
     def compute(self, context: Context) -> Evidence:
         from siftune.models.warmup import score_weights
 
         config = settled(context.config, self)
-        key = content_key(context.target)[:12]
+        targets = content_key(context.target)
         fingerprint = {**base_fingerprint(context), **warmup_fingerprint(context),
-                       "targets": content_key(context.target), "target_rank": config.target_rank}
-        root = context.folder / "store" / f"gist-{key}"
+                       "targets": targets, "target_rank": config.target_rank}
+        root = context.folder / "store" / f"gist-{targets[:12]}"
         refuse_other(root, fingerprint, recompute=config.recompute)
         with warmed_up(context) as (model, checkpoints):
             passes = Passes(context, config, model, fingerprint, root)
             with context.clock.measure("target subspace") as entry:
                 spaces = [_Subspace(context, passes, checkpoint) for checkpoint in checkpoints]
                 entry["reused"] = not any(space.fresh for space in spaces)
-            with context.clock.measure("pool features") as entry:
-                pool = passes.over(context.pool, [Pass(c, basis=space.path)
-                                                  for c, space in zip(checkpoints, spaces, strict=True)], "pool")
-                entry["reused"] = not passes.computed
+            coordinates = [Pass(c, basis=space.path) for c, space in zip(checkpoints, spaces, strict=True)]
+            pool = passes.over(context.pool, coordinates, "pool")
             weights = score_weights(checkpoints)
-            known = existing_features(context, passes, [Pass(c, basis=space.path)
-                                                        for c, space in zip(checkpoints, spaces, strict=True)])
+            known = existing_features(context, passes, coordinates)
         captured = [store.array("projected_norm") / store.array("norm") for store in pool]
         notes: dict[str, Any] = {
             "checkpoint_weights": [round(float(w), 6) for w in weights],

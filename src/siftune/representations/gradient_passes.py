@@ -52,20 +52,35 @@ class Pass:
 
 
 class Passes:
-    """Runs passes for one run; ``computed`` tells whether the last one had anything to do."""
+    """Runs passes for one run."""
 
     def __init__(self, context: Context, config: SelectConfig, model: Any, fingerprint: dict[str, Any], root: Path):
         """``config`` is that of the context with its open choices made, see :func:`settled`."""
         self.context, self.config, self.model = context, config, model
         self.fingerprint, self.root = fingerprint, root
-        self.computed = False
 
-    def over(self, examples: Examples, passes: Sequence[Pass], name: str) -> list[FeatureStore]:
-        """One complete store per pass, in ``root / name``."""
+    def over(self, examples: Examples, passes: Sequence[Pass], kind: str, step: str = "") -> list[FeatureStore]:
+        """One complete store per pass, timed as ``step``.
+
+        Args:
+            examples: the pool, or other rows.
+            passes: what to take of them.
+            kind: ``pool``, ``target`` or ``existing``: the stores' folder, with the rows' content where it may change.
+            step: what the clock calls it; the features of that kind when not given.
+        """
+        with self.context.clock.measure(step or f"{kind} features") as entry:
+            stores, computed = self._over(examples, passes, kind)
+            entry["reused"] = not computed
+        return stores
+
+    def _over(self, examples: Examples, passes: Sequence[Pass], kind: str) -> tuple[list[FeatureStore], bool]:
+        is_pool = examples is self.context.pool
+        rows = self.fingerprint["data"] if is_pool else content_key(examples)
+        folder = self.root / (kind if is_pool else f"{kind}-{rows[:12]}")
         stores = [
             FeatureStore.open(
-                self.root / name / (f"epoch-{p.checkpoint.epoch}" if p.checkpoint else "base"),
-                {**self.fingerprint, "rows": content_key(examples), "adam": p.adam,
+                folder / (f"epoch-{p.checkpoint.epoch}" if p.checkpoint else "base"),
+                {**self.fingerprint, "rows": rows, "adam": p.adam,
                  "checkpoint": p.checkpoint.blake2 if p.checkpoint else None},
                 rows=len(examples), shard_rows=self.config.shard_rows,
                 recompute=True,  # what may not be replaced was refused before the warmup
@@ -78,10 +93,9 @@ class Passes:
                     for p, store in zip(passes, stores, strict=True) for shard in store.missing()]
 
         jobs = missing()
-        self.computed = bool(jobs)
         if jobs:
             total = len(stores) * int(examples.tokens.sum())
-            with bar(f"{name.split('-')[0]} gradients", total, "tokens") as progress:
+            with bar(f"{kind} gradients", total, "tokens") as progress:
                 progress.skip(total - sum(job.tokens for job in jobs))
                 self._run(jobs, progress.advance)
                 # A worker process that ends takes the error of its last write with it: write those again from here.
@@ -89,7 +103,7 @@ class Passes:
         for store in stores:
             if not store.complete:
                 store.finish()
-        return stores
+        return stores, bool(jobs)
 
     def _run(self, jobs: list[Job], advance: Callable[[float], None], *, here: bool = False) -> None:
         from siftune.executors import LocalExecutor
@@ -162,7 +176,7 @@ class Worker:
 
         before, self.prepared = self.prepared, wanted
         if before is None or before.basis != wanted.basis:
-            self.projection: Any = Basis(wanted.basis) if wanted.basis else config_projection(self.config)
+            self.projection: Any = Basis.stored(wanted.basis) if wanted.basis else config_projection(self.config)
         checkpoint = wanted.checkpoint
         if checkpoint is not None:
             load_adapter_state(self.model, checkpoint.load_weights())

@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING, Any
 from siftune.config import SelectConfig
 from siftune.errors import ConfigError
 from siftune.registry import unknown_name
-from siftune.representations.base import Context, content_key
+from siftune.representations.base import Context, GradientRepresentation, content_key
 from siftune.seeds import derive
 
 if TYPE_CHECKING:
     from siftune.gradients.engine import GradientEngine
 
 
-def settled(config: SelectConfig, representation: Any) -> SelectConfig:
+def settled(config: SelectConfig, representation: GradientRepresentation) -> SelectConfig:
     """The settings with ``auto`` replaced by the representation's own projection.
 
     Raises:
-        ConfigError: a projection that does not fit the representation.
+        ConfigError: a projection that does not fit the representation, or damping that does not fit the projection.
     """
     kind = representation.projection if config.projection == "auto" else config.projection
     if kind not in representation.projections:
@@ -30,6 +30,10 @@ def settled(config: SelectConfig, representation: Any) -> SelectConfig:
         raise ConfigError(f"the representation {representation.name} does not work with the projection {kind}",
                           where="--projection", why=_WHY.get(kind, ""),
                           hint=f"choose one of {', '.join(representation.projections)}, or leave the flag out")
+    if config.damping and not representation.keeps_features(replace(config, projection=kind)):
+        raise ConfigError("there is nothing to precondition without features", where="--damping",
+                          why="With --projection none only scores are kept, and the Gram matrix is of features.",
+                          hint="leave --damping out, or choose --projection sparse-jl")
     return replace(config, projection=kind)
 
 

@@ -56,8 +56,7 @@ class Less:
     needs_target = True
     needs_model = True
     projection = "sparse-jl"
-    projections = ("sparse-jl", "countsketch", "srht", "rademacher", "grass", "none")
-
+    projections: tuple[str, ...] = ("sparse-jl", "countsketch", "srht", "rademacher", "grass", "none")
     warmup = True
 
     def numbers_per_row(self, config: SelectConfig, targets: int, subtasks: int) -> int:
@@ -66,13 +65,17 @@ class Less:
             return subtasks + (targets if config.directions == "targets" else 0)
         return config.projection_dim
 
+    def keeps_features(self, config: SelectConfig) -> bool:
+        return config.projection != "none"
+
     def compute(self, context: Context) -> Evidence:
         from siftune.models.warmup import score_weights
 
         config = settled(context.config, self)
         exact = config.projection == "none"
         fingerprint = self.fingerprint(context, config)
-        root = context.folder / "store" / (f"less-exact-{_key(context)}" if exact else "less")
+        name = f"less-exact-{content_key(context.target)[:12]}" if exact else "less"
+        root = context.folder / "store" / name
         refuse_other(root, fingerprint, recompute=config.recompute)
         with warmed_up(context) as (model, checkpoints):
             passes = Passes(context, config, model, fingerprint, root)
@@ -95,24 +98,16 @@ class Less:
 def _projected(context: Context, passes: Passes, checkpoints: Sequence[Checkpoint], weights: np.ndarray,
                notes: dict[str, Any]) -> Evidence:
     config = context.config
-    with context.clock.measure("pool features") as entry:
-        pool = passes.over(context.pool, [Pass(c, config.adam) for c in checkpoints], "pool")
-        entry["reused"] = not passes.computed
-    with context.clock.measure("target features") as entry:
-        target = passes.over(context.target, [Pass(c) for c in checkpoints], f"target-{_key(context)}")
-        entry["reused"] = not passes.computed
-    known = existing_features(context, passes, [Pass(c, config.adam) for c in checkpoints])
+    directions = [Pass(c, config.adam) for c in checkpoints]
+    pool = passes.over(context.pool, directions, "pool")
+    target = passes.over(context.target, [Pass(c) for c in checkpoints], "target")
+    known = existing_features(context, passes, directions)
     return compared(context, pool, [Queries.of(store) for store in target], weights, passes.fingerprint, notes, known)
 
 
 def existing_features(context: Context, passes: Passes, how: Sequence[Pass]) -> list[FeatureStore]:
     """Features of the rows that the model already knows, made as those of the pool; empty where there are none."""
-    if not len(context.existing):
-        return []
-    with context.clock.measure("existing features") as entry:
-        known = passes.over(context.existing, how, f"existing-{content_key(context.existing)[:12]}")
-        entry["reused"] = not passes.computed
-    return known
+    return passes.over(context.existing, how, "existing") if len(context.existing) else []
 
 
 def compared(context: Context, pool: Sequence[FeatureStore], queries: Sequence[Queries], weights: np.ndarray,
@@ -159,10 +154,8 @@ def _exact(context: Context, passes: Passes, checkpoints: Sequence[Checkpoint], 
     with context.clock.measure("target directions") as entry:
         made = [target_directions(context, passes, c, subtasks) for c in checkpoints]
         entry["reused"] = not any(fresh for _, fresh in made)
-    with context.clock.measure("pool scores") as entry:
-        pool = passes.over(context.pool, [Pass(c, config.adam, path, cosines=True)
-                                          for c, (path, _) in zip(checkpoints, made, strict=True)], "pool")
-        entry["reused"] = not passes.computed
+    pool = passes.over(context.pool, [Pass(c, config.adam, path, cosines=True)
+                                      for c, (path, _) in zip(checkpoints, made, strict=True)], "pool", "pool scores")
     count = len(subtasks.names)
     ahead = len(context.target) if config.directions == "targets" else 0
     first = first_alike(context.pool)
@@ -222,7 +215,3 @@ def _weighted(pool: Sequence[FeatureStore], weights: np.ndarray, lines: slice) -
         parts = [w * store.read(shard, "similarity")[:, lines].astype(np.float64)
                  for store, w in zip(pool, weights, strict=True)]
         yield shard.start, np.sum(parts, axis=0).T
-
-
-def _key(context: Context) -> str:
-    return content_key(context.target)[:12]

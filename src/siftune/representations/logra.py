@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from siftune.config import SelectConfig
-from siftune.representations.base import Context, Evidence, content_key
+from siftune.representations.base import Context, Evidence
 from siftune.representations.gradient_passes import Pass, Passes, refuse_other
 from siftune.representations.gradient_settings import (
     base_fingerprint,
@@ -36,13 +36,16 @@ class LoGra:
     needs_target = True
     needs_model = True
     projection = "logra"
-    projections = ("logra", "factgrass", "sparse-jl", "countsketch", "srht", "rademacher", "grass")
+    projections: tuple[str, ...] = ("logra", "factgrass", "sparse-jl", "countsketch", "srht", "rademacher", "grass")
 
     warmup = False
 
     def numbers_per_row(self, config: SelectConfig, targets: int, subtasks: int) -> int:
         """What the pass keeps of a row."""
         return config.projection_dim
+
+    def keeps_features(self, config: SelectConfig) -> bool:
+        return True
 
     def compute(self, context: Context) -> Evidence:
         config = settled(context.config, self)
@@ -55,12 +58,8 @@ class LoGra:
         frozen = {p: p.requires_grad for p in context.model.model.parameters()}
         try:
             passes = Passes(context, config, choose_linear_weights(context.model.model, config), fingerprint, root)
-            with context.clock.measure("pool features") as entry:
-                pool = passes.over(context.pool, [Pass()], "pool")
-                entry["reused"] = not passes.computed
-            with context.clock.measure("target features") as entry:
-                target = passes.over(context.target, [Pass()], f"target-{content_key(context.target)[:12]}")
-                entry["reused"] = not passes.computed
+            pool = passes.over(context.pool, [Pass()], "pool")
+            target = passes.over(context.target, [Pass()], "target")
             known = existing_features(context, passes, [Pass()])
         finally:
             for parameter, flag in frozen.items():
