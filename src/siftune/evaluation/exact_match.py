@@ -11,7 +11,7 @@ import torch
 
 from siftune import progress
 from siftune.evaluation.loss import evaluating
-from siftune.gradients.batching import plan_batches
+from siftune.gradients.batching import BATCH_COST, plan_batches
 
 #: Tokens that end a turn in the chat formats in use; those that a tokenizer knows also end an answer.
 END_OF_TURN = ("<|im_end|>", "<|eot_id|>", "<|end|>", "<end_of_turn>", "<|end_of_text|>", "<|endoftext|>", "</s>")
@@ -86,7 +86,8 @@ def exact_match(model: Any, tokenizer: Any, prompts: Sequence[np.ndarray], refer
     stops = stop_tokens(model, tokenizer)
     lengths = [len(prompts[i]) + r for i, r in zip(chosen, room, strict=True)]
     with evaluating(model), progress.bar(title, len(chosen)) as bar:
-        for positions in plan_batches(lengths, batch_tokens):
+        # Every token generated is a pass of its own over the weights, so few full batches are best on any device.
+        for positions in plan_batches(lengths, batch_tokens, batch_cost=BATCH_COST):
             batch = [prompts[chosen[k]] for k in positions]
             answers = _generate(model, batch, max(room[k] for k in positions), stops, device)
             for k, answer in zip(positions, answers, strict=True):

@@ -12,7 +12,7 @@ import torch
 from siftune import progress
 from siftune.data.rows import Rendered
 from siftune.errors import DataError
-from siftune.gradients.batching import collate, plan_batches
+from siftune.gradients.batching import batch_cost, collate, plan_batches
 from siftune.models.supervised_logits import mean_loss_per_row, supervised_logits
 
 
@@ -43,7 +43,7 @@ def row_losses(model: Any, rendered: Sequence[Rendered], *, batch_tokens: int = 
                             hint="raise --max-length, so that its response is kept")
     losses = np.full(len(rendered), np.nan)
     with evaluating(model), progress.bar(title, len(rendered)) as bar:
-        for positions in plan_batches([len(row) for row in rendered], batch_tokens):
+        for positions in plan_batches([len(row) for row in rendered], batch_tokens, batch_cost=batch_cost(device)):
             batch = collate([rendered[i] for i in positions], pad_id, device)
             with supervised_logits(model, batch.supervised):
                 out = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False)

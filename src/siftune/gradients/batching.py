@@ -12,7 +12,11 @@ from torch import Tensor
 from siftune.data.rows import Rendered
 
 CPU_BATCH_COST, BATCH_COST = 32, 1024
-"""What a batch costs beside its tokens, in tokens: little where a core is busy with any batch, more on accelerators."""
+
+
+def batch_cost(device: torch.device | str) -> int:
+    """What a batch costs beside its tokens, in tokens: little where a core is busy with any batch, more elsewhere."""
+    return CPU_BATCH_COST if torch.device(device).type == "cpu" else BATCH_COST
 
 
 def plan_batches(lengths: Sequence[int], batch_tokens: int, *, batch_cost: int = CPU_BATCH_COST) -> list[list[int]]:
@@ -25,7 +29,7 @@ def plan_batches(lengths: Sequence[int], batch_tokens: int, *, batch_cost: int =
     Args:
         lengths: token count of each row.
         batch_tokens: padded tokens a batch may hold.
-        batch_cost: see :data:`BATCH_COST`.
+        batch_cost: see :func:`batch_cost`.
 
     Returns:
         Lists of row positions; every row in exactly one; rows of equal length in their order.

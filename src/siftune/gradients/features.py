@@ -10,7 +10,7 @@ from torch import Tensor
 
 from siftune.data.rows import Rendered
 from siftune.errors import ModelError
-from siftune.gradients.batching import BATCH_COST, CPU_BATCH_COST, collate, plan_batches
+from siftune.gradients.batching import batch_cost, collate, plan_batches
 from siftune.gradients.engine import GradientEngine, LayerGradient
 from siftune.gradients.projections import Projection
 
@@ -51,8 +51,7 @@ def gradient_features(
     out = {"projected": np.empty((n, projection.dim), np.float32), "loss": np.empty(n, np.float32)}
     if not projection.factored:
         out["norm"] = np.empty(n, np.float32)
-    cost = CPU_BATCH_COST if torch.device(device).type == "cpu" else BATCH_COST
-    waiting = plan_batches([len(r) for r in rendered], batch_tokens, batch_cost=cost)[::-1]
+    waiting = plan_batches([len(r) for r in rendered], batch_tokens, batch_cost=batch_cost(device))[::-1]
     while waiting:
         positions = waiting.pop()
         batch = collate([rendered[i] for i in positions], pad_id, device)

@@ -26,7 +26,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 from siftune import files, seeds
 from siftune.data.rows import Rendered
 from siftune.errors import ConfigError, ModelError, SiftuneError
-from siftune.gradients.batching import collate, plan_batches
+from siftune.gradients.batching import batch_cost, collate, plan_batches
 from siftune.models.lora import adapter_state, load_adapter_state
 from siftune.models.supervised_logits import mean_loss_per_row, supervised_logits
 from siftune.progress import Bar
@@ -63,7 +63,8 @@ class RowMeanTrainer(Trainer):
         rows = len(batch["input_ids"])
         lengths = batch["attention_mask"].sum(dim=1).tolist()
         total = torch.zeros((), device=self.args.device)
-        for positions in plan_batches(lengths, self._settings.micro_batch_tokens):
+        cost = batch_cost(self.args.device)
+        for positions in plan_batches(lengths, self._settings.micro_batch_tokens, batch_cost=cost):
             width = lengths[positions[0]]  # the longest comes first
             positions.sort()
             ids, attention, mask = (
