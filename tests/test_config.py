@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,11 @@ def test_a_budget_may_be_a_number_in_yaml(tmp_path, text, budget):
 
 def test_one_source_needs_no_list():
     assert from_mapping(SelectConfig, {"pool": "a.jsonl"}).pool == ("a.jsonl",)
+
+
+@pytest.mark.parametrize("name", [f.name for f in dataclasses.fields(CompareConfig) if isinstance(f.default, tuple)])
+def test_nor_does_any_other_setting_that_may_be_given_several_times(name):
+    assert getattr(from_mapping(CompareConfig, {name: "one"}), name) == ("one",)
 
 
 @pytest.mark.parametrize(("text", "message", "hint"), [

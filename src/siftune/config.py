@@ -201,9 +201,10 @@ def from_mapping(kind: type[C], values: Mapping[str, Any], *, where: str | None 
     for key in values:
         if key not in fields:
             raise _unknown_key(key, fields, where)
-    for name in ("pool", "target", "test", "methods", "baselines", "lora_targets"):
-        if isinstance(values.get(name), str):  # one source may be written without a list
-            values[name] = (values[name],)
+    types = get_type_hints(kind)
+    for name, value in values.items():
+        if isinstance(value, str) and types[name] == tuple[str, ...]:  # one source may be written without a list
+            values[name] = (value,)
     if isinstance(values.get("budget"), int | float) and not isinstance(values["budget"], bool):
         values["budget"] = str(values["budget"])  # YAML reads `budget: 500` as a number
     try:
