@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 from hypothesis import strategies as st
 
-from siftune.selectors import Problem
+from siftune.selectors import Budget, Problem, Selection
 
 
 @dataclass(frozen=True)
@@ -129,3 +130,49 @@ def play(instance: Instance, wishes: list[list[int]], limit: int, in_tokens: boo
                 if on_taken == "forfeit":
                     break
     return shelf.taken, turns
+
+
+def some_budget(instance: Instance, data: st.DataObject, in_tokens: bool | None = None) -> tuple[Budget, int, bool]:
+    """A budget in rows or tokens that the pool and the must-includes allow."""
+    usable = [row for row in range(instance.n) if row not in instance.exclude]
+    in_tokens = data.draw(st.booleans(), label="in tokens") if in_tokens is None else in_tokens
+    cost = (lambda rows: sum(instance.tokens[r] for r in rows)) if in_tokens else len
+    least = max(1, cost(instance.include) or min(cost([row]) for row in usable))
+    most = max(cost(usable), least)
+    if in_tokens and cost(usable) < 1:
+        return Budget.parse(max(1, len(instance.include))), max(1, len(instance.include)), False
+    limit = data.draw(st.integers(least, most), label="limit")
+    return Budget.parse(f"{limit} tokens" if in_tokens else limit), limit, in_tokens
+
+
+def suppressed(instance: Instance, row: int, taken: list[int]) -> bool:
+    return any(row in group and set(group) & set(taken) for group in instance.groups)
+
+
+def assert_kept(instance: Instance, got: Selection, budget: Budget, limit: int, in_tokens: bool,
+                ) -> tuple[list[int], list[int]]:
+    """Budget and constraints are kept, and the diagnostics say so.
+
+    Returns:
+        The rows taken, and those that no constraint but the budget kept out.
+    """
+    rows = got.indices.tolist()
+    spent = sum(instance.tokens[r] for r in rows)
+    free = [r for r in range(instance.n) if r not in rows and r not in instance.exclude
+            and not suppressed(instance, r, rows)]
+    assert len(set(rows)) == len(rows) == len(got.score) == len(got.gain) == len(got.nearest_target)
+    assert rows[: len(instance.include)] == instance.include
+    assert not set(rows) & set(instance.exclude)
+    for group in instance.groups:
+        assert len(set(group) & set(rows) - set(instance.include)) <= 1
+    if in_tokens:
+        assert spent <= limit
+        assert all(spent + instance.tokens[r] > limit for r in free)
+    else:
+        assert len(rows) == limit or not free
+    said = got.diagnostics
+    assert said["budget"] == {"asked": str(budget), "kind": "tokens" if in_tokens else "rows", "limit": limit,
+                              "rows": len(rows), "tokens": spent}
+    assert said["exhausted"] == ((spent if in_tokens else len(rows)) < limit and not free)
+    assert json.loads(json.dumps(said, allow_nan=False)) == said
+    return rows, free

@@ -10,7 +10,7 @@ import numpy as np
 from hypothesis import strategies as st
 from scipy.sparse import csc_array, csr_array
 
-from siftune.selectors import Budget, Problem
+from siftune.selectors import Problem
 from tests.selectors.instances import Instance, Shelf
 
 Numbers = list[list[float]]
@@ -77,19 +77,6 @@ def cases(draw: st.DrawFn, most: int = 14) -> Case:
     return Case(instance, kernel=numbers(n, n)[:, same].tolist(), existing=numbers(int(rng.integers(1, 3)), n).tolist(),
                 vectors=numbers(n, int(rng.integers(1, 6)))[same].astype(np.float32).tolist(),
                 sets=[sets[row] for row in same], features=features)
-
-
-def some_budget(instance: Instance, data: st.DataObject, in_tokens: bool | None = None) -> tuple[Budget, int, bool]:
-    """A budget in rows or tokens that the pool and the must-includes allow."""
-    usable = [row for row in range(instance.n) if row not in instance.exclude]
-    in_tokens = data.draw(st.booleans(), label="in tokens") if in_tokens is None else in_tokens
-    cost = (lambda rows: sum(instance.tokens[r] for r in rows)) if in_tokens else len
-    least = max(1, cost(instance.include) or min(cost([row]) for row in usable))
-    most = max(cost(usable), least)
-    if in_tokens and cost(usable) < 1:
-        return Budget.parse(max(1, len(instance.include))), max(1, len(instance.include)), False
-    limit = data.draw(st.integers(least, most), label="limit")
-    return Budget.parse(f"{limit} tokens" if in_tokens else limit), limit, in_tokens
 
 
 def step_of(entries: Numbers, bits: int = 24) -> float:

@@ -19,8 +19,7 @@ from siftune.selectors.deita import deita
 from siftune.selectors.herding import herding
 from siftune.selectors.k_center import k_center
 from siftune.selectors.k_means import largest_remainders
-from tests.selectors.instances import Instance, Shelf, instances
-from tests.selectors.test_selectors import some_budget
+from tests.selectors.instances import Instance, Shelf, instances, some_budget
 
 ALL = ["k-center", "herding", "k-means-balanced", "deita"]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 
 import numpy as np
@@ -11,9 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from siftune.selectors import SELECTORS, Budget, select
-from tests.selectors.instances import Instance, instances
+from tests.selectors.instances import Instance, assert_kept, instances, some_budget
 from tests.selectors.test_quotas import everything
-from tests.selectors.test_selectors import some_budget, suppressed
 
 
 def cosines(instance: Instance) -> Instance:
@@ -29,25 +27,7 @@ CASES = instances(constrained=True).map(cosines)
 def test_budget_and_constraints_are_kept_and_diagnostics_add_up(selector, instance, seed, data):
     budget, limit, in_tokens = some_budget(instance, data)
     got = select(everything(instance, np.random.default_rng(seed)), budget, selector)
-    rows = got.indices.tolist()
-    spent = sum(instance.tokens[r] for r in rows)
-    free = [r for r in range(instance.n) if r not in rows and r not in instance.exclude
-            and not suppressed(instance, r, rows)]
-    assert len(set(rows)) == len(rows) == len(got.score) == len(got.gain) == len(got.nearest_target)
-    assert rows[: len(instance.include)] == instance.include
-    assert not set(rows) & set(instance.exclude)
-    for group in instance.groups:
-        assert len(set(group) & set(rows) - set(instance.include)) <= 1
-    if in_tokens:
-        assert spent <= limit
-        assert all(spent + instance.tokens[r] > limit for r in free)
-    else:
-        assert len(rows) == limit or not free
-    said = got.diagnostics
-    assert said["budget"] == {"asked": str(budget), "kind": "tokens" if in_tokens else "rows", "limit": limit,
-                              "rows": len(rows), "tokens": spent}
-    assert said["exhausted"] == ((spent if in_tokens else len(rows)) < limit and not free)
-    assert json.loads(json.dumps(said, allow_nan=False)) == said
+    assert_kept(instance, got, budget, limit, in_tokens)
     assert np.isfinite(got.score).all()
     assert np.isfinite(got.gain).all()
 

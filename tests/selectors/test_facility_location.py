@@ -18,7 +18,7 @@ from siftune.selectors.facility_location import FacilityLocation
 from siftune.selectors.greedy import best_run
 from siftune.selectors.grid import Vectors
 from siftune.selectors.kernel_sources import dense_kernel, pool_kernel
-from tests.selectors.instances import Instance
+from tests.selectors.instances import Instance, some_budget
 from tests.selectors.submodular import (
     Case,
     Plain,
@@ -28,7 +28,6 @@ from tests.selectors.submodular import (
     facility,
     in_steps,
     plain_greedy,
-    some_budget,
     step_of,
 )
 

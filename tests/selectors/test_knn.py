@@ -14,8 +14,7 @@ from siftune.errors import ConfigError, SiftuneError
 from siftune.selectors import Problem, select
 from siftune.selectors.knn import densities, knn_kde, knn_uniform, spread_mass
 from siftune.selectors.resampling import gumbel, resampling
-from tests.selectors.instances import Instance, instances, walk
-from tests.selectors.test_selectors import some_budget
+from tests.selectors.instances import Instance, instances, some_budget, walk
 
 DISTANCES = {"euclidean": lambda s: math.sqrt(max(0.0, 2 - 2 * s)), "cosine": lambda s: 1 - s}
 

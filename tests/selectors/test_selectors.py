@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -12,19 +10,9 @@ from hypothesis import strategies as st
 from siftune.selectors import Budget, Problem, Selection, select
 from siftune.selectors.round_robin import round_robin, subtask_round_robin
 from siftune.selectors.topk import top_k
-from tests.selectors.instances import Instance, instances, play, walk
+from tests.selectors.instances import Instance, assert_kept, instances, play, some_budget, suppressed, walk
 
 BLOCKS = st.integers(1, 45)
-
-
-def some_budget(instance: Instance, data: st.DataObject) -> tuple[Budget, int, bool]:
-    """A budget in rows or tokens that the pool and the must-includes allow."""
-    usable = [row for row in range(instance.n) if row not in instance.exclude]
-    in_tokens = data.draw(st.booleans(), label="in tokens")
-    cost = (lambda rows: sum(instance.tokens[r] for r in rows)) if in_tokens else len
-    least = cost(instance.include) or min(cost([row]) for row in usable)
-    limit = data.draw(st.integers(least, cost(usable)), label="limit")
-    return Budget.parse(f"{limit} tokens" if in_tokens else limit), limit, in_tokens
 
 
 def scores_by_hand(instance: Instance, aggregate: str) -> list[float]:
@@ -51,10 +39,6 @@ def test_top_k_takes_the_highest_scores_in_the_total_order(instance, block_rows,
     tied = [row for row in range(instance.n) if score[row] == score[last] and row not in expected
             and row not in instance.exclude and not suppressed(instance, row, expected)]
     assert got.diagnostics["ties_at_cut"] == (len(tied) if len(expected) > len(instance.include) else 0)
-
-
-def suppressed(instance: Instance, row: int, taken: list[int]) -> bool:
-    return any(row in group and set(group) & set(taken) for group in instance.groups)
 
 
 @settings(max_examples=300)
@@ -137,29 +121,12 @@ def test_the_order_of_the_pool_never_matters(instance, selector, random, data):
 def test_every_selector_keeps_budget_and_constraints_and_its_diagnostics_add_up(instance, selector, data):
     budget, limit, in_tokens = some_budget(instance, data)
     got = run(instance, selector, budget)
-    rows = got.indices.tolist()
-    spent = sum(instance.tokens[r] for r in rows)
-    free = [r for r in range(instance.n) if r not in rows and r not in instance.exclude
-            and not suppressed(instance, r, rows)]
-    assert len(set(rows)) == len(rows) == len(got.score) == len(got.gain) == len(got.nearest_target)
-    assert rows[: len(instance.include)] == instance.include
-    assert not set(rows) & set(instance.exclude)
-    for group in instance.groups:
-        assert len(set(group) & set(rows) - set(instance.include)) <= 1
-    if in_tokens:
-        assert spent <= limit
-        assert all(spent + instance.tokens[r] > limit for r in free)
-    else:
-        assert len(rows) == limit or not free
+    rows, free = assert_kept(instance, got, budget, limit, in_tokens)
     said = got.diagnostics
-    assert said["budget"] == {"asked": str(budget), "kind": "tokens" if in_tokens else "rows", "limit": limit,
-                              "rows": len(rows), "tokens": spent}
     assert said["candidates"] + said["excluded"] == instance.n
     assert said["included"] == len(instance.include)
     assert said["skipped_too_long"] <= len(free)
     assert said["near_duplicates_suppressed"] == instance.n - len(rows) - len(instance.exclude) - len(free)
-    assert said["exhausted"] == ((spent if in_tokens else len(rows)) < limit and not free)
-    assert json.loads(json.dumps(said)) == said
     if said["per_target_coverage"] is not None:
         assert sum(said["per_target_coverage"].values()) == len(rows)
         assert said["zero_gain_share"] == np.mean(got.gain <= 0)

@@ -14,8 +14,8 @@ from siftune.errors import ConfigError
 from siftune.selectors import Problem, select
 from siftune.selectors.grid import Vectors
 from siftune.selectors.log_det import LogDet
-from tests.selectors.instances import Shelf
-from tests.selectors.submodular import Case, best_plain, cases, in_steps, plain_greedy, some_budget, step_of
+from tests.selectors.instances import Shelf, some_budget
+from tests.selectors.submodular import Case, best_plain, cases, in_steps, plain_greedy, step_of
 
 
 @settings(max_examples=200)

@@ -17,8 +17,7 @@ from siftune.errors import ConfigError, SiftuneError
 from siftune.selectors import Problem, select
 from siftune.selectors.exact_sums import ExactSums
 from siftune.selectors.transport import balanced_ot, unbalanced_ot
-from tests.selectors.instances import Instance, instances, walk
-from tests.selectors.test_selectors import some_budget
+from tests.selectors.instances import Instance, instances, some_budget, walk
 
 OPTIONS = dict(regularization=0.2, tolerance=1e-12)
 

@@ -1,4 +1,4 @@
-"""Checks of what a problem carries beside similarities: kernels, feature sets and streamed vectors."""
+"""Checks of what a problem carries: lengths, ids, numbers, kernels, feature sets and streamed vectors."""
 
 from __future__ import annotations
 
@@ -8,8 +8,60 @@ from typing import Any
 import numpy as np
 
 from siftune.errors import SiftuneError
+from siftune.selectors.ids import PackedIds
 
 _HINT = "exclude the row, or look into how its features came about"
+
+
+def finite_row(block: np.ndarray, start: int, ids: Sequence[str], lines: Sequence[str] | None) -> None:
+    """Raise at the first NaN or infinity of a block; ``lines`` names its lines, None for scores."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        if np.isfinite(block.sum()):  # a NaN or infinity would have spoilt the sum
+            return
+    finite = np.isfinite(block)
+    if finite.all():
+        return
+    line, column = np.argwhere(~finite)[0]
+    what = "score" if lines is None else f"similarity to {lines[line]!r}"
+    raise SiftuneError(f"the {what} of row {ids[start + column]!r} is {block[line, column]}",
+                       why="Rows without a finite score cannot be ranked.", hint=_HINT)
+
+
+def same_length(name: str, given: int, expected: int, of: str) -> None:
+    """Raise unless there are as many as expected."""
+    if given != expected:
+        raise SiftuneError(f"{name} has {given} entries for {expected} {of}")
+
+
+def distinct(ids: Sequence[str], kind: str) -> None:
+    """Raise at the first id that occurs twice."""
+    if isinstance(ids, PackedIds):
+        if ids.twice is not None:
+            raise SiftuneError(f"{kind} id {ids.twice!r} occurs more than once", why="Ids must tell the rows apart.")
+    elif len(set(ids)) != len(ids):
+        seen: set[str] = set()
+        twice = next(i for i in ids if i in seen or seen.add(i))
+        raise SiftuneError(f"{kind} id {twice!r} occurs more than once", why="Ids must tell the rows apart.")
+
+
+def counts(name: str, values: np.ndarray | None, n: int | None) -> np.ndarray | None:
+    """int64 [n], or None where there is nothing; raise unless they are whole numbers of 0 or more, one a row."""
+    if values is None:
+        return None
+    counts = np.asarray(values)
+    if counts.ndim != 1 or (counts.size and not np.issubdtype(counts.dtype, np.integer)):
+        raise SiftuneError(f"{name} must be one whole number per row, not {counts.dtype} of shape {counts.shape}")
+    if n is not None:
+        same_length(name, len(counts), n, "rows")
+    if counts.size and counts.min() < 0:
+        raise SiftuneError(f"{name} must not be negative: {int(counts.min())}")
+    return counts.astype(np.int64)
+
+
+def rows_exist(name: str, rows: np.ndarray, n: int) -> None:
+    """Raise unless all rows lie inside the pool."""
+    if rows.size and (rows.min() < 0 or rows.max() >= n):
+        raise SiftuneError(f"{name} names a row outside the pool of {n} rows: {int(rows.min())}..{int(rows.max())}")
 
 
 def kernel_shape(kernel: Any, n: int) -> None:

@@ -14,6 +14,7 @@ there are any, then id), and the diagnostics say how many rows that were.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -30,7 +31,7 @@ NEARLY = 5
 _MOST_AT_ONCE = 256  # stale candidates looked at again together
 
 
-class Objective:
+class Objective(ABC):
     """A set function with diminishing gains, and the rows taken so far.
 
     ``floor``: a row is worth taking while its gain is larger.
@@ -40,17 +41,17 @@ class Objective:
     floor = 0.0
     at_once = 1
 
+    @abstractmethod
     def reset(self) -> None:
         """Forget the rows taken."""
-        raise NotImplementedError
 
+    @abstractmethod
     def gains(self, rows: np.ndarray) -> np.ndarray:
         """float64 [b]: what each row (int64 [b]) would add now; never more than it would have added earlier."""
-        raise NotImplementedError
 
+    @abstractmethod
     def take(self, row: int) -> None:
         """Add a row."""
-        raise NotImplementedError
 
     def renew(self, rows: np.ndarray) -> bool:
         """No open row (int64) has a gain left: begin a round in which some have, if there can be one."""

@@ -94,34 +94,34 @@ class Problem:
         def put(name: str, value: Any) -> None:
             object.__setattr__(self, name, value)
 
-        _distinct(self.ids, "row")
-        _distinct(self.targets, "target")
+        checks.distinct(self.ids, "row")
+        checks.distinct(self.targets, "target")
         if self.blocks is not None and not self.targets:
             raise SiftuneError("similarities were given without targets")
         put("subtasks", list(self.subtasks) or ["all"] * len(self.targets))
-        _same_length("subtasks", len(self.subtasks), len(self.targets), "targets")
-        put("tokens", _counts("tokens", self.tokens, n))
-        put("lengths", _counts("lengths", self.lengths, n))
-        put("reference_lengths", _counts("reference_lengths", self.reference_lengths, None))
+        checks.same_length("subtasks", len(self.subtasks), len(self.targets), "targets")
+        put("tokens", checks.counts("tokens", self.tokens, n))
+        put("lengths", checks.counts("lengths", self.lengths, n))
+        put("reference_lengths", checks.counts("reference_lengths", self.reference_lengths, None))
         if self.groups is not None:
-            _same_length("groups", len(self.groups), n, "rows")
+            checks.same_length("groups", len(self.groups), n, "rows")
         elif self.quotas:
             raise ConfigError("there are quotas, but the rows have no groups to which they could apply", where="quotas",
                               hint="pass groups=... (the group or source of every row)")
         if self.scores is not None:
             put("scores", np.asarray(self.scores, dtype=np.float64))
-            _same_length("scores", self.scores.size, n, "rows")
-            _finite_row(self.scores[None, :], 0, self.ids, None)
+            checks.same_length("scores", self.scores.size, n, "rows")
+            checks.finite_row(self.scores[None, :], 0, self.ids, None)
         if self.kernel is not None:
             checks.kernel_shape(self.kernel, n)
         if self.sets is not None:
             checks.sets_shape(self.sets, n)
         put("exclude", np.asarray(self.exclude, dtype=bool) if len(self.exclude) else np.zeros(n, dtype=bool))
-        _same_length("exclude", len(self.exclude), n, "rows")
+        checks.same_length("exclude", len(self.exclude), n, "rows")
         put("include", np.asarray(list(dict.fromkeys(np.asarray(self.include).tolist())), dtype=np.int64))
-        _rows_exist("include", self.include, n)
+        checks.rows_exist("include", self.include, n)
         for group in self.duplicate_groups:
-            _rows_exist("duplicate_groups", np.asarray(group, dtype=np.int64), n)
+            checks.rows_exist("duplicate_groups", np.asarray(group, dtype=np.int64), n)
         both = self.include[self.exclude[self.include]]
         if len(both):
             raise ConfigError(f"row {self.ids[both[0]]!r} must be included and excluded at once",
@@ -326,7 +326,7 @@ class Problem:
             width = max(256, _ELEMENTS // max(1, len(lines)))
             for first in range(0, whole.shape[1], width):
                 block = np.ascontiguousarray(whole[:, first:first + width], dtype=np.float64)
-                _finite_row(block, at, self.ids, lines)
+                checks.finite_row(block, at, self.ids, lines)
                 yield at, block
                 at += block.shape[1]
         if at != len(self):
@@ -350,52 +350,7 @@ def _numbered(n: int) -> list[str]:
     return [f"{i:0{width}d}" for i in range(n)]
 
 
-def _finite_row(block: np.ndarray, start: int, ids: Sequence[str], lines: Sequence[str] | None) -> None:
-    with np.errstate(over="ignore", invalid="ignore"):
-        if np.isfinite(block.sum()):  # a NaN or infinity would have spoilt the sum
-            return
-    finite = np.isfinite(block)
-    if finite.all():
-        return
-    line, column = np.argwhere(~finite)[0]
-    what = "score" if lines is None else f"similarity to {lines[line]!r}"
-    raise SiftuneError(f"the {what} of row {ids[start + column]!r} is {block[line, column]}",
-                       why="Rows without a finite score cannot be ranked.",
-                       hint="exclude the row, or look into how its features came about")
-
-
-def _same_length(name: str, given: int, expected: int, of: str) -> None:
-    if given != expected:
-        raise SiftuneError(f"{name} has {given} entries for {expected} {of}")
 
 
 def _kept(ids: Sequence[str]) -> Sequence[str]:
     return ids if isinstance(ids, PackedIds) else list(ids)
-
-
-def _distinct(ids: Sequence[str], kind: str) -> None:
-    if isinstance(ids, PackedIds):
-        if ids.twice is not None:
-            raise SiftuneError(f"{kind} id {ids.twice!r} occurs more than once", why="Ids must tell the rows apart.")
-    elif len(set(ids)) != len(ids):
-        seen: set[str] = set()
-        twice = next(i for i in ids if i in seen or seen.add(i))
-        raise SiftuneError(f"{kind} id {twice!r} occurs more than once", why="Ids must tell the rows apart.")
-
-
-def _counts(name: str, values: np.ndarray | None, n: int | None) -> np.ndarray | None:
-    if values is None:
-        return None
-    counts = np.asarray(values)
-    if counts.ndim != 1 or (counts.size and not np.issubdtype(counts.dtype, np.integer)):
-        raise SiftuneError(f"{name} must be one whole number per row, not {counts.dtype} of shape {counts.shape}")
-    if n is not None:
-        _same_length(name, len(counts), n, "rows")
-    if counts.size and counts.min() < 0:
-        raise SiftuneError(f"{name} must not be negative: {int(counts.min())}")
-    return counts.astype(np.int64)
-
-
-def _rows_exist(name: str, rows: np.ndarray, n: int) -> None:
-    if rows.size and (rows.min() < 0 or rows.max() >= n):
-        raise SiftuneError(f"{name} names a row outside the pool of {n} rows: {int(rows.min())}..{int(rows.max())}")
