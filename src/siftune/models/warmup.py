@@ -101,7 +101,7 @@ class Checkpoint:
             raise StoreCorrupt(f"the warmup checkpoint of epoch {self.epoch} is damaged", where=str(path),
                                why="Its bytes do not match their checksum.",
                                hint=f"delete {self.folder} and run the same command again")
-        tensors = safetensors.torch.load(data)
+        tensors = safetensors.torch.load(data)  # not torch.load: plain tensors, no pickle; their checksum is right
         return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 

@@ -56,6 +56,7 @@ class SparseJL:
         self.width = dim // self.copies
         self._plans: dict[tuple[str, int], _Plan] = {}
         self._on: dict[tuple[str, int, str], tuple[Tensor, Tensor, Tensor]] = {}
+        self._inverses: dict[str, Tensor] = {}
         self._pool = np.stack([permutation(self.width, seed, "sparse-jl", "pool", self.width, k)
                                for k in range(POOL)]).astype(np.int32)
 
@@ -101,20 +102,25 @@ class SparseJL:
         key = (name, values.shape[1], str(values.device))
         if key not in self._on:
             plan = self._plan(name, values.shape[1])
-            inverse = np.argsort(self._pool, axis=1)
             tables = (plan.signs, plan.which.astype(np.int64), plan.rotation.astype(np.int64))
             self._on[key] = tuple(torch.from_numpy(t).to(values.device) for t in tables)  # type: ignore[assignment]
-            self._inverse = torch.from_numpy(inverse).to(values.device)
         signs, which, rotation = self._on[key]
+        inverse = self._inverse(str(values.device))
         rounds = which.shape[1]
         dealt = torch.nn.functional.pad(values * signs, (0, rounds * self.width - values.shape[1]))
         dealt = dealt.view(len(values), rounds, self.width)
         buckets = torch.arange(self.width, device=values.device)
         for copy in range(self.copies):
             place = (buckets - rotation[copy][:, None]) % self.width  # [rounds, width]
-            source = self._inverse[which[copy]].gather(1, place)
+            source = inverse[which[copy]].gather(1, place)
             part = dealt.gather(2, source.expand(len(values), -1, -1)).sum(dim=1)
             sums[:, copy * self.width : (copy + 1) * self.width] += part
+
+    def _inverse(self, device: str) -> Tensor:
+        """int64 [permutations, width]: the place of a round that each bucket takes, before rotation."""
+        if device not in self._inverses:
+            self._inverses[device] = torch.from_numpy(np.argsort(self._pool, axis=1)).to(device)
+        return self._inverses[device]
 
     def fingerprint(self) -> dict[str, Any]:
         return {"kind": self.kind, "dim": self.dim, "seed": self.seed, "copies": self.copies, "version": VERSION}
