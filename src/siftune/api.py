@@ -131,33 +131,46 @@ def choose(config: SelectConfig, *, inputs: Inputs | None = None, context: Conte
             inputs = read_inputs(config)
     budget.resolve(len(inputs.pool), int(inputs.pool.tokens.sum()))  # a wrong budget fails now, not after hours
     bare = constrain(config, inputs, Problem(ids=inputs.pool.ids, tokens=inputs.pool.tokens))
-    bare.resolve(budget)
+    resolved = bare.resolve(budget)  # a share is one of the pool, whatever the method itself rules out later
     options = _options(config, method.selector)
     if method.reason:
         log(f"method auto: {method.representation} with {method.selector} ({method.reason})")
     home = features_home(config)
     context = context or Context(config, inputs.pool, inputs.target, inputs.render, home, load, clock, inputs.existing)
     found: Evidence = evidence or REPRESENTATIONS.get(method.representation)().compute(context)
-    problem = to_problem(bare, inputs, found)
-    if SELECTORS.get(method.selector).info.needs == "sets" and found.vectors is not None:
-        problem = dataclasses.replace(problem, sets=largest_coordinates(found.vectors, len(problem)))
+    problem = with_pairs(to_problem(bare, inputs, found), found, SELECTORS.get(method.selector).info.needs)
     with context.clock.measure(f"select ({method.selector})"):
-        selection = run_selector(problem, budget, method.selector, seed=config.seed, **options)
-    return Outcome(config, method, inputs, context, found, problem, selection, command)
+        selection = run_selector(problem, resolved, method.selector, seed=config.seed, **options)
+    return Outcome(config, method, inputs, context, found, bare, problem, selection, command)
 
 
 def to_problem(bare: Problem, inputs: Inputs, evidence: Evidence) -> Problem:
     """What the selector sees: the constrained pool (:func:`constrain`) with the evidence of a representation."""
     target = inputs.target
     comparing = evidence.blocks is not None
+    exclude = bare.exclude.copy()
+    for rows in evidence.excluded.values():
+        exclude[rows] = True
+    exclude[bare.include] = False  # what the user wants stays
     return dataclasses.replace(
-        bare, blocks=evidence.blocks,
+        bare, exclude=exclude, blocks=evidence.blocks,
         targets=evidence.lines or target.ids if comparing else (),
         subtasks=evidence.lines or [row.subtask or "all" for row in target.rows] if comparing else (),
         subtask_blocks=evidence.subtask_blocks, scores=evidence.scores, vectors=evidence.vectors,
         existing=evidence.existing,
         lengths=_counts(inputs.pool), reference_lengths=_counts(target) if len(target) else None,
     )
+
+
+def with_pairs(problem: Problem, evidence: Evidence, needs: str) -> Problem:
+    """The problem with what only some selectors need, and what can be costly to make: a kernel, or feature sets."""
+    if needs == "kernel" and evidence.kernel is not None:
+        return dataclasses.replace(problem, kernel=evidence.kernel())
+    if needs == "sets" and evidence.sets is not None:
+        return dataclasses.replace(problem, sets=evidence.sets())
+    if needs == "sets" and evidence.vectors is not None:
+        return dataclasses.replace(problem, sets=largest_coordinates(evidence.vectors, len(problem)))
+    return problem
 
 
 def _options(config: SelectConfig, selector: str) -> dict[str, Any]:

@@ -40,6 +40,7 @@ def option(default: Any, help: str, *, group: str, flag: str | None = None, rule
 FeatureDtype = Literal["float32", "float16", "bfloat16", "int8", "1bit"]
 
 DATA, MODEL, METHOD, GRADIENTS, TRAINING, RUN = "Data", "Model", "Method", "Gradient features", "Training", "Run"
+OTHER = "Other features"
 
 
 @dataclass(frozen=True)
@@ -150,6 +151,42 @@ class SelectConfig(DataConfig, ModelConfig):
                                                               group=GRADIENTS)
     shard_rows: int = option(256, "Rows per shard of the feature store: what an interruption can cost.",
                              group=GRADIENTS, rule=COUNT)
+
+    collect: tuple[str, ...] = option((), "Further features to read in the same forward pass, for a later --from: rds, "
+                                      "mads, nag, nait, loss, ifd; may be given several times.", group=OTHER)
+    neurons: Literal["auto", "gated", "up"] = option("auto", "Whose activations count: the gated ones that enter the "
+                                                     "MLP's down projection (mads, nait), or those of its up "
+                                                     "projection (nag).", group=OTHER)
+    span: Literal["auto", "response", "prompt", "all"] = option("auto", "Over which tokens activations are taken: the "
+                                                                "response (mads, nait), the prompt or all (nag).",
+                                                                group=OTHER)
+    aggregate: Literal["auto", "mean", "max"] = option("auto", "How the tokens of a row are put together: mean or max.",
+                                                       group=OTHER)
+    active: int = option(20, "Neurons of each layer that count as active in a row: its so many strongest.",
+                         group=OTHER, rule=COUNT)
+    threshold: float = option(0.0, "Count every neuron above this magnitude as active instead, however many; longer "
+                              "rows then have more of them. 0 for off.", group=OTHER,
+                              rule=Rule("a finite number of 0 or more", lambda x: 0 <= x < float("inf")))
+    nait_score: Literal["dot", "cosine"] = option("dot", "NAIT: inner product with the task's direction (paper), or "
+                                                  "its cosine.", group=OTHER)
+    embedding_model: str = option("minilm", "Sentence-embedding model: any of sentence-transformers, a folder, or "
+                                  "minilm (all-MiniLM-L6-v2, offline).", group=OTHER)
+    utility: Literal["distance", "logprob"] = option("distance", "DELIFT: how much an example in context helps: by "
+                                                     "distance from certainty (paper), or by mean log-probability.",
+                                                     group=OTHER)
+    pairs: Literal["auto", "dense", "sparse"] = option("auto", "DELIFT: which pairs are scored: all, or those that "
+                                                       "nearest neighbours and chance nominate; auto: all up to 256 "
+                                                       "rows.", group=OTHER)
+    nominees: int = option(24, "DELIFT: nearest rows by embedding that each example is scored on.", group=OTHER,
+                           rule=COUNT_OR_NONE)
+    random_nominees: int = option(8, "DELIFT: random rows that each example is scored on besides.", group=OTHER,
+                                  rule=COUNT_OR_NONE)
+    learning_percentage: Literal["full", "app"] = option("full", "Learning percentage: of what three epochs learn (the "
+                                                         "paper's LP(1)), or of the first perplexity (LP_app: one "
+                                                         "epoch).", group=OTHER)
+    target_vectors: str = option("", "With --representation file:VECTORS.npy: the vectors of the target rows.",
+                                 group=OTHER)
+    ngram_buckets: int = option(10000, "DSIR: buckets of hashed words and word pairs.", group=OTHER, rule=COUNT)
 
     workers: int = option(1, "Processes for features and trainings, each with its own copy of the model: one per GPU, "
                           "or one per CPU core.", group=GRADIENTS, rule=COUNT)

@@ -16,6 +16,7 @@ import numpy as np
 import siftune
 from siftune.config import SelectConfig, to_yaml
 from siftune.data.load import Inputs
+from siftune.data.rows import Dropped
 from siftune.data.write import write_dropped, write_rows
 from siftune.errors import SiftuneError
 from siftune.files import make_folder, write_json, write_lines, write_text, write_with
@@ -43,16 +44,25 @@ def prepare(folder: str | Path) -> Path:
 
 @dataclass
 class Outcome:
-    """A finished selection with all that it came from."""
+    """A finished selection with all that it came from; ``bare`` is the pool under the user's constraints alone."""
 
     config: SelectConfig
     method: Method
     inputs: Inputs
     context: Context
     evidence: Evidence
+    bare: Problem
     problem: Problem
     selection: Selection
     command: str = ""
+
+    @property
+    def dropped(self) -> list[Dropped]:
+        """Every row that could not be selected: for what it is, or because the method rules it out."""
+        rows = self.inputs.pool.rows
+        return [*self.inputs.dropped, *(
+            Dropped(rows[i].id, rows[i].source, rows[i].where, reason, f"ruled out by {self.method.representation}")
+            for reason, found in self.evidence.excluded.items() for i in found.tolist())]
 
 
 def write_run(folder: Path, outcome: Outcome) -> None:
@@ -70,7 +80,7 @@ def write_run(folder: Path, outcome: Outcome) -> None:
     write_with(folder / "scores.parquet", lambda path: _write_scores(path, outcome))
     write_lines(folder / "rejected_sample.jsonl", _nearly(outcome, nearly))
     write_lines(folder / "targets.jsonl", _targets(outcome))
-    write_dropped(folder / "dropped.jsonl", outcome.inputs.dropped)
+    write_dropped(folder / "dropped.jsonl", outcome.dropped)
     write_text(folder / "config.yaml", to_yaml(outcome.config))
     write_json(folder / "manifest.json", _manifest(outcome))
 
@@ -214,7 +224,7 @@ def _manifest(outcome: Outcome) -> dict[str, Any]:
                                             "dtype": loaded.dtype, "device": loaded.device} if loaded else {})},
         "data": {"pool_rows": inputs.pool_rows, "usable_rows": len(inputs.pool), "target_rows": len(inputs.target),
                  "test_rows": len(inputs.test), "sources": [{"name": k, "rows": v} for k, v in counts.items()],
-                 "overlaps": overlaps, "truncated": inputs.pool.truncated, "dropped": len(inputs.dropped)},
+                 "overlaps": overlaps, "truncated": inputs.pool.truncated, "dropped": len(outcome.dropped)},
         "budget": {"asked": config.budget, "rows": given["rows"], "tokens": given["tokens"]},
         "diagnostics": {**outcome.selection.diagnostics, **evidence.notes},
         "times": outcome.context.clock.steps,

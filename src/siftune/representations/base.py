@@ -78,7 +78,12 @@ class Evidence:
         lines: names of the lines of ``blocks``, where they are not the target rows but, say, the subtasks.
         vectors: streamed (first row, float32 [n, D]) whose inner products are similarities between pool rows.
         existing: streamed similarities [E, n] of pool rows to rows that the model already knows.
+        kernel: makes the directed kernel [N, N] of a representation that compares pool rows as such (see
+            :class:`~siftune.selectors.problem.Problem`); called only for a selector that needs one.
+        sets: makes the feature sets [N, F] of the rows (``csr_array`` of 0/1); called only for a selector that needs
+            them.
         scores: float64 [N], for representations that score rows on their own.
+        excluded: reason -> int64 rows that the method itself rules out; they are listed in ``dropped.jsonl``.
         stores: folders of the pool's features.
         fingerprint: what the features were made from.
         notes: numbers worth showing in the report, JSON-ready.
@@ -89,7 +94,10 @@ class Evidence:
     lines: Sequence[str] = ()
     vectors: Blocks | None = None
     existing: Blocks | None = None
+    kernel: Callable[[], Any] | None = None
+    sets: Callable[[], Any] | None = None
     scores: np.ndarray | None = None
+    excluded: dict[str, np.ndarray] = field(default_factory=dict)
     stores: list[Path] = field(default_factory=list)
     fingerprint: dict[str, Any] = field(default_factory=dict)
     notes: dict[str, Any] = field(default_factory=dict)

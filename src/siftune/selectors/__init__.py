@@ -45,8 +45,8 @@ SELECTORS = Registry("selector", {
 })
 
 
-def select(problem: Problem, budget: Budget | str | int, selector: str = "round-robin", *, seed: int = 0,
-           **options: Any) -> Selection:
+def select(problem: Problem, budget: Budget | ResolvedBudget | str | int, selector: str = "round-robin", *,
+           seed: int = 0, **options: Any) -> Selection:
     """Select rows of a problem by a selector's name.
 
     Args:

@@ -30,7 +30,6 @@ from siftune.progress import bar, log
 from siftune.representations.base import Context, Evidence
 from siftune.runfolder import Outcome
 from siftune.seeds import derive
-from siftune.selectors import Problem
 from siftune.selectors import select as run_selector
 from siftune.study.cells import Cell, CellWorker, Shelf, TestRows
 
@@ -140,16 +139,14 @@ def _select(config: CompareConfig, command: str) -> list[Outcome]:
 def _arms(config: CompareConfig, outcomes: Sequence[Outcome]) -> list[Arm]:
     """Zero-shot, the baselines, then the methods."""
     first = outcomes[0]
-    inputs, problem = first.inputs, first.problem
+    inputs, problem = first.inputs, first.bare  # baselines draw from all rows, also from those that a method rules out
+    lengths = np.array([r.supervised for r in inputs.pool.rendered], dtype=np.int64)
     arms = [Arm("zero-shot", "baseline")]
     for name in dict.fromkeys(("random", *config.baselines)):  # random is always in
         if name == "full":
             subsets = [np.flatnonzero(~problem.exclude)] * config.seeds
         else:
-            plain = Problem(ids=problem.ids, tokens=problem.tokens, exclude=problem.exclude, include=problem.include,
-                            duplicate_groups=problem.duplicate_groups, groups=problem.groups, quotas=problem.quotas,
-                            lengths=problem.lengths,
-                            reference_lengths=problem.lengths[first.selection.indices])  # type: ignore[index]
+            plain = dataclasses.replace(problem, lengths=lengths, reference_lengths=lengths[first.selection.indices])
             subsets = [run_selector(plain, config.budget, name, seed=derive(config.seed, "baseline", name, k)).indices
                        for k in range(config.seeds)]
         arms.append(Arm(name, "baseline", subsets))
