@@ -11,6 +11,7 @@ REPRESENTATIONS = Registry("representation", {
     "less": "siftune.representations.less:Less",
     "gist": "siftune.representations.gist:Gist",
     "logra": "siftune.representations.logra:LoGra",
+    "embed": "siftune.representations.embedding:Embedding",
     "none": "siftune.representations.nothing:Nothing",
 })
 
@@ -48,6 +49,8 @@ METHODS = {
                "gradients.", "arXiv 2602.18584"),
         Method("logra", "logra", "top-k-subtask", "Gradients of the base model, no warmup: the fast option.",
                "arXiv 2405.13954"),
+        Method("embed", "embed", "round-robin", "Sentence embeddings, targets take turns: no language model is run.",
+               "arXiv 2602.14696"),
         Method("random", "none", "random", "A seeded uniform sample: the baseline to beat."),
         Method("length-matched-random", "none", "length-matched-random", "Random rows of the pool with the response "
                "lengths of the targets."),

@@ -1,0 +1,1 @@
+"""Rows as plain text: what sentence embeddings and the lexical baselines read."""
