@@ -66,6 +66,10 @@ class Context:
     def model(self) -> LoadedModel:
         return self.load(self.config)
 
+    @cached_property
+    def pool_key(self) -> str:
+        return content_key(self.pool)
+
 
 @dataclass
 class Evidence:

@@ -23,10 +23,12 @@ from siftune.config import SelectConfig
 from siftune.errors import ConfigError
 from siftune.files import read_json, write_json
 from siftune.representations.base import Context, Evidence, content_key
-from siftune.representations.gradient_passes import Pass, Passes, refuse_other, warmed_up
+from siftune.representations.gradient_passes import Pass, Passes
 from siftune.representations.gradient_settings import base_fingerprint, settled, warmup_fingerprint
 from siftune.representations.less import compared, existing_features, target_gradients
+from siftune.representations.passes import refuse_other
 from siftune.representations.similarity import Queries
+from siftune.representations.warmed_up import warmed_up
 
 
 class Gist:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from siftune.config import SelectConfig
 from siftune.errors import ConfigError
 from siftune.registry import unknown_name
-from siftune.representations.base import Context, GradientRepresentation, content_key
+from siftune.representations.base import Context, GradientRepresentation
 from siftune.seeds import derive
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def base_fingerprint(context: Context) -> dict[str, Any]:
         "dtype": loaded.dtype,
         "autocast": config.autocast,
         "render": context.render,
-        "data": content_key(context.pool),
+        "data": context.pool_key,
         "feature_dtype": config.feature_dtype,
         "seed": config.seed,
     }

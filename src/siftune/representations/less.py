@@ -26,7 +26,7 @@ import numpy as np
 
 from siftune.config import SelectConfig
 from siftune.representations.base import Context, Evidence, content_key
-from siftune.representations.gradient_passes import Pass, Passes, refuse_other, warmed_up
+from siftune.representations.gradient_passes import Pass, Passes
 from siftune.representations.gradient_settings import (
     base_fingerprint,
     config_projection,
@@ -34,6 +34,7 @@ from siftune.representations.gradient_settings import (
     settled,
     warmup_fingerprint,
 )
+from siftune.representations.passes import refuse_other
 from siftune.representations.similarity import (
     Queries,
     Subtasks,
@@ -42,6 +43,7 @@ from siftune.representations.similarity import (
     stacked_blocks,
     weighted_blocks,
 )
+from siftune.representations.warmed_up import warmed_up
 from siftune.store import FeatureStore
 
 if TYPE_CHECKING:

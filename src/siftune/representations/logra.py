@@ -17,7 +17,7 @@ import numpy as np
 
 from siftune.config import SelectConfig
 from siftune.representations.base import Context, Evidence
-from siftune.representations.gradient_passes import Pass, Passes, refuse_other
+from siftune.representations.gradient_passes import Pass, Passes
 from siftune.representations.gradient_settings import (
     base_fingerprint,
     choose_linear_weights,
@@ -25,6 +25,7 @@ from siftune.representations.gradient_settings import (
     settled,
 )
 from siftune.representations.less import compared, existing_features
+from siftune.representations.passes import refuse_other
 from siftune.representations.similarity import Queries
 
 

@@ -1,0 +1,1 @@
+"""One forward pass over rows, many readings of it: hidden states, losses, activations."""

@@ -1,0 +1,144 @@
+"""Run rows through a model once and show every reader what it asked for.
+
+Hooks on the modules themselves, so that no architecture needs code of its own: the input of the output embedding is
+the last hidden state, and the output embedding sees only what some reader wants logits of (nothing, mostly: a
+vocabulary of 150,000 would cost more than a small model's blocks).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from siftune.data.rows import Rendered
+from siftune.errors import ModelError
+from siftune.evaluation.loss import evaluating
+from siftune.forward.reader import Reader, Reading, Tap
+from siftune.gradients.batching import Batch, batch_cost, collate, plan_batches
+from siftune.models.supervised_logits import supervised_logits
+
+
+def forward_features(
+    model: Any,
+    rendered: Sequence[Rendered],
+    readers: Sequence[Reader],
+    *,
+    pad_id: int,
+    batch_tokens: int,
+    device: torch.device | str = "cpu",
+    autocast: torch.dtype | None = None,
+    on_batch: Callable[[list[int]], None] = lambda positions: None,
+) -> list[dict[str, np.ndarray]]:
+    """The arrays of every reader, one row an example, in the order given, whatever the batches.
+
+    Readers that want other tokens of a row than the row itself (see :meth:`Reader.view`) get passes of their own;
+    all others share one.
+
+    Args:
+        model: a causal language model, plain or with an adapter.
+        rendered: the rows.
+        readers: what to read.
+        pad_id: any valid token id.
+        batch_tokens: padded tokens per batch. A batch that does not fit in the device's memory is halved.
+        device: where the model is.
+        autocast: run the pass in this type; None for the model's own.
+        on_batch: called after each batch of the shared pass with the positions of its rows (of the first pass, where
+            no reader shares).
+
+    Raises:
+        ModelError: a number that is read is not finite.
+    """
+    found: list[dict[str, np.ndarray]] = [{} for _ in readers]
+    shared = [i for i, reader in enumerate(readers) if reader.views_itself]
+    passes = ([shared] if shared else []) + [[i] for i in range(len(readers)) if i not in shared]
+    for number, some in enumerate(passes):
+        rows = [readers[some[0]].view(row) for row in rendered]
+        arrays = _one_pass(model, rows, [readers[i] for i in some], pad_id, batch_tokens, device, autocast,
+                           on_batch if number == 0 else lambda positions: None)
+        for i, own in zip(some, arrays, strict=True):
+            found[i] = own
+    return found
+
+
+def _one_pass(model: Any, rendered: Sequence[Rendered], readers: Sequence[Reader], pad_id: int, batch_tokens: int,
+              device: torch.device | str, autocast: torch.dtype | None, on_batch: Callable[[list[int]], None],
+              ) -> list[dict[str, np.ndarray]]:
+    out: list[dict[str, np.ndarray]] = [{} for _ in readers]
+    waiting = plan_batches([len(r) for r in rendered], batch_tokens, batch_cost=batch_cost(device))[::-1]
+    cast: Any = torch.autocast(torch.device(device).type, autocast) if autocast else nullcontext()
+    with evaluating(model), cast:
+        while waiting:
+            positions = waiting.pop()
+            batch = collate([rendered[i] for i in positions], pad_id, device)
+            try:
+                readings = _read(model, batch, readers, device)
+            except torch.OutOfMemoryError:
+                if len(positions) == 1:
+                    raise
+                half = len(positions) // 2  # a row does not depend on its batch: a smaller one gives the same
+                waiting += [positions[half:], positions[:half]]
+                continue
+            for kept, reader, reading in zip(out, readers, readings, strict=True):
+                for name, tensor in reading.arrays().items():
+                    values = tensor.cpu().numpy()
+                    if values.dtype.kind == "f" and not np.isfinite(values).all():
+                        raise ModelError(f"{name} of {reader.name} is not a finite number for some row",
+                                         why="Half precision overflows on some models.", hint="try --dtype float32")
+                    if name not in kept:
+                        kept[name] = np.empty((len(rendered), *values.shape[1:]), values.dtype)
+                    kept[name][positions] = values
+            on_batch(positions)
+    return out
+
+
+def _read(model: Any, batch: Batch, readers: Sequence[Reader], device: torch.device | str) -> list[Reading]:
+    readings = [reader.start(batch, device) for reader in readers]
+    wanting = {tap: [g for r, g in zip(readers, readings, strict=True) if tap in r.taps]
+               for tap in ("hidden", "logits", "gated", "up")}
+    with ExitStack() as hooks:
+        if wanting["hidden"]:
+            hooks.enter_context(_hidden(model, wanting["hidden"]))
+        for tap in ("gated", "up"):
+            if wanting[tap]:
+                hooks.enter_context(_neurons(model, tap, wanting[tap]))
+        # Last, so that the hook on hidden states runs before this one thins them out.
+        seen = batch.supervised if wanting["logits"] else torch.zeros_like(batch.supervised)
+        hooks.enter_context(supervised_logits(model, seen))
+        logits = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False).logits
+    for reading in wanting["logits"]:
+        reading.logits(logits[0])
+    return readings
+
+
+@contextmanager
+def _hidden(model: Any, readings: Sequence[Reading]) -> Iterator[None]:
+    def look(module: torch.nn.Module, args: tuple[Tensor, ...]) -> None:
+        for reading in readings:
+            reading.hidden(args[0])
+
+    handle = model.get_output_embeddings().register_forward_pre_hook(look)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def _neurons(model: Any, tap: Tap, readings: Sequence[Reading]) -> Iterator[None]:
+    from siftune.forward.mlp import watch
+
+    def look(layer: int, values: Tensor) -> None:
+        for reading in readings:
+            reading.neurons(tap, layer, values)
+
+    handles = watch(model, tap, look)
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,0 +1,50 @@
+"""The model with an adapter that a warmup run trains, and the run's checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from siftune.representations.base import Context
+from siftune.representations.gradient_settings import lora_settings, warmup_settings
+from siftune.seeds import derive
+
+if TYPE_CHECKING:
+    from siftune.models.warmup import Checkpoint, WarmupSettings
+
+
+@contextmanager
+def warmed_up(context: Context, *, settings: WarmupSettings | None = None, folder: str = "warmup",
+              ) -> Iterator[tuple[Any, list[Checkpoint]]]:
+    """The model with its adapter, and the checkpoints of its warmup run (LESS, section 4.1), trained where missing.
+
+    Args:
+        context: of the run.
+        settings: of the warmup run; those of the configuration when not given.
+        folder: where the checkpoints are kept, below the run folder.
+    """
+    from siftune.models.lora import attach_lora, detach_lora
+    from siftune.models.warmup import run_warmup
+
+    config, loaded = context.config, context.model
+    model = attach_lora(loaded.model, lora_settings(config), derive(config.seed, "adapter"))
+    path = context.folder / folder
+    try:
+        with context.clock.measure(folder) as entry:
+            before = _newest(path)
+            checkpoints = run_warmup(
+                model, context.pool.rendered, context.pool.ids, settings or warmup_settings(config), path,
+                derive(config.seed, "warmup"), pad_id=loaded.pad_id, device=loaded.device,
+                base_key=f"{loaded.weights} {loaded.dtype}",
+            )
+            entry["reused"] = before == _newest(path)
+        yield model, checkpoints
+    finally:
+        detach_lora(model)
+
+
+def _newest(folder: Path) -> int:
+    """Modification time of the newest file below a folder, in ns; 0 where there is none."""
+    return max((p.stat().st_mtime_ns for p in folder.rglob("*") if p.is_file()), default=0)
