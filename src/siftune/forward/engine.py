@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from torch import Tensor
 from siftune.data.rows import Rendered
 from siftune.errors import ModelError
 from siftune.evaluation.loss import evaluating
-from siftune.forward.reader import Reader, Reading, Tap
+from siftune.forward.reader import Reader, Reading
 from siftune.gradients.batching import Batch, batch_cost, collate, plan_batches
 from siftune.models.supervised_logits import supervised_logits
 
@@ -103,9 +103,10 @@ def _read(model: Any, batch: Batch, readers: Sequence[Reader], device: torch.dev
     with ExitStack() as hooks:
         if wanting["hidden"]:
             hooks.enter_context(_hidden(model, wanting["hidden"]))
-        for tap in ("gated", "up"):
+        taps: tuple[Literal["gated", "up"], ...] = ("gated", "up")
+        for tap in taps:
             if wanting[tap]:
-                hooks.enter_context(_neurons(model, tap, wanting[tap]))
+                hooks.enter_context(_neurons(model, tap, wanting[tap], batch))
         # Last, so that the hook on hidden states runs before this one thins them out.
         seen = batch.supervised if wanting["logits"] else torch.zeros_like(batch.supervised)
         hooks.enter_context(supervised_logits(model, seen))
@@ -121,7 +122,11 @@ def _hidden(model: Any, readings: Sequence[Reading]) -> Iterator[None]:
         for reading in readings:
             reading.hidden(args[0])
 
-    handle = model.get_output_embeddings().register_forward_pre_hook(look)
+    head = model.get_output_embeddings()
+    if head is None:
+        raise ModelError(f"{type(model).__name__} has no output embedding", why="Its input is what is read.",
+                         hint="give a causal language model with --model")
+    handle = head.register_forward_pre_hook(look)
     try:
         yield
     finally:
@@ -129,12 +134,13 @@ def _hidden(model: Any, readings: Sequence[Reading]) -> Iterator[None]:
 
 
 @contextmanager
-def _neurons(model: Any, tap: Tap, readings: Sequence[Reading]) -> Iterator[None]:
+def _neurons(model: Any, tap: Literal["gated", "up"], readings: Sequence[Reading], batch: Batch) -> Iterator[None]:
     from siftune.forward.mlp import watch
 
     def look(layer: int, values: Tensor) -> None:
+        shaped = values.view(*batch.input_ids.shape, -1)  # some models flatten rows and positions
         for reading in readings:
-            reading.neurons(tap, layer, values)
+            reading.neurons(tap, layer, shaped)
 
     handles = watch(model, tap, look)
     try:
