@@ -14,14 +14,16 @@ from siftune.config import SelectConfig, read_yaml
 from siftune.data.load import Inputs, load_inputs
 from siftune.data.rows import Examples
 from siftune.errors import ConfigError, DataError
-from siftune.methods import REPRESENTATIONS, resolve
+from siftune.methods import Method, representation_of, resolve
 from siftune.progress import log
+from siftune.recommend import Situation, speed
 from siftune.registry import unknown_name
 from siftune.representations.base import Clock, Context, Evidence
 from siftune.representations.similarity import largest_coordinates
-from siftune.runfolder import Outcome, prepare, write_run
+from siftune.runfolder import Outcome, prepare, row_scores, write_run
 from siftune.selectors import SELECTORS, Budget, Problem, Selection
 from siftune.selectors import select as run_selector
+from siftune.strata import by_score, strata_of
 
 if TYPE_CHECKING:
     from siftune.models.loading import LoadedModel
@@ -83,9 +85,34 @@ def complete(config: SelectConfig) -> SelectConfig:
         return config
     if not config.from_run:
         raise ConfigError("no run folder is named", where="--output-dir", hint="for example --output-dir runs/a")
-    method = resolve(config.method, config.representation, config.selector, has_target=bool(config.target))
-    suffix = f"{method.selector}-{config.budget}".replace("%", "pct").replace(" ", "")
+    name = config.selector or ("auto" if config.method == "auto" else method_of(config).selector)
+    suffix = f"{name}-{config.budget}".replace("%", "pct").replace(" ", "")
     return dataclasses.replace(config, output_dir=f"{config.from_run.rstrip('/')}-{suffix}")
+
+
+def method_of(config: SelectConfig, inputs: Inputs | None = None, context: Context | None = None) -> Method:
+    """The recipe that a configuration names.
+
+    Args:
+        config: of the run.
+        inputs, context: what ``--method auto`` looks at: pool, target, and the model. Without them it answers as for a
+            small pool.
+
+    Raises:
+        ConfigError: an unknown name, or a method that needs a target and has none.
+    """
+    situation = None
+    if config.method == "auto" and inputs is not None and context is not None:
+        tokens = int(inputs.pool.tokens.sum())
+        budget = Budget.parse(config.budget).resolve(len(inputs.pool), tokens)
+        rows = budget.limit if budget.kind == "rows" else round(budget.limit * len(inputs.pool) / max(1, tokens))
+        situation = Situation(
+            bool(config.target), bool(config.existing), rows, len(inputs.pool), tokens, context.model.parameters,
+            speed(context.model.device), config.warmup_epochs,
+            min(1.0, max(config.warmup_share, config.warmup_rows / len(inputs.pool))),
+            config.nominees + config.random_nominees)
+    return resolve(config.method, config.representation, config.selector, has_target=bool(config.target),
+                   has_existing=bool(config.existing), situation=situation)
 
 
 def features_home(config: SelectConfig) -> Path:
@@ -122,7 +149,7 @@ def choose(config: SelectConfig, *, inputs: Inputs | None = None, context: Conte
         inputs, context: those of an earlier call with the same data and model settings, to save reading them again.
         evidence: that of an earlier call with the same representation.
     """
-    method = resolve(config.method, config.representation, config.selector, has_target=bool(config.target))
+    method_of(config)  # a misspelt name fails now, not after reading a large pool
     budget = Budget.parse(config.budget)
     prepare(config.output_dir)
     clock = context.clock if context else Clock()
@@ -130,18 +157,26 @@ def choose(config: SelectConfig, *, inputs: Inputs | None = None, context: Conte
         with clock.measure("read and render"):
             inputs = read_inputs(config)
     budget.resolve(len(inputs.pool), int(inputs.pool.tokens.sum()))  # a wrong budget fails now, not after hours
+    home = features_home(config)
+    context = context or Context(config, inputs.pool, inputs.target, inputs.render, home, load, clock, inputs.existing)
+    method = method_of(config, inputs, context)
     bare = constrain(config, inputs, Problem(ids=inputs.pool.ids, tokens=inputs.pool.tokens))
     resolved = bare.resolve(budget)  # a share is one of the pool, whatever the method itself rules out later
     options = _options(config, method.selector)
     if method.reason:
         log(f"method auto: {method.representation} with {method.selector} ({method.reason})")
-    home = features_home(config)
-    context = context or Context(config, inputs.pool, inputs.target, inputs.render, home, load, clock, inputs.existing)
-    found: Evidence = evidence or REPRESENTATIONS.get(method.representation)().compute(context)
+    found: Evidence = evidence or representation_of(method.representation).compute(context)
     problem = with_pairs(to_problem(bare, inputs, found), found, SELECTORS.get(method.selector).info.needs)
+    if by_score(config.strata):
+        scores = row_scores(problem)
+        problem = dataclasses.replace(problem, groups=strata_of(config.strata, inputs, scores)
+                                      ).constrained(quotas=_quotas(config))
     with context.clock.measure(f"select ({method.selector})"):
         selection = run_selector(problem, resolved, method.selector, seed=config.seed, **options)
-    return Outcome(config, method, inputs, context, found, bare, problem, selection, command)
+    outcome = Outcome(config, method, inputs, context, found, bare, problem, selection, command)
+    if outcome.shortfall:
+        log(outcome.shortfall)
+    return outcome
 
 
 def to_problem(bare: Problem, inputs: Inputs, evidence: Evidence) -> Problem:
@@ -152,6 +187,10 @@ def to_problem(bare: Problem, inputs: Inputs, evidence: Evidence) -> Problem:
     for rows in evidence.excluded.values():
         exclude[rows] = True
     exclude[bare.include] = False  # what the user wants stays
+    if evidence.excluded and exclude.all():
+        told = ", ".join(f"{reason}: {len(rows):,}" for reason, rows in evidence.excluded.items())
+        raise DataError("the method rules out every row of the pool", where="--method", why=f"Rows ruled out ({told}).",
+                        hint="choose another method or model, or look at a few rows with `siftune inspect`")
     return dataclasses.replace(
         bare, exclude=exclude, blocks=evidence.blocks,
         targets=evidence.lines or target.ids if comparing else (),
@@ -217,8 +256,12 @@ def constrain(config: SelectConfig, inputs: Inputs, problem: Problem) -> Problem
         from siftune.data.near_duplicates import near_duplicate_groups
 
         groups = near_duplicate_groups(inputs.pool.rows, config.near_duplicates)
-    problem = dataclasses.replace(problem, groups=[row.group or row.source for row in inputs.pool.rows])
-    return problem.constrained(quotas=_quotas(config), must_include=_id_file(config.must_include, "--must-include"),
+    quotas = _quotas(config)
+    if by_score(config.strata):
+        quotas = {}  # there are no scores yet, see to_problem
+    else:
+        problem = dataclasses.replace(problem, groups=strata_of(config.strata, inputs))
+    return problem.constrained(quotas=quotas, must_include=_id_file(config.must_include, "--must-include"),
                                must_exclude=_id_file(config.must_exclude, "--must-exclude"), duplicate_groups=groups)
 
 

@@ -112,9 +112,12 @@ class SelectConfig(DataConfig, ModelConfig):
                                                      "taken (paper: advance; RDS+ code: forfeit).", group=METHOD)
     options: tuple[str, ...] = option((), "An option of the selector, as NAME=VALUE (`siftune methods` lists them); "
                                       "may be given several times.", group=METHOD, flag="--option")
-    quotas: tuple[str, ...] = option((), "How much of a group (or source) is taken at least and at most, as "
-                                     "GROUP=FLOOR..CEILING in rows or shares of the budget: math=10%..40%, chat=..200; "
-                                     "may be given several times.", group=METHOD, flag="--quota")
+    quotas: tuple[str, ...] = option((), "How much of a group (or other part, see --strata) is taken at least and at "
+                                     "most, as GROUP=FLOOR..CEILING in rows or shares of the budget: math=10%..40%, "
+                                     "chat=..200; may be given several times.", group=METHOD, flag="--quota")
+    strata: str = option("group", "The parts of the pool that quotas speak of: group, source, format, length:K or "
+                         "score:K (K parts of equal size by response length or by the method's score, named length-1 "
+                         "to length-K).", group=METHOD)
     must_include: str = option("", "File with ids of rows that must be selected, one a line.", group=METHOD)
     must_exclude: str = option("", "File with ids of rows that must not be selected, one a line.", group=METHOD)
     near_duplicates: float = option(0.0, "Take at most one of rows whose word shingles overlap by this Jaccard "

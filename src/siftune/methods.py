@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 from siftune.errors import ConfigError
+from siftune.recommend import Situation, recommend
 from siftune.registry import Registry, unknown_name
 
 REPRESENTATIONS = Registry("representation", {
@@ -12,6 +14,10 @@ REPRESENTATIONS = Registry("representation", {
     "gist": "siftune.representations.gist:Gist",
     "logra": "siftune.representations.logra:LoGra",
     "embed": "siftune.representations.embedding:Embedding",
+    "bm25": "siftune.representations.bm25:Bm25",
+    "dsir": "siftune.representations.dsir:Dsir",
+    "learning-percentage": "siftune.representations.learning_percentage:LearningPercentage",
+    "ifd": "siftune.representations.ifd:Ifd",
     "none": "siftune.representations.nothing:Nothing",
 })
 
@@ -51,6 +57,13 @@ METHODS = {
                "arXiv 2405.13954"),
         Method("embed", "embed", "round-robin", "Sentence embeddings, targets take turns: no language model is run.",
                "arXiv 2602.14696"),
+        Method("bm25", "bm25", "round-robin", "Lexical search for the targets' prompts, targets take turns."),
+        Method("dsir", "dsir", "resampling", "DSIR as published: rows drawn by the importance weights of their words "
+               "and word pairs.", "arXiv 2302.03169"),
+        Method("learning-percentage", "learning-percentage", "k-means-balanced", "The rows learned last in every cluster "
+               "of sentence embeddings; no target is needed.", "arXiv 2402.10430"),
+        Method("ifd", "ifd", "top-k", "The rows whose prompt helps least to predict the response, without those where it "
+               "does not help; no target is needed.", "arXiv 2402.00530"),
         Method("random", "none", "random", "A seeded uniform sample: the baseline to beat."),
         Method("length-matched-random", "none", "length-matched-random", "Random rows of the pool with the response "
                "lengths of the targets."),
@@ -59,13 +72,33 @@ METHODS = {
 }
 
 
-def resolve(method: str, representation: str = "", selector: str = "", *, has_target: bool = True) -> Method:
+#: DELIFT's three stages (arXiv 2411.04425, section 3), by whether a target and existing rows are given.
+DELIFT_STAGES = {(False, False): "facility-location", (True, False): "flqmi", (False, True): "flcg",
+                 (True, True): "flcmi"}
+
+
+def representation_of(name: str, *, flag: str = "--representation") -> Any:
+    """The representation of a name, or of ``file:PATH``.
+
+    Raises:
+        ConfigError: there is no such name.
+    """
+    if name.startswith("file:"):
+        from siftune.representations.from_file import FromFile
+
+        return FromFile(name.removeprefix("file:"))
+    return REPRESENTATIONS.get(name, flag=flag)()
+
+
+def resolve(method: str, representation: str = "", selector: str = "", *, has_target: bool = True,
+            has_existing: bool = False, situation: Situation | None = None) -> Method:
     """The recipe of a name, with its parts replaced where the user names them.
 
     Args:
         method: a key of :data:`METHODS`, ``auto``, or ``REPRESENTATION:SELECTOR``.
         representation, selector: replacements; empty to keep the method's own.
-        has_target: whether there is a target file.
+        has_target, has_existing: whether there are such files.
+        situation: what ``auto`` looks at besides; as good as a small pool when not given.
 
     Raises:
         ConfigError: an unknown name, or a method that needs a target and has none.
@@ -73,25 +106,34 @@ def resolve(method: str, representation: str = "", selector: str = "", *, has_ta
     from siftune.selectors import SELECTORS
 
     if method == "auto":
-        chosen = METHODS["less-round-robin"] if has_target else METHODS["random"]
-        reason = ("a target is given: LESS gradients with greedy round-robin is the published recipe for small budgets"
-                  if has_target else "no target is given, and no method without a target is built in yet")
+        advice = recommend(situation or Situation(has_target, has_existing))
+        chosen = _named(advice.method, has_target, has_existing)
+        chosen = replace(chosen, selector=advice.selector or chosen.selector, reason=advice.reason)
     elif ":" in method:
-        left, _, right = method.partition(":")
-        REPRESENTATIONS.get(left, flag="--method")
+        left, _, right = method.rpartition(":")
+        if left == "file":  # file:PATH alone
+            left, right = method, "top-k"
+        representation_of(left, flag="--method")
         SELECTORS.get(right, flag="--method")
-        chosen, reason = Method(method, left, right, "A free combination."), ""
-    elif method in METHODS:
-        chosen, reason = METHODS[method], ""
+        chosen = Method(method, left, right, "A free combination.")
     else:
-        raise unknown_name("method", method, [*METHODS, "auto"], flag="--method")
+        chosen = _named(method, has_target, has_existing)
     if representation or selector:
         rep, sel = representation or chosen.representation, selector or chosen.selector
-        REPRESENTATIONS.get(rep, flag="--representation")
+        representation_of(rep)
         SELECTORS.get(sel, flag="--selector")
         chosen = Method(f"{rep}:{sel}", rep, sel, "A free combination.")
-        reason = ""
-    if not has_target and REPRESENTATIONS.get(chosen.representation).needs_target:
+    if not has_target and representation_of(chosen.representation).needs_target:
         raise ConfigError(f"the method {chosen.name} compares with targets, and there are none", where="--target",
-                          hint="give a file with a few examples of what the model must learn, or --method random")
-    return Method(chosen.name, chosen.representation, chosen.selector, chosen.summary, chosen.paper, reason)
+                          hint="give a file with a few examples of what the model must learn, or choose a method that "
+                               "needs none: --method mads, or random")
+    return chosen
+
+
+def _named(name: str, has_target: bool, has_existing: bool) -> Method:
+    if name not in METHODS:
+        raise unknown_name("method", name, [*METHODS, "auto"], flag="--method")
+    method = METHODS[name]
+    if name == "delift":
+        return replace(method, selector=DELIFT_STAGES[has_target, has_existing])
+    return method

@@ -5,14 +5,15 @@ from __future__ import annotations
 import os
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from siftune import api
 from siftune.config import SelectConfig
-from siftune.methods import REPRESENTATIONS, resolve
-from siftune.representations.base import GradientRepresentation
+from siftune.methods import representation_of
+from siftune.representations.base import Context, GradientRepresentation
 from siftune.seeds import permutation
 from siftune.selectors import Budget, Problem
 
@@ -46,8 +47,11 @@ def plan(config: SelectConfig) -> Plan:
     Raises:
         SiftuneError: what ``select`` would refuse.
     """
-    method = resolve(config.method, config.representation, config.selector, has_target=bool(config.target))
+    api.method_of(config)
     inputs = api.read_inputs(config)
+    context = Context(config, inputs.pool, inputs.target, inputs.render, Path(config.output_dir or "."), api.load,
+                      existing=inputs.existing)
+    method = api.method_of(config, inputs, context)
     made = Plan()
     tokens = int(inputs.pool.tokens.sum())
     bare = api.constrain(config, inputs, Problem(ids=inputs.pool.ids, tokens=inputs.pool.tokens))
@@ -58,7 +62,7 @@ def plan(config: SelectConfig) -> Plan:
         ("target", f"{len(inputs.target):,} rows"),
         ("budget", f"{config.budget} = {budget.limit:,} {budget.kind}"),
     ]
-    representation = REPRESENTATIONS.get(method.representation)()
+    representation = representation_of(method.representation)
     if isinstance(representation, GradientRepresentation):
         _probe(config, representation, inputs, made, tokens)
     elif representation.needs_model:

@@ -59,10 +59,20 @@ class Outcome:
     @property
     def dropped(self) -> list[Dropped]:
         """Every row that could not be selected: for what it is, or because the method rules it out."""
-        rows = self.inputs.pool.rows
+        rows, wanted = self.inputs.pool.rows, set(self.bare.include.tolist())  # what must be included stays in
         return [*self.inputs.dropped, *(
             Dropped(rows[i].id, rows[i].source, rows[i].where, reason, f"ruled out by {self.method.representation}")
-            for reason, found in self.evidence.excluded.items() for i in found.tolist())]
+            for reason, found in self.evidence.excluded.items() for i in found.tolist() if i not in wanted)]
+
+    @property
+    def shortfall(self) -> str | None:
+        """What to tell the user where the method rules out so many rows that the budget cannot be met."""
+        out = {i for rows in self.evidence.excluded.values() for i in rows.tolist()}
+        if not out or not self.selection.diagnostics["exhausted"]:
+            return None
+        return (f"the budget {self.config.budget} is not met: {self.method.representation} rules out {len(out):,} of "
+                f"{len(self.inputs.pool):,} usable rows (see dropped.jsonl), and {len(self.selection):,} rows are all "
+                "that may be selected of the rest")
 
 
 def write_run(folder: Path, outcome: Outcome) -> None:
@@ -70,7 +80,7 @@ def write_run(folder: Path, outcome: Outcome) -> None:
     rows, problem, selection = outcome.inputs.pool.rows, outcome.problem, outcome.selection
     chosen = selection.indices.tolist()
     taken = set(chosen)
-    nearly = list(islice((i for i in ranking(problem, selection) if i not in taken), NEARLY))
+    nearly = list(islice((i for i in ranking(problem, selection) if i not in taken and not problem.exclude[i]), NEARLY))
 
     if _selected_before(folder) != [rows[i].id for i in chosen]:
         (folder / "comparison.json").unlink(missing_ok=True)  # it speaks of another subset
@@ -98,13 +108,14 @@ def _selected_before(folder: Path) -> list[str] | None:
 
 def ranking(problem: Problem, selection: Selection) -> list[int]:
     """All pool rows, the likeliest first: by best similarity or score, ties as everywhere in siftune."""
-    score = _row_scores(problem)
+    score = row_scores(problem)
     if score is None:
         return []
     return np.lexsort((problem.tiebreak, -score)).tolist()
 
 
-def _row_scores(problem: Problem) -> np.ndarray | None:
+def row_scores(problem: Problem) -> np.ndarray | None:
+    """float64 [N]: the best similarity of each row, or its score; None where there is neither."""
     if problem.blocks is not None:
         return problem.summary().best
     return problem.scores
@@ -145,7 +156,7 @@ def _write_scores(path: Path, outcome: Outcome) -> None:
         rank[row] = place
     nothing = pa.nulls(n, pa.float64())
     similar = problem.blocks is not None
-    score = _row_scores(problem)
+    score = row_scores(problem)
     pq.write_table(pa.table({
         "id": pa.array(pool.ids, pa.string()),
         "source": pa.array([row.source for row in pool.rows], pa.string()),
@@ -163,7 +174,7 @@ def _write_scores(path: Path, outcome: Outcome) -> None:
 
 def _nearly(outcome: Outcome, rows: Sequence[int]) -> list[str]:
     problem = outcome.problem
-    score = _row_scores(problem)
+    score = row_scores(problem)
     nearest = problem.summary().nearest if problem.blocks is not None else np.full(len(problem), -1)
     names = _nearest_names(problem, nearest)
     lines = []
@@ -231,7 +242,7 @@ def _manifest(outcome: Outcome) -> dict[str, Any]:
         "store": {"folder": str(outcome.context.folder / "store"),
                   "bytes": sum(p.stat().st_size for p in (outcome.context.folder / "store").rglob("*") if p.is_file()),
                   "fingerprint": evidence.fingerprint},
-        "warnings": inputs.warnings,
+        "warnings": [*inputs.warnings, *filter(None, [outcome.shortfall])],
         "versions": _versions(),
     }
 

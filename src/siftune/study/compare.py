@@ -114,7 +114,7 @@ def _check(config: CompareConfig) -> None:
 
             raise unknown_name("baseline", name, BASELINES, flag="--baselines")
     for name in config.methods:  # a misspelt second method is refused now, not after the first one's features
-        api.resolve(name, config.representation, config.selector, has_target=bool(config.target))
+        api.method_of(dataclasses.replace(config, method=name))
     if config.seeds < 1:
         raise ConfigError("at least one seed is needed", where="--seeds", hint="give 3 or more for honest intervals")
 
@@ -127,8 +127,7 @@ def _select(config: CompareConfig, command: str) -> list[Outcome]:
     known: dict[str, Evidence] = {}
     for name in config.methods or (config.method,):
         one = dataclasses.replace(config, method=name)
-        representation = api.resolve(name, one.representation, one.selector,
-                                     has_target=bool(one.target)).representation
+        representation = api.method_of(one, inputs, context).representation
         outcome = api.choose(one, inputs=inputs, context=context, evidence=known.get(representation), command=command)
         inputs, context = outcome.inputs, outcome.context
         known[representation] = outcome.evidence
