@@ -30,8 +30,9 @@ def fresh(seed: int = 1) -> Any:
     return attach_lora(tiny.model("llama"), LoraSettings(rank=2, dropout=0.2), seed)
 
 
-def run(model: Any, folder: Path, settings: WarmupSettings = SETTINGS, seed: int = 0) -> list[Checkpoint]:
-    return run_warmup(model, ROWS, IDS, settings, folder, seed, pad_id=0, device="cpu")
+def run(model: Any, folder: Path, settings: WarmupSettings = SETTINGS, seed: int = 0,
+        stop_after: int | None = None) -> list[Checkpoint]:
+    return run_warmup(model, ROWS, IDS, settings, folder, seed, pad_id=0, device="cpu", stop_after=stop_after)
 
 
 def test_checkpoints_hold_the_live_optimizers_moments_by_parameter_name(
@@ -102,6 +103,29 @@ def test_an_interrupted_warmup_continues_and_a_finished_one_returns_at_once(
     other = fresh()
     assert run(other, tmp_path / "cut") == again
     assert same(adapter_state(other), adapter_state(model))
+
+
+def test_a_run_left_off_after_an_epoch_goes_on_as_if_it_had_not_been(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = run(fresh(), tmp_path / "whole")
+    model = fresh()
+    first = run(model, tmp_path / "parts", stop_after=1)
+    assert [(c.step, c.blake2) for c in first] == [(2, whole[0].blake2)]
+    assert first[0].mean_learning_rate == whole[0].mean_learning_rate, "the schedule is that of all three epochs"
+    assert same(adapter_state(model), {n: first[0].load_weights()[n] for n in adapter_state(model)})
+    rest = run(fresh(), tmp_path / "parts")
+    assert [c.blake2 for c in rest] == [c.blake2 for c in whole]
+    rates = [files.read_json(tmp_path / name / "training/training.json")["learning_rates"] for name in ("whole", "parts")]
+    assert rates[0] == rates[1] and len(rates[0]) == 6
+    monkeypatch.setattr(warmup, "train_lora", lambda *a, **k: pytest.fail("trained what is there"))
+    assert run(fresh(), tmp_path / "parts", stop_after=1) == first
+    assert run(fresh(), tmp_path / "parts", stop_after=7) == rest
+
+
+def test_a_run_left_off_brings_a_lost_checkpoint_back(tmp_path: Path) -> None:
+    before = run(fresh(), tmp_path, stop_after=1)
+    (tmp_path / "epoch-1/checkpoint.json").unlink()
+    assert run(fresh(), tmp_path, stop_after=1) == before
 
 
 def test_a_lost_checkpoint_is_made_again_and_a_damaged_one_is_refused(tmp_path: Path) -> None:

@@ -107,7 +107,7 @@ class Checkpoint:
 
 def run_warmup(model: PeftModel, rendered_pool: Sequence[Rendered], ids: Sequence[str], settings: WarmupSettings,
                folder: str | Path, seed: int, *, pad_id: int, device: str | torch.device,
-               base_key: str = "") -> list[Checkpoint]:
+               base_key: str = "", stop_after: int | None = None, title: str = "warmup") -> list[Checkpoint]:
     """Train the adapter on a random share of the pool and keep a checkpoint of every epoch.
 
     Resumable like :func:`siftune.training.sft.train_lora`; once every checkpoint of this very run is there, it
@@ -121,9 +121,12 @@ def run_warmup(model: PeftModel, rendered_pool: Sequence[Rendered], ids: Sequenc
         folder: Gets ``rows.json`` (ids of the chosen rows), ``epoch-1`` ... and the training run's own folder.
         seed: Decides which rows, their order and the dropout.
         pad_id, device, base_key: As for ``train_lora``.
+        stop_after: Only the first so many epochs are wanted, of a run that is planned for all of them: the learning
+            rates are those of the whole run, and a later call for more of it goes on.
+        title: Of the progress bar.
 
     Returns:
-        One checkpoint an epoch, in order.
+        One checkpoint for every epoch wanted, in order.
 
     Raises:
         DataError, ModelError, ConfigError, SiftuneError: as ``train_lora``.
@@ -133,25 +136,26 @@ def run_warmup(model: PeftModel, rendered_pool: Sequence[Rendered], ids: Sequenc
     rows = [rendered_pool[i] for i in chosen]
     train = replace(settings.train, epochs=settings.epochs, seed=seeds.derive(seed, "warmup training"))
     key = training_key(model, rows, train, base_key)
+    wanted = min(stop_after or settings.epochs, settings.epochs)
 
     def keep(epoch: int, model: Any, optimizer: Any, mean_learning_rate: float) -> None:
         if _open(folder, epoch, key) is None:
             _write(folder, epoch, key, model, optimizer, mean_learning_rate)
 
     def kept() -> list[Checkpoint]:
-        found = (_open(folder, epoch, key) for epoch in range(1, settings.epochs + 1))
+        found = (_open(folder, epoch, key) for epoch in range(1, wanted + 1))
         return [checkpoint for checkpoint in found if checkpoint is not None]
 
     start = adapter_state(model)
     # A second round happens only where a checkpoint was lost after its epoch: training anew brings it back.
-    while len(kept()) < settings.epochs:
+    while len(kept()) < wanted:
         files.write_json(folder / "rows.json", {"seed": seed, "share": settings.share, "pool": len(ids),
                                                 "rows": [ids[i] for i in chosen]})
         load_adapter_state(model, start)
         train_lora(model, rows, train, folder / "training", pad_id=pad_id, device=device, base_key=base_key,
-                   on_epoch=keep, title="warmup")
-        if len(kept()) < settings.epochs:
-            progress.log("warmup: an earlier checkpoint is gone; training anew")
+                   on_epoch=keep, title=title, stop_after=stop_after)
+        if len(kept()) < wanted:
+            progress.log(f"{title}: an earlier checkpoint is gone; training anew")
             shutil.rmtree(folder / "training")
     checkpoints = kept()
     load_adapter_state(model, checkpoints[-1].load_weights())

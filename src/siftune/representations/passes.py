@@ -153,8 +153,18 @@ def on_own_device(config: SelectConfig, number: int) -> SelectConfig:
     return config
 
 
-def refuse_other(root: Path, fingerprint: dict[str, Any], *, recompute: bool) -> None:
-    """Refuse before the warmup, not after it, to replace features that took hours."""
+def refuse_other(root: Path, fingerprint: dict[str, Any], *, recompute: bool, training: str = "warmup") -> None:
+    """Refuse before the warmup, not after it, to replace features that took hours.
+
+    Args:
+        root: of the representation's stores, below ``store`` of the run folder.
+        fingerprint: what they are to be made from.
+        recompute: replace those made from something else, and the training run they came from.
+        training: folder of that training run, below the run folder.
+
+    Raises:
+        StoreMismatch: they were made from something else, and are not to be replaced.
+    """
     from siftune.files import make_folder, read_json, write_json
 
     head = root / "fingerprint.json"
@@ -171,6 +181,6 @@ def refuse_other(root: Path, fingerprint: dict[str, Any], *, recompute: bool) ->
         import shutil
 
         shutil.rmtree(root)
-        shutil.rmtree(root.parent.parent / "warmup", ignore_errors=True)
+        shutil.rmtree(root.parent.parent / training, ignore_errors=True)
     make_folder(root)
     write_json(head, fingerprint)

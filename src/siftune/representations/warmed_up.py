@@ -17,13 +17,14 @@ if TYPE_CHECKING:
 
 @contextmanager
 def warmed_up(context: Context, *, settings: WarmupSettings | None = None, folder: str = "warmup",
-              ) -> Iterator[tuple[Any, list[Checkpoint]]]:
+              stop_after: int | None = None) -> Iterator[tuple[Any, list[Checkpoint]]]:
     """The model with its adapter, and the checkpoints of its warmup run (LESS, section 4.1), trained where missing.
 
     Args:
         context: of the run.
         settings: of the warmup run; those of the configuration when not given.
-        folder: where the checkpoints are kept, below the run folder.
+        folder: where the checkpoints are kept, below the run folder; also the name of the step.
+        stop_after: only the first so many epochs are wanted; see :func:`siftune.models.warmup.run_warmup`.
     """
     from siftune.models.lora import attach_lora, detach_lora
     from siftune.models.warmup import run_warmup
@@ -37,7 +38,7 @@ def warmed_up(context: Context, *, settings: WarmupSettings | None = None, folde
             checkpoints = run_warmup(
                 model, context.pool.rendered, context.pool.ids, settings or warmup_settings(config), path,
                 derive(config.seed, "warmup"), pad_id=loaded.pad_id, device=loaded.device,
-                base_key=f"{loaded.weights} {loaded.dtype}",
+                base_key=f"{loaded.weights} {loaded.dtype}", stop_after=stop_after, title=folder.replace("-", " "),
             )
             entry["reused"] = before == _newest(path)
         yield model, checkpoints

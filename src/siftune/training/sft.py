@@ -20,7 +20,7 @@ from siftune import files, progress
 from siftune.data.rows import Rendered
 from siftune.errors import DataError
 from siftune.models.lora import adapter_state, load_adapter_state
-from siftune.training.checkpoints import Record, newest_complete
+from siftune.training.checkpoints import Record, folder_of, newest_complete
 from siftune.training.settings import TrainSettings
 
 if TYPE_CHECKING:
@@ -42,7 +42,8 @@ class TrainResult:
         learning_rates: Learning rate of every step.
         seconds: Wall time over all resumptions, from start to the last checkpoint of each.
         key: Content key of the run, see :func:`training_key`.
-        adapter: The file of the trained adapter weights, by full parameter name (safetensors).
+        adapter: The file of the trained adapter weights, by full parameter name (safetensors). Of a run that left off
+            early it is part of its checkpoint.
     """
 
     steps: int
@@ -77,7 +78,7 @@ def training_key(model: PeftModel, rendered: Sequence[Rendered], settings: Train
 
 def train_lora(model: PeftModel, rendered: Sequence[Rendered], settings: TrainSettings, folder: str | Path, *,
                pad_id: int, device: str | torch.device, base_key: str = "", on_epoch: EpochHook | None = None,
-               title: str = "training") -> TrainResult:
+               title: str = "training", stop_after: int | None = None) -> TrainResult:
     """Train the adapter of ``model`` in place; the loss of a step is the mean over rows of each row's mean token loss.
 
     Interrupted at any moment, even by SIGKILL, calling again with the same starting model, rows, settings and folder
@@ -101,6 +102,8 @@ def train_lora(model: PeftModel, rendered: Sequence[Rendered], settings: TrainSe
         on_epoch: ``on_epoch(epoch, model, optimizer, mean_learning_rate)`` at the end of every epoch, from 1. After an
             interruption it may be called again for the same epoch, with the same values.
         title: Of the progress bar.
+        stop_after: Leave off after so many epochs, in the middle of the learning rate's schedule; the checkpoint stays,
+            and a later call with more of them, or None, goes on from there.
 
     Raises:
         DataError: no rows, or one without a supervised token.
@@ -123,7 +126,7 @@ def train_lora(model: PeftModel, rendered: Sequence[Rendered], settings: TrainSe
     # Imported here since it takes seconds, and a finished run does not need it.
     from siftune.training.trainer import ADAPTER_FILE, Bookkeeping, RowMeanTrainer, write_adapter
 
-    total = settings.epochs * settings.steps_per_epoch(len(rendered))
+    total = min(stop_after or settings.epochs, settings.epochs) * settings.steps_per_epoch(len(rendered))
     with (_caller_keeps_random_state(), _start_restored_on_error(model),
           progress.bar(title, total, "steps") as bar):
         if resume:
@@ -131,9 +134,12 @@ def train_lora(model: PeftModel, rendered: Sequence[Rendered], settings: TrainSe
             bar.skip(len(record.losses))
         trainer = RowMeanTrainer(model, rendered, settings, root, pad_id=pad_id, device=torch.device(device),
                                  record=record)
-        trainer.add_callback(Bookkeeping(trainer, root, bar, on_epoch))
+        trainer.add_callback(Bookkeeping(trainer, root, bar, on_epoch, stop_after))
         trainer.train(resume_from_checkpoint=str(resume[0]) if resume else None)
     model.eval()
+    if len(record.losses) < settings.epochs * settings.steps_per_epoch(len(rendered)):
+        return TrainResult(len(record.losses), record.losses, record.learning_rates, record.seconds, key,
+                           folder_of(root, len(record.losses)) / ADAPTER_FILE)
 
     data = write_adapter(folder / ADAPTER_FILE, model)
     files.write_json(folder / _SUMMARY, {

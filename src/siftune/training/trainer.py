@@ -113,8 +113,10 @@ class Bookkeeping(TrainerCallback):
     again and the hook runs again with the same values. So it is never skipped, and must be idempotent.
     """
 
-    def __init__(self, trainer: RowMeanTrainer, root: Path, bar: Bar, on_epoch: EpochHook | None):
+    def __init__(self, trainer: RowMeanTrainer, root: Path, bar: Bar, on_epoch: EpochHook | None,
+                 stop_after: int | None = None):
         self._trainer, self._root, self._bar, self._on_epoch = trainer, root, bar, on_epoch
+        self._stop_after = stop_after
         self._since = time.monotonic()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -124,12 +126,14 @@ class Bookkeeping(TrainerCallback):
         control.should_save = every is not None and state.global_step % every == 0 and not epoch_ends
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        steps = self._trainer._steps_per_epoch
+        epoch = state.global_step // steps
         if self._on_epoch is not None:
-            steps = self._trainer._steps_per_epoch
-            epoch = state.global_step // steps
             rates = self._trainer._record.learning_rates[(epoch - 1) * steps:epoch * steps]
             self._on_epoch(epoch, kwargs["model"], kwargs["optimizer"], math.fsum(rates) / len(rates))
         control.should_save = True
+        if self._stop_after is not None and epoch >= self._stop_after:
+            control.should_training_stop = True
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         now = time.monotonic()
