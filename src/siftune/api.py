@@ -19,6 +19,7 @@ from siftune.progress import log
 from siftune.recommend import Situation, speed
 from siftune.registry import unknown_name
 from siftune.representations.base import Clock, Context, Evidence
+from siftune.representations.collect import check as check_collect
 from siftune.representations.similarity import largest_coordinates
 from siftune.runfolder import Outcome, prepare, row_scores, write_run
 from siftune.selectors import SELECTORS, Budget, Problem, Selection
@@ -150,6 +151,7 @@ def choose(config: SelectConfig, *, inputs: Inputs | None = None, context: Conte
         evidence: that of an earlier call with the same representation.
     """
     method_of(config)  # a misspelt name fails now, not after reading a large pool
+    check_collect(config)
     budget = Budget.parse(config.budget)
     prepare(config.output_dir)
     clock = context.clock if context else Clock()
@@ -160,12 +162,14 @@ def choose(config: SelectConfig, *, inputs: Inputs | None = None, context: Conte
     home = features_home(config)
     context = context or Context(config, inputs.pool, inputs.target, inputs.render, home, load, clock, inputs.existing)
     method = method_of(config, inputs, context)
+    representation = representation_of(method.representation)
+    check_collect(config, representation)
     bare = constrain(config, inputs, Problem(ids=inputs.pool.ids, tokens=inputs.pool.tokens))
     resolved = bare.resolve(budget)  # a share is one of the pool, whatever the method itself rules out later
     options = _options(config, method.selector)
     if method.reason:
         log(f"method auto: {method.representation} with {method.selector} ({method.reason})")
-    found: Evidence = evidence or representation_of(method.representation).compute(context)
+    found: Evidence = evidence or representation.compute(context)
     problem = with_pairs(to_problem(bare, inputs, found), found, SELECTORS.get(method.selector).info.needs)
     if by_score(config.strata):
         scores = row_scores(problem)
@@ -189,7 +193,8 @@ def to_problem(bare: Problem, inputs: Inputs, evidence: Evidence) -> Problem:
     exclude[bare.include] = False  # what the user wants stays
     if evidence.excluded and exclude.all():
         told = ", ".join(f"{reason}: {len(rows):,}" for reason, rows in evidence.excluded.items())
-        raise DataError("the method rules out every row of the pool", where="--method", why=f"Rows ruled out ({told}).",
+        raise DataError("the method rules out every row that may be selected", where="--method",
+                        why=f"Rows ruled out: {told}.",
                         hint="choose another method or model, or look at a few rows with `siftune inspect`")
     return dataclasses.replace(
         bare, exclude=exclude, blocks=evidence.blocks,

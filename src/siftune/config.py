@@ -299,6 +299,7 @@ def _earlier_run(kind: type[C], flags: Mapping[str, Any]) -> dict[str, Any]:
     if "method" in flags:  # another recipe: the parts named for the earlier one do not go with it
         values.pop("representation", None)
         values.pop("selector", None)
+        values.pop("collect", None)
     return values
 
 

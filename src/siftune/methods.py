@@ -18,6 +18,11 @@ REPRESENTATIONS = Registry("representation", {
     "dsir": "siftune.representations.dsir:Dsir",
     "learning-percentage": "siftune.representations.learning_percentage:LearningPercentage",
     "ifd": "siftune.representations.ifd:Ifd",
+    "rds": "siftune.representations.rds:Rds",
+    "mads": "siftune.representations.mads:Mads",
+    "nag": "siftune.representations.nag:Nag",
+    "nait": "siftune.representations.nait:Nait",
+    "loss": "siftune.representations.loss:LossScore",
     "none": "siftune.representations.nothing:Nothing",
 })
 
@@ -64,6 +69,15 @@ METHODS = {
                "of sentence embeddings; no target is needed.", "arXiv 2402.10430"),
         Method("ifd", "ifd", "top-k", "The rows whose prompt helps least to predict the response, without those where it "
                "does not help; no target is needed.", "arXiv 2402.00530"),
+        Method("rds+", "rds", "round-robin", "RDS+ as published: weighted mean hidden states, targets take turns; with "
+               "several tasks: --selector round-robin-subtask.", "arXiv 2503.01807"),
+        Method("mads", "mads", "coverage", "The rows that together activate most neurons; no target is needed (our "
+               "reading of the abstract).", "arXiv 2605.30857"),
+        Method("nag", "nag", "round-robin", "Overlap of active neurons with those of the targets; subtasks take turns.",
+               "arXiv 2604.15706"),
+        Method("nait", "nait", "top-k", "Activations along the directions of the targets' responses, as published.",
+               "arXiv 2603.13201"),
+        Method("loss", "loss", "top-k", "The rows whose response the model finds hardest."),
         Method("random", "none", "random", "A seeded uniform sample: the baseline to beat."),
         Method("length-matched-random", "none", "length-matched-random", "Random rows of the pool with the response "
                "lengths of the targets."),

@@ -138,7 +138,7 @@ def _neurons(model: Any, tap: Literal["gated", "up"], readings: Sequence[Reading
     from siftune.forward.mlp import watch
 
     def look(layer: int, values: Tensor) -> None:
-        shaped = values.view(*batch.input_ids.shape, -1)  # some models flatten rows and positions
+        shaped = values.reshape(*batch.input_ids.shape, -1)  # some models flatten rows and positions
         for reading in readings:
             reading.neurons(tap, layer, shaped)
 

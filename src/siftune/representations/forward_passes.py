@@ -7,6 +7,7 @@ next to nothing (``--collect``).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from siftune.config import SelectConfig
 from siftune.data.rows import Examples
 from siftune.forward.reader import Reader
 from siftune.representations.base import Context
+from siftune.representations.collect import further_readers
 from siftune.representations.gradient_settings import lora_settings
 from siftune.representations.passes import Job, ShardWorker, fill, on_own_device, rows_key
 from siftune.seeds import derive
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
 def forward_stores(context: Context, examples: Examples, readers: Sequence[Reader], kind: str, *, step: str = "",
                    adapted: Any = None, checkpoint: Checkpoint | None = None) -> list[FeatureStore]:
     """One complete store per reader, made in as few passes as possible.
+
+    A pass of the plain model over the pool keeps what ``--collect`` names as well, in stores that are not returned.
 
     Args:
         context: of the run.
@@ -44,6 +48,11 @@ def forward_stores(context: Context, examples: Examples, readers: Sequence[Reade
         StoreMismatch: a store holds something else, and ``--recompute`` was not given.
     """
     config, loaded = context.config, context.model
+    own = len(readers)
+    if examples is context.pool and adapted is None:
+        readers = [*readers, *further_readers(context, readers)]
+    if kind != "pool":  # what the pool is compared with keeps its precision
+        config = replace(config, feature_dtype="float32")
     rows, folder = rows_key(context, examples, kind)
     stores = []
     for reader in readers:
@@ -76,7 +85,7 @@ def forward_stores(context: Context, examples: Examples, readers: Sequence[Reade
     for store in stores:
         if not store.complete:
             store.finish()
-    return stores
+    return stores[:own]
 
 
 class ForwardWorker(ShardWorker):

@@ -1,0 +1,60 @@
+"""RDS+ (Ivison et al., arXiv 2503.01807): cosines of position-weighted mean hidden states.
+
+e(x) = sum_t t h_t / sum_t t over all tokens of prompt and response (section 3), h_t the last hidden state; S[q, j] is
+the cosine of e(q) and e(j). One forward pass over the pool, no training, no gradients. As published, each target takes
+turns (round-robin); where there are several tasks, the tasks do, each by its best similarity to any of its targets:
+that is the selector ``round-robin-subtask``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from siftune.representations.base import Context, Evidence
+from siftune.representations.cosines import alike_vectors, cosines
+from siftune.representations.forward_passes import forward_stores
+from siftune.representations.similarity import first_alike
+
+if TYPE_CHECKING:
+    from siftune.forward.reader import Reader
+    from siftune.store import FeatureStore
+
+
+class Rds:
+    name = "rds"
+    summary = "Position-weighted mean of the last hidden states; cosine to the targets."
+    paper = "arXiv 2503.01807"
+    cost = "one forward pass over the pool"
+    needs_target = True
+    needs_model = True
+    forward = True
+
+    def compute(self, context: Context) -> Evidence:
+        own = readers(context)
+        [pool] = forward_stores(context, context.pool, own, "pool")
+        [target] = forward_stores(context, context.target, own, "target")
+        known = forward_stores(context, context.existing, own, "existing") if len(context.existing) else []
+        vectors = alike_vectors(lambda: _features(pool), first_alike(context.pool))
+        return Evidence(blocks=cosines(vectors, _whole(target)), vectors=vectors,
+                        existing=cosines(vectors, _whole(known[0])) if known else None,
+                        stores=[pool.folder], fingerprint=pool.fingerprint)
+
+
+def readers(context: Context) -> list[Reader]:
+    """What it reads of a forward pass."""
+    from siftune.forward.hidden import PositionWeightedMean
+
+    return [PositionWeightedMean()]
+
+
+def _features(store: FeatureStore) -> Iterator[tuple[int, np.ndarray]]:
+    """(first row, float32 [n, H]), shard by shard."""
+    for shard in store.shards():
+        yield shard.start, store.features(shard)
+
+
+def _whole(store: FeatureStore) -> np.ndarray:
+    return np.concatenate([block for _, block in _features(store)])
