@@ -99,6 +99,7 @@ def load_sentence_model(name: str = "minilm", *, device: str = "auto", dtype: st
         raise ModelError("sentence embeddings need the package sentence-transformers", why=str(error),
                          hint="pip install 'siftune[embed]'") from error
     import torch
+    from safetensors import SafetensorError
     from transformers.utils import logging
 
     logging.disable_progress_bar()
@@ -106,7 +107,8 @@ def load_sentence_model(name: str = "minilm", *, device: str = "auto", dtype: st
     try:
         model = SentenceTransformer(path, device=choose_device(device), trust_remote_code=trust_remote_code,
                                     model_kwargs={"dtype": getattr(torch, chosen)})
-    except (OSError, ValueError, ImportError, KeyError, RuntimeError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, ImportError, KeyError, RuntimeError, TypeError, AttributeError,
+            SafetensorError) as error:
         raise ModelError(f"cannot load the embedding model {name}", where="--embedding-model",
                          why=(str(error).strip().splitlines() or [type(error).__name__])[0][:300],
                          hint="check the id and your connection to the hub, or give a folder that "

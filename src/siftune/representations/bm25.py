@@ -7,8 +7,9 @@ With df(t) rows of N that hold the word t, a row of length l that holds it f tim
               log(1 + (N - df + 0.5) / (df + 0.5)) * f / (f + k1 (1 - b + b l / l')),      k1 = 1.5, b = 0.75,
 
 which is the variant ``lucene`` of the package bm25s; its words are runs of two or more letters, digits or underscores,
-in lower case, without English stop words, not stemmed. Words count towards N, l and df as in the whole pool, but only
-those that stand in some query are indexed: the others are one filler word there.
+in lower case, without English stop words, not stemmed. In a script without spaces a whole clause is one word, so that
+little is found. N, l and df are those of the whole pool, but only words that stand in some query are indexed: the
+others are one filler word there.
 
 A score adds up over the words of its query, so a long prompt scores high with everything and scores of different
 targets are not comparable. The method ``bm25`` therefore lets targets take turns; the best score of any target (top-k)
