@@ -115,8 +115,10 @@ def test_a_run_left_off_after_an_epoch_goes_on_as_if_it_had_not_been(
     assert same(adapter_state(model), {n: first[0].load_weights()[n] for n in adapter_state(model)})
     rest = run(fresh(), tmp_path / "parts")
     assert [c.blake2 for c in rest] == [c.blake2 for c in whole]
-    rates = [files.read_json(tmp_path / name / "training/training.json")["learning_rates"] for name in ("whole", "parts")]
-    assert rates[0] == rates[1] and len(rates[0]) == 6
+    rates = [files.read_json(tmp_path / name / "training/training.json")["learning_rates"]
+             for name in ("whole", "parts")]
+    assert rates[0] == rates[1]
+    assert len(rates[0]) == 6
     monkeypatch.setattr(warmup, "train_lora", lambda *a, **k: pytest.fail("trained what is there"))
     assert run(fresh(), tmp_path / "parts", stop_after=1) == first
     assert run(fresh(), tmp_path / "parts", stop_after=7) == rest

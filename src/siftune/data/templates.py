@@ -59,6 +59,15 @@ class ChatTemplate:
         """
         return self._apply(messages, tokenize=False, add_generation_prompt=prompt)
 
+    def opening(self) -> str:
+        """What stands before an assistant's turn, such as ``<|im_start|>assistant``; empty where nothing does."""
+        turn = [Message("user", "x")]
+        try:
+            before, asked = self.render(turn), self.render(turn, prompt=True)
+        except BadRow:  # a template that takes no single turn
+            return ""
+        return asked.removeprefix(before) if asked.startswith(before) else ""
+
     def render_marked(self, messages: Sequence[Message]) -> tuple[list[int], list[int]]:
         """Token ids of the conversation and a 0/1 mask of what stands inside the template's own markers.
 

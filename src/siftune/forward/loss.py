@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -36,21 +37,35 @@ class Loss(Reader):
 
 @dataclass(frozen=True)
 class ResponseAloneLoss(Loss):
-    """The same for the row's response without its prompt: the row's first token, then its supervised tokens.
+    """The same for the row's response without its prompt: the row's first token, then each stretch of supervised tokens
+    behind the opening of a turn.
 
     The first token is what the model always sees at the start (the beginning-of-text token, or the first of the
-    template), so that the very same tokens are scored with and without the prompt.
+    template); where it is that of the opening, it is not repeated. So the very same tokens are scored with and without
+    the prompt.
+
+    Attributes:
+        opening: token ids that the template puts before an assistant's turn; may be empty.
     """
+
+    opening: tuple[int, ...] = ()
 
     @property
     def name(self) -> str:
         return "loss-response-alone"
 
+    def settings(self) -> dict[str, Any]:
+        return {"opening": list(self.opening)}
+
     def view(self, row: Rendered) -> Rendered:
-        ids = np.concatenate([row.ids[:1], row.ids[row.mask]])
-        mask = np.ones(len(ids), dtype=bool)
-        mask[0] = False
-        return Rendered(ids, mask)
+        opening = np.array(self.opening, dtype=row.ids.dtype)
+        pieces = [] if len(opening) and opening[0] == row.ids[0] else [row.ids[:1]]
+        scored = [np.zeros(len(piece), dtype=bool) for piece in pieces]
+        borders = np.flatnonzero(np.diff(row.mask, prepend=False, append=False))
+        for start, stop in list(pairwise(borders.tolist()))[::2]:
+            pieces += [opening, row.ids[start:stop]]
+            scored += [np.zeros(len(opening), dtype=bool), np.ones(stop - start, dtype=bool)]
+        return Rendered(np.concatenate(pieces), np.concatenate(scored))
 
 
 class _LossReading(Reading):

@@ -24,7 +24,7 @@ COLLECTABLE = {
     "nag": "siftune.representations.nag:readers",
     "nait": "siftune.representations.nait:readers",
     "loss": "siftune.representations.loss:readers",
-    "ifd": "siftune.representations.collect:losses_with_and_without_prompt",
+    "ifd": "siftune.representations.ifd:readers",
 }
 """Name of a feature: the function of a context that makes its readers."""
 
@@ -65,10 +65,3 @@ def readers_of(name: str) -> Callable[[Context], list[Reader]]:
     """What makes the readers of a collectable feature."""
     module, _, attribute = COLLECTABLE[name].partition(":")
     return getattr(import_module(module), attribute)
-
-
-def losses_with_and_without_prompt(context: Context) -> list[Reader]:
-    """What the IFD score is made of."""
-    from siftune.forward.loss import Loss, ResponseAloneLoss
-
-    return [Loss(), ResponseAloneLoss()]
