@@ -23,6 +23,7 @@ REPRESENTATIONS = Registry("representation", {
     "nag": "siftune.representations.nag:Nag",
     "nait": "siftune.representations.nait:Nait",
     "loss": "siftune.representations.loss:LossScore",
+    "utility": "siftune.representations.utility:Utility",
     "none": "siftune.representations.nothing:Nothing",
 })
 
@@ -65,10 +66,10 @@ METHODS = {
         Method("bm25", "bm25", "round-robin", "Lexical search for the targets' prompts, targets take turns."),
         Method("dsir", "dsir", "resampling", "DSIR as published: rows drawn by the importance weights of their words "
                "and word pairs.", "arXiv 2302.03169"),
-        Method("learning-percentage", "learning-percentage", "k-means-balanced", "The rows learned last in every cluster "
-               "of sentence embeddings; no target is needed.", "arXiv 2402.10430"),
-        Method("ifd", "ifd", "top-k", "The rows whose prompt helps least to predict the response, without those where it "
-               "does not help; no target is needed.", "arXiv 2402.00530"),
+        Method("learning-percentage", "learning-percentage", "k-means-balanced", "The rows learned last in every "
+               "cluster of sentence embeddings; no target is needed.", "arXiv 2402.10430"),
+        Method("ifd", "ifd", "top-k", "The rows whose prompt helps least to predict the response, without those where "
+               "it does not help at all; no target is needed.", "arXiv 2402.00530"),
         Method("rds+", "rds", "round-robin", "RDS+ as published: weighted mean hidden states, targets take turns; with "
                "several tasks: --selector round-robin-subtask.", "arXiv 2503.01807"),
         Method("mads", "mads", "coverage", "The rows that together activate most neurons; no target is needed (our "
@@ -78,6 +79,8 @@ METHODS = {
         Method("nait", "nait", "top-k", "Activations along the directions of the targets' responses, as published.",
                "arXiv 2603.13201"),
         Method("loss", "loss", "top-k", "The rows whose response the model finds hardest."),
+        Method("delift", "utility", "facility-location", "DELIFT: rows that, shown as examples, help the model to "
+               "answer the others, or the targets, or what it does not know yet.", "arXiv 2411.04425"),
         Method("random", "none", "random", "A seeded uniform sample: the baseline to beat."),
         Method("length-matched-random", "none", "length-matched-random", "Random rows of the pool with the response "
                "lengths of the targets."),
