@@ -48,7 +48,8 @@ def k_means_balanced(problem: Problem, budget: Budget | str | int, *, clusters: 
     usable = np.flatnonzero(~problem.exclude)
     count = min(1000, round(len(usable) ** 0.5)) if clusters is None else clusters
     if count < 1:
-        raise ConfigError(f"clusters must be at least 1: {clusters}", where="clusters")
+        raise ConfigError(f"clusters must be at least 1: {clusters}", where="clusters",
+                          hint="give 1 or more, or leave the option out for the square root of the number of rows")
     problem.required_vectors()
     centres = _centres(problem, usable, min(count, len(usable)), iterations, seed)
     cluster, score = np.zeros(len(problem), dtype=np.int64), np.zeros(len(problem))
