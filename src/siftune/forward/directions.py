@@ -76,14 +76,14 @@ class Along(Reader):
     ``norm`` float32 [n, L]: their lengths |A_l|.
 
     Attributes:
-        directions: ``.npy`` file with float32 [K, L, I].
+        directions: ``.npy`` file with float32 [K, L, I]; None where only time and memory matter (`siftune plan`).
         digest: of that file's content.
         targets: names what the directions are made from; part of the store's name.
         count: how many directions there are, K.
         neurons, span: whose activations, and over which tokens their mean is taken.
     """
 
-    directions: Path
+    directions: Path | None
     digest: str
     targets: str
     count: int
@@ -102,8 +102,8 @@ class Along(Reader):
         return {"neurons": self.neurons, "span": self.span, "directions": self.digest}
 
     def start(self, batch: Batch, device: torch.device | str) -> Reading:
-        directions = _loaded(self.directions, self.digest, str(device))
-        return _AlongReading(directions, token_weights(span_mask(batch, self.span)))
+        directions = None if self.directions is None else _loaded(self.directions, self.digest, str(device))
+        return _AlongReading(directions, self.count, token_weights(span_mask(batch, self.span)))
 
     def bytes_per_row(self, model: Any, feature_dtype: str) -> int:
         from siftune.forward.mlp import neurons
@@ -112,14 +112,16 @@ class Along(Reader):
 
 
 class _AlongReading(Reading):
-    def __init__(self, directions: Tensor, weights: Tensor):
-        self._directions, self._weights = directions, weights
+    def __init__(self, directions: Tensor | None, count: int, weights: Tensor):
+        self._directions, self._count, self._weights = directions, count, weights
         self._dots: list[Tensor] = []
         self._norms: list[Tensor] = []
 
     def neurons(self, tap: Tap, layer: int, values: Tensor) -> None:
         mean = (self._weights @ values.float()).squeeze(1)  # [B, I]
-        self._dots.append(mean @ self._directions[:, layer].T)
+        known = self._directions
+        along = mean.new_zeros(self._count, mean.shape[1]) if known is None else known[:, layer]
+        self._dots.append(mean @ along.T)
         self._norms.append(mean.norm(dim=1))
 
     def arrays(self) -> dict[str, Tensor]:

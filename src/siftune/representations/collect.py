@@ -55,13 +55,20 @@ def check(config: SelectConfig, representation: Any = None) -> None:
                           hint="choose a method such as rds+, mads, nag, nait or loss, or leave --collect out")
 
 
-def further_readers(context: Context, own: Sequence[Reader]) -> list[Reader]:
+def further_readers(context: Context, own: Sequence[Reader], *, planned: bool = False) -> list[Reader]:
     """The readers of what ``--collect`` names, without those that read what ``own`` keep already."""
-    found = {reader.name: reader for name in context.config.collect for reader in readers_of(name)(context)}
+    found = {reader.name: reader for name in context.config.collect
+             for reader in readers_of(name, planned=planned)(context)}
     return [reader for name, reader in found.items() if name not in {o.name for o in own}]
 
 
-def readers_of(name: str) -> Callable[[Context], list[Reader]]:
-    """What makes the readers of a collectable feature."""
+def planned_readers(context: Context, own: Sequence[Reader]) -> tuple[Reader, ...]:
+    """``own`` and what ``--collect`` names, for `siftune plan`: as large and as fast, though nothing may be run yet."""
+    return (*own, *further_readers(context, own, planned=True))
+
+
+def readers_of(name: str, *, planned: bool = False) -> Callable[[Context], list[Reader]]:
+    """What makes the readers of a collectable feature; with ``planned`` such that run nothing themselves."""
     module, _, attribute = COLLECTABLE[name].partition(":")
-    return getattr(import_module(module), attribute)
+    source = import_module(module)
+    return getattr(source, "planned_readers" if planned and hasattr(source, "planned_readers") else attribute)

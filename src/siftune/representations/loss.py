@@ -13,6 +13,7 @@ import numpy as np
 from siftune.representations.base import Context, Evidence
 from siftune.representations.forward_passes import forward_stores
 from siftune.representations.similarity import first_alike
+from siftune.representations.work import Work, forward_work
 
 if TYPE_CHECKING:
     from siftune.forward.reader import Reader
@@ -32,6 +33,10 @@ class LossScore:
         losses = store.array("loss").astype(np.float64)[first_alike(context.pool)]
         return Evidence(scores=losses, stores=[store.folder], fingerprint=store.fingerprint,
                         notes={"mean_loss": float(losses.mean())})
+
+    def work(self, context: Context) -> list[Work]:
+        """What `siftune plan` tells."""
+        return forward_work(context, readers(context))
 
 
 def readers(context: Context) -> list[Reader]:

@@ -21,6 +21,7 @@ from siftune.representations.activations import Sets, active_neurons
 from siftune.representations.base import Context, Evidence
 from siftune.representations.forward_passes import forward_stores
 from siftune.representations.similarity import first_alike
+from siftune.representations.work import Work, forward_work
 
 if TYPE_CHECKING:
     from siftune.forward.reader import Reader
@@ -46,6 +47,10 @@ class Mads:
         first = first_alike(context.pool)
         return Evidence(sets=lambda: sets.matrix(first), stores=[store.folder], fingerprint=store.fingerprint,
                         notes=set_notes(context, sets))
+
+    def work(self, context: Context) -> list[Work]:
+        """What `siftune plan` tells."""
+        return forward_work(context, readers(context))
 
 
 def readers(context: Context) -> list[Reader]:

@@ -21,6 +21,7 @@ from siftune.representations.base import Context, Evidence
 from siftune.representations.forward_passes import forward_stores
 from siftune.representations.mads import set_notes
 from siftune.representations.similarity import Subtasks, alike, first_alike
+from siftune.representations.work import Work, forward_work
 
 if TYPE_CHECKING:
     from siftune.forward.reader import Reader
@@ -48,6 +49,11 @@ class Nag:
         return Evidence(blocks=alike(lambda: overlaps(sets, profile), first), lines=subtasks.names,
                         sets=lambda: sets.matrix(first), stores=[pool.folder], fingerprint=pool.fingerprint,
                         notes=set_notes(context, sets))
+
+    def work(self, context: Context) -> list[Work]:
+        """What `siftune plan` tells."""
+        own = readers(context)
+        return forward_work(context, own, own)
 
 
 def readers(context: Context) -> list[Reader]:

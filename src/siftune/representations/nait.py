@@ -25,10 +25,13 @@ from siftune.files import write_with
 from siftune.representations.base import Context, Evidence, content_key
 from siftune.representations.forward_passes import forward_stores
 from siftune.representations.similarity import Subtasks, alike, first_alike
+from siftune.representations.work import Work, forward_work
 
 if TYPE_CHECKING:
+    from siftune.forward.active_sets import Neurons
     from siftune.forward.directions import Along
     from siftune.forward.reader import Reader
+    from siftune.forward.spans import Span
     from siftune.store import FeatureStore
 
 
@@ -50,10 +53,24 @@ class Nait:
                         lines=Subtasks(context.target).names, stores=[store.folder], fingerprint=store.fingerprint,
                         notes={"one_token_targets": short})
 
+    def work(self, context: Context) -> list[Work]:
+        """What `siftune plan` tells."""
+        from siftune.forward.directions import Deltas
+
+        return forward_work(context, planned_readers(context), [Deltas(_settled(context)[0])])
+
 
 def readers(context: Context) -> list[Reader]:
     """What it reads of a forward pass over the pool; passes over the targets first."""
     return [along(context)]
+
+
+def planned_readers(context: Context) -> list[Reader]:
+    """As large as those and as fast, though the targets are not known yet."""
+    from siftune.forward.directions import Along
+
+    neurons, span = _settled(context)
+    return [Along(None, "", "", len(Subtasks(context.target).names), neurons, span)]
 
 
 def along(context: Context) -> Along:
@@ -64,8 +81,7 @@ def along(context: Context) -> Along:
     """
     from siftune.forward.directions import Along, Deltas
 
-    config = context.config
-    neurons = "gated" if config.neurons == "auto" else config.neurons
+    neurons, span = _settled(context)
     _require_moves(context)
     [deltas] = forward_stores(context, context.target, [Deltas(neurons)], "target")
     key = _targets_key(context)
@@ -74,8 +90,13 @@ def along(context: Context) -> Along:
         directions = np.stack([principal_directions(deltas.array("delta")[rows]) for rows in _moving(context)])
         write_with(path, lambda temporary: _save(temporary, directions))
     digest = hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
-    return Along(path, digest, key, len(Subtasks(context.target).names), neurons,
-                 "response" if config.span == "auto" else config.span)
+    return Along(path, digest, key, len(Subtasks(context.target).names), neurons, span)
+
+
+def _settled(context: Context) -> tuple[Neurons, Span]:
+    config = context.config
+    return ("gated" if config.neurons == "auto" else config.neurons,
+            "response" if config.span == "auto" else config.span)
 
 
 def principal_directions(deltas: np.ndarray) -> np.ndarray:

@@ -17,6 +17,7 @@ from siftune.representations.base import Context, Evidence
 from siftune.representations.cosines import alike_vectors, cosines
 from siftune.representations.forward_passes import forward_stores
 from siftune.representations.similarity import first_alike
+from siftune.representations.work import Work, forward_work
 
 if TYPE_CHECKING:
     from siftune.forward.reader import Reader
@@ -41,6 +42,11 @@ class Rds:
         return Evidence(blocks=cosines(vectors, _whole(target)), vectors=vectors,
                         existing=cosines(vectors, _whole(known[0])) if known else None,
                         stores=[pool.folder], fingerprint=pool.fingerprint)
+
+    def work(self, context: Context) -> list[Work]:
+        """What `siftune plan` tells."""
+        own = readers(context)
+        return forward_work(context, own, own, own)
 
 
 def readers(context: Context) -> list[Reader]:

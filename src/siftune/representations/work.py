@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 from siftune.representations.base import Context, Representation
 
 if TYPE_CHECKING:
-    from siftune.data.rows import Examples
     from siftune.forward.reader import Reader
 
 
@@ -23,6 +23,7 @@ class Work:
         tokens: how many tokens go that way.
         readers: what is read of a forward pass; decides its speed and its size.
         rows: how many rows are kept, by the readers.
+        sentence_rows: how many rows are kept as sentence embeddings.
         disk: bytes that are kept otherwise.
         told: anything worth saying, such as the number of pairs.
     """
@@ -32,6 +33,7 @@ class Work:
     tokens: int
     readers: tuple[Reader, ...] = ()
     rows: int = 0
+    sentence_rows: int = 0
     disk: int = 0
     told: str = ""
 
@@ -44,11 +46,17 @@ class PlannedRepresentation(Representation, Protocol):
     def work(self, context: Context) -> list[Work]: ...
 
 
-def forward_work(context: Context, readers: tuple[Reader, ...], *, existing: bool = True) -> list[Work]:
-    """Forward passes over the pool, the targets and the rows that the model already knows."""
-    def over(name: str, examples: Examples) -> Work:
-        return Work(f"{name} forward pass", "forward", int(examples.tokens.sum()), readers, len(examples))
+def forward_work(context: Context, pool: Sequence[Reader], target: Sequence[Reader] = (),
+                 existing: Sequence[Reader] = ()) -> list[Work]:
+    """Forward passes over the pool (with what ``--collect`` adds), the targets and the rows that the model knows.
 
-    known = [over("existing", context.existing)] if existing and len(context.existing) else []
-    target = [over("target", context.target)] if len(context.target) else []
-    return [over("pool", context.pool), *target, *known]
+    Args:
+        context: of the run.
+        pool, target, existing: what is read of each; nothing is run where nothing is read.
+    """
+    from siftune.representations.collect import planned_readers
+
+    passes = (("pool", context.pool, planned_readers(context, pool)), ("target", context.target, tuple(target)),
+              ("existing", context.existing, tuple(existing)))
+    return [Work(f"{name} forward pass", "forward", int(rows.tokens.sum()), readers, len(rows))
+            for name, rows, readers in passes if readers and len(rows)]
