@@ -156,11 +156,12 @@ def _locate(name: str) -> tuple[Path | str, Path | str | None]:
 
 def _from_pretrained(loader: str, path: Path | str, name: str, **options: Any) -> Any:
     import transformers
+    from safetensors import SafetensorError
 
     transformers.utils.logging.disable_progress_bar()  # a bar of a second per load only hides what matters
     try:
         return getattr(transformers, loader).from_pretrained(str(path), **options)
-    except (OSError, ValueError, ImportError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, ImportError, KeyError, RuntimeError, SafetensorError) as error:
         offline = isinstance(path, str)
         raise ModelError(
             f"cannot load {'the tokenizer of ' if loader == 'AutoTokenizer' else ''}{name}",

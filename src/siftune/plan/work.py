@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from siftune.data.rows import Rendered
@@ -15,6 +16,7 @@ from siftune.selectors import SelectorInfo
 
 if TYPE_CHECKING:
     from siftune.forward.reader import Reader
+    from siftune.models.sentence_embedding import SentenceModel
 
 PROBE_SECONDS = 8.0
 _AT_ONCE = 32  # rows
@@ -25,6 +27,8 @@ def estimate(work: Sequence[Work], context: Context, selector: SelectorInfo, mad
     probe = _Probe(context)
     workers = context.config.workers
     for one in work:
+        if one.needs not in ("", selector.needs):
+            continue
         if one.kind == "words":
             made.lines.append((one.step, "seconds: no model is run" + (f" ({one.told})" if one.told else "")))
             continue
@@ -32,8 +36,8 @@ def estimate(work: Sequence[Work], context: Context, selector: SelectorInfo, mad
         parallel = workers if one.kind == "forward" else 1
         seconds = one.tokens / speed / parallel
         made.seconds += seconds
-        kept = one.disk + one.rows * sum(r.bytes_per_row(context.model.model, context.config.feature_dtype)
-                                         for r in one.readers)
+        sentences = one.sentence_rows * probe.sentence_bytes() if one.sentence_rows else 0
+        kept = one.disk + _of_readers(one, context) + sentences
         made.disk += kept
         told = [f"{duration(seconds)}: {one.tokens:,} tokens at {speed:,.0f}/s"
                 + (f" in each of {workers} processes" if parallel > 1 else "")]
@@ -53,9 +57,13 @@ def estimate(work: Sequence[Work], context: Context, selector: SelectorInfo, mad
 
 def _sets_in_memory(work: Sequence[Work], context: Context) -> str:
     """The sets of a coverage selector are held in memory: five bytes an entry (:mod:`siftune.representations.mads`)."""
-    kept = sum(one.rows * sum(r.bytes_per_row(context.model.model, context.config.feature_dtype) for r in one.readers)
-               for one in work[:1])
+    kept = sum(_of_readers(one, context) for one in work[:1])
     return f"{size(kept / 2 * 5)} of memory for the feature sets of {len(context.pool):,} rows"
+
+
+def _of_readers(one: Work, context: Context) -> int:
+    dtype = context.config.feature_dtype
+    return one.rows * sum(reader.bytes_per_row(context.model.model, dtype) for reader in one.readers) if one.rows else 0
 
 
 class _Probe:
@@ -122,13 +130,23 @@ class _Probe:
             detach_lora(model).requires_grad_(False)
         return sum(map(len, rows))
 
-    def _sentences(self, positions: list[int]) -> int:
+    @cached_property
+    def _sentence_model(self) -> SentenceModel:
         from siftune.models.sentence_embedding import load_sentence_model
+
+        config = self.context.config
+        return load_sentence_model(config.embedding_model, device=config.device, dtype=config.dtype,
+                                   trust_remote_code=config.trust_remote_code)
+
+    def sentence_bytes(self) -> int:
+        """What a row's embedding takes."""
+        from siftune.store.codec import bytes_per_row
+
+        width = self._sentence_model.encode(["text"]).shape[1]
+        return bytes_per_row(width, self.context.config.feature_dtype) + 1
+
+    def _sentences(self, positions: list[int]) -> int:
         from siftune.text.rows import conversation_text
 
-        if not hasattr(self, "_sentence_model"):
-            config = self.context.config
-            self._sentence_model = load_sentence_model(config.embedding_model, device=config.device,
-                                                       trust_remote_code=config.trust_remote_code)
         self._sentence_model.encode([conversation_text(self.context.pool.rows[i]) for i in positions])
         return sum(len(self.context.pool.rendered[i]) for i in positions)

@@ -17,6 +17,7 @@ from siftune.models.sentence_embedding import BATCH_ROWS, SentenceModel, load_se
 from siftune.progress import bar
 from siftune.representations.base import Context, Evidence
 from siftune.representations.cosines import alike_vectors, cosines
+from siftune.representations.work import Work
 from siftune.selectors.problem import Blocks
 from siftune.store import FeatureStore
 from siftune.store.codec import encode
@@ -46,6 +47,12 @@ class Embedding:
         return Evidence(blocks=cosines(vectors, queries), vectors=vectors,
                         existing=None if existing is None else cosines(vectors, existing),
                         stores=[pool.folder], fingerprint=pool.fingerprint, notes=notes)
+
+    def work(self, context: Context) -> list[Work]:
+        """What `siftune plan` tells."""
+        parts = (("pool", context.pool), ("target", context.target), ("existing", context.existing))
+        return [Work(f"{name} embeddings", "sentences", int(rows.tokens.sum()), sentence_rows=len(rows))
+                for name, rows in parts if len(rows)]
 
 
 def embedding_vectors(context: Context) -> Blocks:

@@ -29,9 +29,11 @@ from typing import Any
 
 import numpy as np
 
+from siftune.data.rows import Examples
 from siftune.errors import ConfigError
 from siftune.representations.base import Context, Evidence
 from siftune.representations.utility_passes import Pairs, Scored, score_alone, score_pairs
+from siftune.representations.work import Work
 from siftune.store import FeatureStore
 from siftune.utility.matrix import Contents, Utilities
 from siftune.utility.nomination import all_pairs, nominated
@@ -40,6 +42,7 @@ DENSE_ROWS = 256
 """``--pairs auto`` scores all pairs of up to so many rows (squared)."""
 
 _WIDTH = 4096  # pool rows a block
+_UNION = 1.75  # as many pairs as this times --nominees a row, where both sides nominate
 
 
 class Utility:
@@ -56,6 +59,38 @@ class Utility:
                         existing=stages.to_existing if len(context.existing) else None,
                         fingerprint=stages.fingerprint, notes=stages.notes)
 
+    def work(self, context: Context) -> list[Work]:
+        """What `siftune plan` tells; how many pairs nearness nominates is known about, until it is done."""
+        config, pool, target, known = context.config, context.pool, context.target, context.existing
+        hidden = context.model.model.get_output_embeddings().weight.shape[1]
+
+        def alone(name: str, rows: Examples, needs: str = "") -> Work:
+            return Work(f"{name} without an example", "forward", int(rows.tokens.sum()), needs=needs,
+                        disk=len(rows) * 4 * (hidden + 2))
+
+        def pairs(name: str, helped: Examples, shown: Examples, count: int, needs: str = "") -> Work:
+            tokens = int(shown.tokens.sum()) + round(count * float(helped.tokens.mean()))
+            return Work(name, "forward", tokens, disk=12 * count, needs=needs, told=f"{count:,} pairs")
+
+        def count(helped: Examples, shown: Examples) -> int:
+            if is_dense(config.pairs, len(helped), len(shown)):
+                return len(helped) * len(shown)
+            # Nearest rows of each side, many of them the same pair.
+            return round(len(shown) * min(len(helped), _UNION * config.nominees + config.random_nominees))
+
+        made = [alone("pool", pool, "kernel"), pairs("utility", pool, pool, count(pool, pool), "kernel")]
+        if len(target):
+            made += [alone("target", target), pairs("utility (target)", target, pool, len(pool) * len(target))]
+        if len(known):
+            made += [alone("existing", known, "kernel"),
+                     pairs("utility (existing)", pool, known, count(pool, known), "kernel")]
+        return made
+
+
+def is_dense(pairs: str, rows: int, examples: int) -> bool:
+    """Whether ``--pairs`` means all of them, for so many rows to be helped and examples."""
+    return pairs == "dense" or (pairs == "auto" and rows * examples <= DENSE_ROWS**2)
+
 
 class Stages:
     """Utilities between pool, targets and existing rows; each matrix is made when it is first asked for.
@@ -65,13 +100,13 @@ class Stages:
     """
 
     def __init__(self, context: Context):
-        config = context.config
-        if config.pairs != "dense" and not config.nominees + config.random_nominees:
+        self.context = context
+        self.pool = Contents(context.pool)
+        every = self._dense(len(self.pool), max(len(self.pool), len(self.existing)))
+        if not every and not context.config.nominees + context.config.random_nominees:
             raise ConfigError("no pairs would be scored", where="--nominees",
                               why="Neither nearest rows nor random ones are nominated.",
                               hint="give --nominees or --random-nominees above 0, or --pairs dense")
-        self.context = context
-        self.pool = Contents(context.pool)
         self.notes: dict[str, Any] = {"utility": context.config.utility}
 
     def kernel(self) -> Any:
@@ -143,8 +178,7 @@ class Stages:
         return Conversation(self.context.model.tokenizer)
 
     def _dense(self, rows: int, examples: int) -> bool:
-        pairs = self.context.config.pairs
-        return pairs == "dense" or (pairs == "auto" and rows * examples <= DENSE_ROWS**2)
+        return is_dense(self.context.config.pairs, rows, examples)
 
     def _utilities(self, kind: str, helped: Contents, shown: Contents) -> Utilities:
         """U of one kind: all pairs where targets are helped or the rows are few, nominated ones elsewhere."""

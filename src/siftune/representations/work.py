@@ -25,6 +25,8 @@ class Work:
         rows: how many rows are kept, by the readers.
         sentence_rows: how many rows are kept as sentence embeddings.
         disk: bytes that are kept otherwise.
+        needs: of the selector, where the step is for that alone (see
+            :class:`~siftune.selectors.info.SelectorInfo`); empty for every selector.
         told: anything worth saying, such as the number of pairs.
     """
 
@@ -35,6 +37,7 @@ class Work:
     rows: int = 0
     sentence_rows: int = 0
     disk: int = 0
+    needs: str = ""
     told: str = ""
 
 
