@@ -170,6 +170,34 @@ def columns(title: str, description: str, bars: Sequence[tuple[str, int]], *, no
     return _markup(svg)
 
 
+def curve(title: str, description: str, points: Sequence[tuple[float, float]], top: float, *, limit: str) -> Markup:
+    """A line through points from the origin on, below a dashed line at ``top``, which ``limit`` names."""
+    height, head = 140, 22
+    svg = _svg(title, description, head + height + 22)
+    last = max((x for x, _ in points), default=0) or 1
+    most = max(top, max((y for _, y in points), default=0)) or 1
+
+    def across(x: float) -> float:
+        return 100 * x / last
+
+    def down(y: float) -> float:
+        return head + height * (1 - y / most)
+
+    for tick in ticks(0, last):
+        _tick(svg, across(tick), head + height + 16, number(tick))
+    for tick in ticks(0, most, 3)[1:]:
+        _line(svg, 0, down(tick), 100, down(tick), "grid")
+        _text(svg, 100, down(tick) + 14, number(tick), "value halo", "end")
+    _line(svg, 0, down(top), 100, down(top), "mark")
+    _text(svg, 0, down(top) - 8, limit, "mark-label")
+    before = (0.0, 0.0)
+    for point in points:
+        _line(svg, across(before[0]), down(before[1]), across(point[0]), down(point[1]), "curve")
+        before = point
+    _line(svg, 0, head + height, 100, head + height, "axis")
+    return _markup(svg)
+
+
 def bar(value: float, top: float, title: str) -> Markup:
     """A small bar for a cell of a table; the number stands beside it."""
     svg = Element("svg", {"class": "cell-bar", "height": "8", "aria-hidden": "true", "focusable": "false"})

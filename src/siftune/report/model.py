@@ -69,6 +69,7 @@ def build_report(run: str | Path) -> dict[str, Any]:
         "composition": _composition(tables),
         "scores": _scores(tables),
         "targets": _targets(targets, tables),
+        "coverage": _coverage(manifest.diagnostics),
         "rows": {"best": _best(folder, tables, targets), "nearly": _nearly(folder, targets)},
         "dropped": _dropped(folder),
         "overlaps": _overlaps(manifest),
@@ -171,6 +172,21 @@ def _targets(targets: list[dict[str, Any]], tables: _Tables) -> dict[str, Any] |
         "shown": [{**listed[index], "gist": _gist(targets[index]), "view": turns.view(targets[index])}
                   if "messages" in targets[index] else listed[index] for index in shown],
     }
+
+
+def _coverage(diagnostics: dict[str, Any]) -> dict[str, Any] | None:
+    """Of a selector that covers feature sets; ``None`` where there is none, or what it says is not a curve."""
+    curve, features = diagnostics.get("coverage_curve"), diagnostics.get("features")
+    if not isinstance(curve, list) or not curve or not _count(features):
+        return None
+    if not all(isinstance(point, list) and len(point) == 2 and all(map(_count, point)) for point in curve):
+        return None
+    return {"features": features, "covered": curve[-1][1], "curve": curve,
+            "told": [curve[round(place * (len(curve) - 1) / 9)] for place in range(10)] if len(curve) > 10 else curve}
+
+
+def _count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**53
 
 
 def _gist(row: Any) -> str:

@@ -61,6 +61,7 @@ def _charts(report: dict[str, Any]) -> dict[str, Markup | None]:
         "lengths": _lengths(parts.get("histogram")),
         "scores": _scores(report["scores"]),
         "targets": _targets(report["targets"]),
+        "coverage": _coverage(report["coverage"]),
     }
 
 
@@ -139,3 +140,12 @@ def _targets(targets: dict[str, Any] | None) -> Markup | None:
     bars = [(str(entry["id"]), int(entry["selected"] or 0)) for entry in targets["shown"]]
     return charts.columns("Selected rows by target", "One bar for each target, in the order of the table below. A ring "
                           "marks a target without any.", bars, none="no selected row")
+
+
+def _coverage(coverage: dict[str, Any] | None) -> Markup | None:
+    if coverage is None:
+        return None
+    limit = f"{formats.number(coverage['features'])} that any row of the pool has"
+    return charts.curve("Features covered by the first rows", "From left to right the rows as they were selected, "
+                        "upwards how many features at least one of them has.", coverage["curve"], coverage["features"],
+                        limit=limit)

@@ -10,6 +10,7 @@ import numpy as np
 from siftune.errors import SiftuneError
 from siftune.selectors.ids import PackedIds
 
+_AT_ONCE = 1 << 22  # entries of feature sets: what a check looks at takes no memory to speak of
 _HINT = "exclude the row, or look into how its features came about"
 
 
@@ -102,11 +103,13 @@ def largest_entry(kernel: Any, ids: Sequence[str]) -> float:
 
 def binary_sets(sets: Any, ids: Sequence[str]) -> None:
     """Raise at the first stored entry that is neither 0 nor 1, or the first feature that a row lists twice."""
-    wrong = np.flatnonzero((sets.data != 1) & (sets.data != 0))
-    if len(wrong):
-        row = int(np.searchsorted(sets.indptr, wrong[0], side="right")) - 1
-        raise SiftuneError(f"the feature set of row {ids[row]!r} holds {sets.data[wrong[0]]}",
-                           why="A row covers a feature (1) or does not (0).")
+    for start in range(0, 0 if sets.dtype == bool else len(sets.data), _AT_ONCE):
+        part = sets.data[start:start + _AT_ONCE]
+        wrong = np.flatnonzero((part != 1) & (part != 0))
+        if len(wrong):
+            row = int(np.searchsorted(sets.indptr, start + wrong[0], side="right")) - 1
+            raise SiftuneError(f"the feature set of row {ids[row]!r} holds {part[wrong[0]]}",
+                               why="A row covers a feature (1) or does not (0).")
     if not sets.has_canonical_format:
         raise SiftuneError("the feature sets list a feature twice, or out of order",
                            hint="call sets.sum_duplicates() and check that the entries are still 1")

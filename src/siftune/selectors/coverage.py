@@ -33,7 +33,8 @@ class Coverage(Objective):
     """The objective over sets.
 
     Args:
-        sets: ``scipy.sparse.csr_array`` [N, F] of ones.
+        sets: ``scipy.sparse.csr_array`` [N, F] of ones; its index arrays are used as they are, since they may be most
+            of the memory of a run.
         weights: float64 [F], multiples of 2^-24, at least 0.
         cap: how often a feature counts in the first round.
 
@@ -43,7 +44,7 @@ class Coverage(Objective):
     """
 
     def __init__(self, sets: Any, weights: np.ndarray, cap: int):
-        self._indptr, self._indices = sets.indptr.astype(np.int64), sets.indices.astype(np.int64)
+        self._indptr, self._indices = sets.indptr, sets.indices
         self._weights, self._first_cap = weights, cap
         self.reset()
 
@@ -60,7 +61,7 @@ class Coverage(Objective):
         self._rows_by_round[-1] += 1
 
     def renew(self, rows: np.ndarray) -> bool:
-        least = _least_count(rows, self._indptr, self._indices, self._weights, self.counts)
+        least = _least_count(rows, self._indptr, self._indices, self._weights, self.counts, self.caps[-1])
         if least < 0:
             return False  # no features left
         # Rounds in which no open row gains anything are passed over: a feature may be covered more often than the cap.
@@ -76,7 +77,7 @@ class Coverage(Objective):
         return tuple(values[min(cap, len(values)) - 1] for cap in range(self.caps[0], self.caps[-1] + 1))
 
     def facts(self, rows: Sequence[int]) -> dict[str, Any]:
-        reachable = np.bincount(self._indices, minlength=len(self._weights)) > 0
+        reachable = _frequency(self._indices, len(self._weights)) > 0
         rounds = [{"cap": cap, "rows": count} for cap, count in zip(self.caps, self._rows_by_round, strict=True)
                   if count]
         return {"rounds": rounds, "features": int(reachable.sum()), "features_covered": int((self.counts > 0).sum()),
@@ -120,7 +121,7 @@ def coverage(problem: Problem, budget: Budget | str | int, *, cap: int = 1, weig
     if weights == "uniform":
         w = np.ones(sets.shape[1])
     elif weights == "idf":
-        frequency = np.bincount(sets.indices, minlength=sets.shape[1])
+        frequency = _frequency(sets.indices, sets.shape[1])
         w = np.rint(np.log(len(problem) / np.maximum(frequency, 1)) / _WEIGHT_STEP) * _WEIGHT_STEP
     else:
         raise unknown_name("weights", weights, ("uniform", "idf"), flag="weights")
@@ -139,15 +140,29 @@ def _gains(rows, indptr, indices, weights, counts, cap):  # pragma: no cover - c
 
 
 @numba.njit(cache=True)
-def _least_count(rows, indptr, indices, weights, counts):  # pragma: no cover - compiled
-    """The smallest count among the features that these rows have and that weigh something; -1 without any."""
+def _least_count(rows, indptr, indices, weights, counts, lowest):  # pragma: no cover - compiled
+    """The smallest count among the features that these rows have and that weigh something; -1 without any.
+
+    None is below ``lowest``: the search ends with the first that is no larger.
+    """
     least = -1
     for row in rows:
         for p in range(indptr[row], indptr[row + 1]):
             feature = indices[p]
             if weights[feature] > 0 and (least < 0 or counts[feature] < least):
                 least = counts[feature]
+                if least <= lowest:
+                    return least
     return least
+
+
+@numba.njit(cache=True)
+def _frequency(indices, features):  # pragma: no cover - compiled
+    """int64 [F]: how often each feature occurs; ``numpy.bincount`` would copy the indices to int64 first."""
+    out = np.zeros(features, dtype=np.int64)
+    for feature in indices:
+        out[feature] += 1
+    return out
 
 
 COVERAGE = Selector(SelectorInfo(
