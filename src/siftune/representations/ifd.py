@@ -13,9 +13,8 @@ What "without the prompt" means differs between the papers' codes. Cherry LLM ke
 Response:") and leaves out what is before it. Superfiltering runs the output's text alone and so does not score its
 first token, which it does score behind the prompt. Here it is as in Cherry LLM: the row's first token (beginning of
 text, where there is one), the opening that the chat template puts before an assistant's turn, then the response; the
-very same tokens, end of turn included, are scored both times. Without the opening a chat model cannot know that an
-answer follows: its first token then costs so much that short answers come out as easy. Of several turns each has its
-opening, and the answers before it.
+very same tokens, end of turn included, are scored both times. What is taken away is the prompt, then, and not also the
+sign that an answer follows. Of several turns each has its opening, and the answers before it.
 """
 
 from __future__ import annotations
