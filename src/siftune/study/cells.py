@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from siftune.config import CompareConfig
-from siftune.data.rows import Rendered
+from siftune.data.render import Renderer
+from siftune.data.rows import Examples, Rendered
 from siftune.files import read_json, write_json
 from siftune.representations.gradient_settings import lora_settings
 from siftune.seeds import derive
@@ -35,11 +36,13 @@ class Cell:
         title: for the progress bar.
         seed: k; with the run's seed it decides the adapter's initial weights, row order and dropout.
         rows: what is trained on; None for the model as it is (zero-shot).
+        epochs: of the training; those of the configuration when not given.
     """
 
     title: str
     seed: int
     rows: tuple[Rendered, ...] | None
+    epochs: int | None = None
 
 
 @dataclass(frozen=True)
@@ -65,13 +68,33 @@ class TestRows:
         return digest.hexdigest()
 
 
-def settings_of(config: CompareConfig, seed: int) -> TrainSettings:
-    """How the cells of seed k are trained."""
+def test_rows(examples: Examples, tokenizer: Any, config: CompareConfig) -> TestRows:
+    """Test rows as every cell of a model is scored on them."""
+    prompts, references = [], []
+    if config.exact_match_tokens:
+        renderer = Renderer(tokenizer, max_length=config.max_length)
+        for row in examples.rows:
+            prompt, reference = renderer.generation_prompt(row.messages)
+            prompts.append(prompt)
+            references.append(reference)
+    return TestRows(examples.ids, examples.rendered, prompts, references)
+
+
+test_rows.__test__ = False  # type: ignore[attr-defined]
+
+
+def settings_of(config: CompareConfig, cell: Cell) -> TrainSettings:
+    """How a cell is trained."""
     from siftune.training.settings import TrainSettings
 
     return TrainSettings(learning_rate=config.learning_rate, batch_size=config.batch_size,
-                         micro_batch_tokens=config.micro_batch_tokens, epochs=config.epochs,
-                         seed=derive(config.seed, "training", seed) % 2**31)
+                         micro_batch_tokens=config.micro_batch_tokens, epochs=cell.epochs or config.epochs,
+                         seed=derive(config.seed, "training", cell.seed) % 2**31)
+
+
+def base_key(loaded: LoadedModel) -> str:
+    """What names a base model for its trainings."""
+    return f"{loaded.weights} {loaded.dtype}"
 
 
 @dataclass(frozen=True)
@@ -82,75 +105,93 @@ class Shelf:
         root: the folder.
         config: the run's settings.
         base: hash and dtype of the base model.
-        test: hash of the test rows.
     """
 
     root: Path
     config: CompareConfig
     base: str
-    test: str
 
     def folder(self, cell: Cell) -> Path:
         if cell.rows is None:
             return self.root / f"zero-shot-{hashlib.blake2b(self.base.encode(), digest_size=8).hexdigest()}"
         told = {"base": self.base, "lora": asdict(lora_settings(self.config)), "adapter": self.config.seed,
-                "seed": cell.seed, "train": asdict(settings_of(self.config, cell.seed))}
+                "seed": cell.seed, "train": asdict(settings_of(self.config, cell))}
         digest = hashlib.blake2b(json.dumps(told, sort_keys=True).encode(), digest_size=8)
         _update(digest, cell.rows)
         return self.root / digest.hexdigest()
 
-    def scores_file(self, cell: Cell) -> Path:
-        return self.folder(cell) / f"scores-{self.test}.json"
+    def scores_file(self, cell: Cell, test: str) -> Path:
+        """Where the scores on the test rows of that key (:meth:`TestRows.key`) are kept."""
+        return self.folder(cell) / f"scores-{test}.json"
 
-    def has(self, cell: Cell) -> bool:
-        return self.scores_file(cell).is_file()
+    def has(self, cell: Cell, test: str) -> bool:
+        return self.scores_file(cell, test).is_file()
 
-    def scores(self, cell: Cell) -> dict[str, Any]:
+    def scores(self, cell: Cell, test: str) -> dict[str, Any]:
         """``loss`` [test rows], ``correct`` [test rows] of true, false or null, ``answers``, ``steps``, ``seconds``."""
-        return read_json(self.scores_file(cell))
+        return read_json(self.scores_file(cell, test))
 
 
 class CellWorker:
-    """Trains and scores cells with one loaded model; in a worker process or in this one."""
+    """Trains and scores cells with one loaded model; in a worker process or in this one.
 
-    def __init__(self, number: int, *, load: Callable[[Any], LoadedModel], shelf: Shelf, test: TestRows):
-        self.shelf, self.test = shelf, test
+    Args:
+        number: of the worker.
+        load: loads the model of a configuration.
+        shelf: where the cells are kept.
+        tests: key -> the test rows that every cell is scored on.
+    """
+
+    def __init__(self, number: int, *, load: Callable[[Any], LoadedModel], shelf: Shelf, tests: Mapping[str, TestRows]):
+        self.shelf, self.tests = shelf, tests
         self.loaded = load(shelf.config)
 
     def __call__(self, cell: Cell) -> None:
-        from siftune.models.lora import attach_lora, detach_lora
-        from siftune.training.sft import train_lora
+        train_and_score(self.loaded, self.shelf, cell, self.tests)
 
-        config, loaded, folder = self.shelf.config, self.loaded, self.shelf.folder(cell)
-        if cell.rows is None:
-            self._score(loaded.model, cell, steps=0, seconds=0.0)
-            return
-        model = attach_lora(loaded.model, lora_settings(config), derive(config.seed, "training adapter", cell.seed))
-        try:
-            result = train_lora(model, cell.rows, settings_of(config, cell.seed), folder, pad_id=loaded.pad_id,
-                                device=loaded.device, base_key=self.shelf.base, title=cell.title)
-            self._score(model, cell, result.steps, result.seconds)
-        finally:
-            detach_lora(model).requires_grad_(False)
 
-    def _score(self, model: Any, cell: Cell, steps: int, seconds: float) -> None:
-        from siftune.evaluation.exact_match import exact_match
-        from siftune.evaluation.loss import row_losses
-        from siftune.models.memory import batch_tokens
+def train_and_score(loaded: LoadedModel, shelf: Shelf, cell: Cell, tests: Mapping[str, TestRows]) -> None:
+    """Train a cell, unless its adapter is there, and score it on the test rows for which scores are missing."""
+    from siftune.models.lora import attach_lora, detach_lora
+    from siftune.training.sft import train_lora
 
-        config, loaded, test = self.shelf.config, self.loaded, self.test
-        tokens = batch_tokens(config.batch_tokens, loaded)
-        loss = row_losses(model, test.rendered, batch_tokens=tokens, device=loaded.device,
-                          pad_id=loaded.pad_id, title=f"{cell.title}: loss")
-        scores: dict[str, Any] = {"ids": test.ids, "steps": steps, "seconds": seconds, "loss": loss.tolist(),
-                                  "correct": [None] * len(test.ids), "answers": [None] * len(test.ids)}
-        if test.prompts:
-            found = exact_match(model, loaded.tokenizer, test.prompts, test.references,
-                                max_reference_tokens=config.exact_match_tokens, batch_tokens=tokens,
-                                device=loaded.device, title=f"{cell.title}: answers")
-            scores["correct"] = [bool(c) if a else None for c, a in zip(found.correct, found.applicable, strict=True)]
-            scores["answers"] = found.outputs
-        write_json(self.shelf.scores_file(cell), scores)
+    config = shelf.config
+    missing = {key: rows for key, rows in tests.items() if not shelf.has(cell, key)}
+    if not missing:
+        return
+    if cell.rows is None:
+        for key, rows in missing.items():
+            _score(loaded, loaded.model, shelf, cell, key, rows, steps=0, seconds=0.0)
+        return
+    model = attach_lora(loaded.model, lora_settings(config), derive(config.seed, "training adapter", cell.seed))
+    try:
+        result = train_lora(model, cell.rows, settings_of(config, cell), shelf.folder(cell), pad_id=loaded.pad_id,
+                            device=loaded.device, base_key=shelf.base, title=cell.title)
+        for key, rows in missing.items():
+            _score(loaded, model, shelf, cell, key, rows, result.steps, result.seconds)
+    finally:
+        detach_lora(model).requires_grad_(False)
+
+
+def _score(loaded: LoadedModel, model: Any, shelf: Shelf, cell: Cell, key: str, test: TestRows, steps: int,
+           seconds: float) -> None:
+    from siftune.evaluation.exact_match import exact_match
+    from siftune.evaluation.loss import row_losses
+    from siftune.models.memory import batch_tokens
+
+    config = shelf.config
+    tokens = batch_tokens(config.batch_tokens, loaded)
+    loss = row_losses(model, test.rendered, batch_tokens=tokens, device=loaded.device,
+                      pad_id=loaded.pad_id, title=f"{cell.title}: loss")
+    scores: dict[str, Any] = {"ids": test.ids, "steps": steps, "seconds": seconds, "loss": loss.tolist(),
+                              "correct": [None] * len(test.ids), "answers": [None] * len(test.ids)}
+    if test.prompts:
+        found = exact_match(model, loaded.tokenizer, test.prompts, test.references,
+                            max_reference_tokens=config.exact_match_tokens, batch_tokens=tokens,
+                            device=loaded.device, title=f"{cell.title}: answers")
+        scores["correct"] = [bool(c) if a else None for c, a in zip(found.correct, found.applicable, strict=True)]
+        scores["answers"] = found.outputs
+    write_json(shelf.scores_file(cell, key), scores)
 
 
 def _update(digest: Any, rows: Sequence[Rendered]) -> None:

@@ -21,7 +21,6 @@ import numpy as np
 from siftune import api
 from siftune.config import CompareConfig
 from siftune.data.load import Inputs
-from siftune.data.render import Renderer
 from siftune.data.rows import Examples
 from siftune.errors import ConfigError
 from siftune.evaluation.statistics import PairedDifference, holm, interval, paired_difference
@@ -31,7 +30,7 @@ from siftune.representations.base import Context, Evidence
 from siftune.runfolder import Outcome
 from siftune.seeds import derive
 from siftune.selectors import select as run_selector
-from siftune.study.cells import Cell, CellWorker, Shelf, TestRows
+from siftune.study.cells import Cell, CellWorker, Shelf, base_key, test_rows
 
 if TYPE_CHECKING:
     from siftune.models.loading import LoadedModel
@@ -175,25 +174,25 @@ def _train_and_score(config: CompareConfig, context: Context, inputs: Inputs, ar
     """Fill in every arm, training and scoring only what is not kept from an earlier run."""
     from siftune.executors import LocalExecutor
 
-    test = _test_rows(config, context, inputs)
     loaded = context.model
-    shelf = Shelf(context.folder / "training", config, f"{loaded.weights} {loaded.dtype}",
-                  test.key(config.exact_match_tokens))
+    rows = test_rows(inputs.test, loaded.tokenizer, config)
+    test = rows.key(config.exact_match_tokens)
+    shelf = Shelf(context.folder / "training", config, base_key(loaded))
     cells = {arm.name: [_cell(arm, k, inputs) for k in range(max(1, len(arm.subsets)))] for arm in arms}
-    missing = {shelf.folder(cell): cell for of_arm in cells.values() for cell in of_arm if not shelf.has(cell)}
+    missing = {shelf.folder(cell): cell for of_arm in cells.values() for cell in of_arm if not shelf.has(cell, test)}
     todo = [replace(cell, title=f"[{i}/{len(missing)}] {cell.title}") for i, cell in enumerate(missing.values(), 1)]
     with context.clock.measure(f"train and score ({len(todo)} trainings)") as entry:
         entry["reused"] = not todo
         workers = min(config.workers, max(1, len(todo)))
         load = context.load if workers > 1 else _AlreadyLoaded(loaded)
-        start = partial(CellWorker, load=load, shelf=shelf, test=test)
+        start = partial(CellWorker, load=load, shelf=shelf, tests={test: rows})
         if todo:
             with bar("trainings", len(todo), "trainings") if workers > 1 else nullcontext() as progress:
                 for _ in LocalExecutor(workers).map(start, todo):
                     if progress:
                         progress.advance()
     for arm in arms:
-        kept = [shelf.scores(cell) for cell in cells[arm.name]]
+        kept = [shelf.scores(cell, test) for cell in cells[arm.name]]
         arm.losses = np.array([scores["loss"] for scores in kept], dtype=np.float64)
         arm.correct = np.array([[np.nan if c is None else float(c) for c in scores["correct"]] for scores in kept])
         arm.steps = kept[0]["steps"]
@@ -214,17 +213,6 @@ def _cell(arm: Arm, k: int, inputs: Inputs) -> Cell:
     if not arm.subsets:
         return Cell(arm.name, 0, None)
     return Cell(f"{arm.name}, seed {k}", k, tuple(inputs.pool.rendered[i] for i in arm.subsets[k]))
-
-
-def _test_rows(config: CompareConfig, context: Context, inputs: Inputs) -> TestRows:
-    prompts, references = [], []
-    if config.exact_match_tokens:
-        renderer = Renderer(context.model.tokenizer, max_length=config.max_length)
-        for row in inputs.test.rows:
-            prompt, reference = renderer.generation_prompt(row.messages)
-            prompts.append(prompt)
-            references.append(reference)
-    return TestRows(inputs.test.ids, inputs.test.rendered, prompts, references)
 
 
 def summarise(config: CompareConfig, inputs: Inputs, arms: Sequence[Arm]) -> dict[str, Any]:
