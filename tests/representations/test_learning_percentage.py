@@ -43,7 +43,8 @@ def perplexities(made) -> list[list[float]]:
 
 @pytest.mark.parametrize("architecture", ["llama", "gemma2", "gpt2"])
 def test_both_forms_equal_their_plain_loop_oracles(tmp_path, architecture):
-    for number, changes in enumerate(({"batch_tokens": 64}, {"batch_tokens": 1, "shard_rows": 3})):
+    batches = [{"batch_tokens": 64}, {"batch_tokens": 1, "shard_rows": 3}]
+    for number, changes in enumerate(batches if architecture == "llama" else batches[:1]):
         full = context(tmp_path / str(number), architecture=architecture, learning_rate=3e-2, **changes)
         found = LearningPercentage().compute(full).scores
         p0, p1, _, p3 = perplexities(full)
