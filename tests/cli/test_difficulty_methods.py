@@ -228,6 +228,7 @@ def test_plan_tells_what_it_takes(method: str, files: Files, tmp_path: Path) -> 
     told = siftune("plan", "--model", files.model, "--pool", files.pool, "--budget", 8, *SMALL, *METHODS[method],
                    "--output-dir", tmp_path / "run").ok().out
     assert "tokens at" in told
+    assert ("pool embeddings" in told) == ("percentage" in method), "they are for the clusters"
     assert ("3 epochs" in told, "1 epoch " in told) == (method == "learning percentage", "one epoch" in method)
     assert not (tmp_path / "run").exists()
 

@@ -95,7 +95,8 @@ class LearningPercentage:
         tokens, epochs = int(pool.tokens.sum()), EPOCHS if context.config.learning_percentage == "full" else 1
         passes = ("loss before training", "loss after epoch 1", f"loss after epoch {EPOCHS}")[: 2 if epochs == 1 else 3]
         return [Work(NAME, "training", epochs * tokens, told=f"{epochs} epoch{'s' * (epochs > 1)} on the whole pool"),
-                *(Work(step, "forward", tokens, (Loss(),), len(pool)) for step in passes)]
+                *(Work(step, "forward", tokens, (Loss(),), len(pool)) for step in passes),
+                Work("pool embeddings", "sentences", tokens, sentence_rows=len(pool), needs="vectors")]
 
     def fingerprint(self, context: Context, settings: WarmupSettings) -> dict[str, Any]:
         """What the training run is made from; LP(1) and LP_app share it."""
