@@ -56,9 +56,17 @@ def estimate(work: Sequence[Work], context: Context, selector: SelectorInfo, mad
 
 
 def _sets_in_memory(work: Sequence[Work], context: Context) -> str:
-    """The sets of a coverage selector are held in memory: five bytes an entry (:mod:`siftune.representations.mads`)."""
-    kept = sum(_of_readers(one, context) for one in work[:1])
-    return f"{size(kept / 2 * 5)} of memory for the feature sets of {len(context.pool):,} rows"
+    """The sets of a coverage selector are held in memory: five bytes an entry."""
+    from siftune.forward.active_sets import ActiveNeurons
+    from siftune.forward.mlp import neurons
+    from siftune.representations.similarity import LARGEST_COORDINATES
+
+    rows, entries, most = len(context.pool), LARGEST_COORDINATES, ""
+    for reader in work[0].readers[:1] if work else ():
+        if isinstance(reader, ActiveNeurons):
+            layers, width = neurons(context.model.model)
+            entries, most = layers * (width if reader.threshold else reader.top), "at most " * (reader.threshold > 0)
+    return f"{most}{size(5 * rows * entries)} of memory for the feature sets of {rows:,} rows"
 
 
 def _of_readers(one: Work, context: Context) -> int:

@@ -12,6 +12,9 @@ from siftune.data.rows import Examples
 from siftune.selectors.problem import Blocks
 from siftune.store import FeatureStore
 
+LARGEST_COORDINATES = 64
+"""How many coordinates of its vector a row without feature sets of its own covers."""
+
 
 @dataclass(frozen=True)
 class Queries:
@@ -85,7 +88,7 @@ def stacked_blocks(pool: Sequence[FeatureStore], weights: np.ndarray) -> Iterato
                                           axis=1)
 
 
-def largest_coordinates(vectors: Blocks, rows: int, top: int = 64) -> Any:
+def largest_coordinates(vectors: Blocks, rows: int, top: int = LARGEST_COORDINATES) -> Any:
     """Feature sets where a representation has none of its own: the largest coordinates of a row's vector, by sign.
 
     Returns:
@@ -103,7 +106,7 @@ def largest_coordinates(vectors: Blocks, rows: int, top: int = 64) -> Any:
         columns.append(2 * largest + (np.take_along_axis(block, largest, axis=1) < 0))
     indices = np.sort(np.concatenate(columns), axis=1)
     starts = np.arange(0, indices.size + 1, indices.shape[1])
-    return csr_array((np.ones(indices.size), indices.ravel(), starts), shape=(rows, 2 * width))
+    return csr_array((np.ones(indices.size, dtype=bool), indices.ravel(), starts), shape=(rows, 2 * width))
 
 
 def alike(blocks: Blocks, first: np.ndarray) -> Blocks:
