@@ -8,7 +8,9 @@ activations of a task's layers: where several subtasks compete for a budget, rou
 
 What the paper leaves open: principal components are centred, as usual, so that with two targets v_l is along their
 difference; where the deltas do not vary (a single target), v_l is their mean, of length 1. A response of one token has
-no delta; such targets say nothing of a direction and are left out, and counted.
+no delta; such targets say nothing of a direction and are left out, and counted. The last response token is the end of
+turn where the template has one, since it is supervised: directions then tell of ending as well, and short responses
+score higher for it; ``--nait-score cosine`` weighs all layers alike, where inner products are mostly the last layers'.
 """
 
 from __future__ import annotations
