@@ -163,3 +163,15 @@ def test_a_projection_that_does_not_fit_is_refused(tmp_path, representation, pro
     with pytest.raises(ConfigError, match="projection") as caught:
         representation.compute(context(tmp_path, projection=projection))
     assert why in str(caught.value)
+
+
+def test_store_free_scores_follow_the_subtasks_that_targets_are_in(tmp_path):
+    """The same target rows in other subtasks have other directions: what is stored for the first serves not."""
+    run = context(tmp_path, projection="none")
+    before = whole(Less().compute(run).subtask_blocks)
+    for row in run.target.rows:
+        object.__setattr__(row, "subtask", {"a": "b", "b": "a"}[row.subtask] if row.id.endswith("0") else row.subtask)
+    after, fresh = (whole(Less().compute(dataclasses.replace(run, folder=folder)).subtask_blocks)
+                    for folder in (tmp_path, tmp_path / "fresh"))
+    np.testing.assert_array_equal(after, fresh)
+    assert not np.allclose(before[: len(after)], after)

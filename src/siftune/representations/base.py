@@ -158,3 +158,9 @@ def content_key(examples: Examples) -> str:
         digest.update(np.ascontiguousarray(rendered.ids, dtype="<i4").tobytes())
         digest.update(np.packbits(rendered.mask).tobytes())
     return digest.hexdigest()
+
+
+def targets_key(targets: Examples) -> str:
+    """Equal where directions made from the targets are: the same rows in the same subtasks."""
+    subtasks = "\n".join(row.subtask or "all" for row in targets.rows)
+    return hashlib.blake2b(f"{content_key(targets)}\n{subtasks}".encode(), digest_size=16).hexdigest()

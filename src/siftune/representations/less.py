@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from siftune.config import SelectConfig
-from siftune.representations.base import Context, Evidence, content_key
+from siftune.representations.base import Context, Evidence, targets_key
 from siftune.representations.gradient_passes import Pass, Passes
 from siftune.representations.gradient_settings import (
     base_fingerprint,
@@ -76,7 +76,7 @@ class Less:
         config = settled(context.config, self)
         exact = config.projection == "none"
         fingerprint = self.fingerprint(context, config)
-        name = f"less-exact-{content_key(context.target)[:12]}" if exact else "less"
+        name = f"less-exact-{targets_key(context.target)[:12]}" if exact else "less"
         root = context.folder / "store" / name
         refuse_other(root, fingerprint, recompute=config.recompute)
         with warmed_up(context) as (model, checkpoints):
@@ -89,7 +89,7 @@ class Less:
 
     def fingerprint(self, context: Context, config: SelectConfig) -> dict[str, Any]:
         if config.projection == "none":
-            projected = {"kind": "none", "targets": content_key(context.target), "lines": config.directions,
+            projected = {"kind": "none", "targets": targets_key(context.target), "lines": config.directions,
                          "target_mean": config.target_mean}
         else:
             projected = config_projection(config).fingerprint()

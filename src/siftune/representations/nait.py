@@ -24,7 +24,7 @@ import numpy as np
 
 from siftune.errors import DataError
 from siftune.files import write_with
-from siftune.representations.base import Context, Evidence, content_key
+from siftune.representations.base import Context, Evidence, targets_key
 from siftune.representations.forward_passes import forward_stores
 from siftune.representations.similarity import Subtasks, alike, first_alike
 from siftune.representations.work import Work, forward_work
@@ -86,7 +86,7 @@ def along(context: Context) -> Along:
     neurons, span = _settled(context)
     _require_moves(context)
     [deltas] = forward_stores(context, context.target, [Deltas(neurons)], "target")
-    key = _targets_key(context)
+    key = targets_key(context.target)
     path = deltas.folder / f"directions-{key[:12]}.npy"
     if not path.exists():
         directions = np.stack([principal_directions(deltas.array("delta")[rows]) for rows in _moving(context)])
@@ -159,9 +159,3 @@ def _require_moves(context: Context) -> None:
                             where="--target", why="NAIT looks at how activations change from a response's first token "
                             "to its last.", hint="give targets with longer responses, or choose another method, for "
                             "example --method rds+")
-
-
-def _targets_key(context: Context) -> str:
-    """Of the targets and how they fall into subtasks."""
-    of = "\n".join(row.subtask or "all" for row in context.target.rows)
-    return hashlib.blake2b(f"{content_key(context.target)}\n{of}".encode(), digest_size=16).hexdigest()
