@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from siftune.data.rows import Rendered
 from siftune.errors import DataError
 from siftune.representations.loss import LossScore
 from siftune.representations.nait import Nait, principal_directions
@@ -141,3 +142,16 @@ def test_the_loss_is_a_score(architecture, tmp_path):
     losses = [oracle.loss(oracle.see(made.model.model, architecture, row), row) for row in made.pool.rendered]
     np.testing.assert_allclose(found.scores, losses, atol=1e-4)
     assert found.scores[11] == found.scores[2]
+
+
+def test_the_end_of_a_turn_is_not_the_last_token_of_a_response(tmp_path):
+    """Responses that end with the tokenizer's end-of-turn token have the deltas of what stands before it."""
+    closed, plain = context(tmp_path / "closed"), context(tmp_path / "plain")
+    for made in (closed, plain):
+        two_tokens_or_more(made)
+    end = closed.model.tokenizer.convert_tokens_to_ids("<|im_end|>")
+    for i, row in enumerate(closed.target.rendered):
+        closed.target.rendered[i] = Rendered(np.append(row.ids, np.int32(end)), np.append(row.mask, True))
+    found, wanted = whole(Nait().compute(closed).blocks), whole(Nait().compute(plain).blocks)
+    np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
+    assert Nait().compute(closed).notes["one_token_targets"] == 1, "one token and an end is one token"

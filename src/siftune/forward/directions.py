@@ -24,10 +24,16 @@ if TYPE_CHECKING:
 class Deltas(Reader):
     """``delta`` float32 [n, L, I]: the activations at the last response token minus those at the first.
 
-    First and last of all supervised tokens, so that a response of one token has the delta 0.
+    First and last of all supervised tokens but those that only close a turn; a response of one token has the delta 0.
+
+    Attributes:
+        neurons: whose activations.
+        closing: ids of special tokens. What a model does at the end of a turn is much the same whatever was said: with
+            it as the last token, directions tell of ending.
     """
 
     neurons: Neurons = "gated"
+    closing: tuple[int, ...] = ()
 
     @property
     def taps(self) -> frozenset[Tap]:  # type: ignore[override]
@@ -38,10 +44,10 @@ class Deltas(Reader):
         return f"deltas-{self.neurons}"
 
     def settings(self) -> dict[str, Any]:
-        return {"neurons": self.neurons}
+        return {"neurons": self.neurons, "closing": list(self.closing)}
 
     def start(self, batch: Batch, device: torch.device | str) -> Reading:
-        return _DeltaReading(batch)
+        return _DeltaReading(batch, self.closing)
 
     def bytes_per_row(self, model: Any, feature_dtype: str) -> int:
         from siftune.forward.mlp import neurons
@@ -51,14 +57,17 @@ class Deltas(Reader):
 
 
 class _DeltaReading(Reading):
-    def __init__(self, batch: Batch):
+    def __init__(self, batch: Batch, closing: tuple[int, ...]):
         import torch
 
         rows, length = batch.supervised.shape
+        special = torch.isin(batch.input_ids, torch.tensor(closing, dtype=torch.int64, device=batch.input_ids.device))
+        said = batch.supervised & ~special
+        said = torch.where(said.any(dim=1, keepdim=True), said, batch.supervised)
         place = torch.arange(length, device=batch.supervised.device).expand(rows, length)
         self._rows = torch.arange(rows, device=place.device)
-        self._last = place.masked_fill(~batch.supervised, -1).amax(dim=1)
-        self._first = place.masked_fill(~batch.supervised, length).amin(dim=1)
+        self._last = place.masked_fill(~said, -1).amax(dim=1)
+        self._first = place.masked_fill(~said, length).amin(dim=1)
         self._layers: list[Tensor] = []
 
     def neurons(self, tap: Tap, layer: int, values: Tensor) -> None:
