@@ -26,16 +26,24 @@ class Clock:
     """Wall time of each step of a run, and whether its result was taken from an earlier run."""
 
     steps: list[dict[str, Any]] = field(default_factory=list)
+    _within: list[float] = field(default_factory=list)  # of each step that is running: the time of steps inside it
 
     @contextmanager
     def measure(self, step: str) -> Iterator[dict[str, Any]]:
-        """Time a step; set ``entry["reused"] = True`` inside if nothing had to be computed."""
+        """Time a step; set ``entry["reused"] = True`` inside if nothing had to be computed.
+
+        A step inside another (features that a selector asks for) counts for itself alone, so that the times add up.
+        """
         entry: dict[str, Any] = {"step": step, "seconds": 0.0, "reused": False}
         start = time.monotonic()
+        self._within.append(0.0)
         try:
             yield entry
         finally:
-            entry["seconds"] = round(time.monotonic() - start, 3)
+            whole, inside = time.monotonic() - start, self._within.pop()
+            if self._within:
+                self._within[-1] += whole
+            entry["seconds"] = round(max(0.0, whole - inside), 3)
             self.steps.append(entry)
 
 
