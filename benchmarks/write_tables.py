@@ -1,4 +1,4 @@
-"""Write the tables of docs/gradients.md and docs/selectors.md from the recorded results.
+"""Write the tables of docs/gradients.md, docs/selectors.md and docs/representations.md from the recorded results.
 
     python benchmarks/write_tables.py
 
@@ -85,9 +85,54 @@ def streaming() -> str:
         for name, one in told.items()])
 
 
+def forward() -> str:
+    told = read_json(RESULTS / "forward.json")["readings"]
+    return markdown(["read in one pass", "tokens per CPU second", "of a plain pass with the loss", "rounds"], [
+        [arm, f"{told['tokens_per_cpu_second'][arm]:.0f}", f"{share:.2f}", str(len(told["cpu_seconds"][arm]))]
+        for arm, share in told["relative_to_plain"].items()])
+
+
+def sparse_utility() -> str:
+    budgets = read_json(RESULTS / "utility.json")["sparse"]["budgets"]
+    arms = [arm for arm, one in next(iter(budgets.values())).items() if isinstance(one, dict)]
+    rows = [[arm, f"{next(iter(budgets.values()))[arm]['share_of_pairs']:.1%}",
+             *(f"{one[arm]['value_against_dense']:.3f}" for one in budgets.values())] for arm in arms]
+    rows.append(["random subsets (mean of 200)", "", *(f"{one['random']:.3f}" for one in budgets.values())])
+    return markdown(["pairs nominated by", "share of all pairs", *(f"budget {b}" for b in budgets)], rows)
+
+
+def stages() -> str:
+    told = read_json(RESULTS / "utility.json")["stages"]
+    task = told["targets"]
+    rows = [[f"task-specific: share of picks from the targets' families ({task['share_of_pool']:.0%} of the pool)",
+             f"{task['facility-location']['share']:.1%}", f"flqmi: {task['flqmi']['share']:.1%}"]]
+    for one in told["existing"]:
+        plain, continual = one["facility-location"], one["flcg"]
+        rows.append([f"continual, known: {', '.join(one['known_families'])}: share of picks from these",
+                     f"{plain['share']:.1%}", f"flcg: {continual['share']:.1%}"])
+        rows.append(["the same: how much the known rows help the picks already (mean largest utility)",
+                     f"{plain['mean_largest_utility_of_known']:.3f}",
+                     f"flcg: {continual['mean_largest_utility_of_known']:.3f}"])
+    return markdown(["stage", "plain facility location", "the stage's selector"], rows)
+
+
+def methods() -> str:
+    told = read_json(RESULTS / "methods.json")["methods"]
+    wanted = ("family_relationships", "word_sequence_reversal")
+    rows = []
+    for name, one in told.items():
+        inside = sum(one["families"].get(family, 0) for family in wanted)
+        rows.append([f"`{name.replace('@', '` ')}" + ("" if "@" in name else "`"), f"{one['seconds']:.0f}",
+                     f"{one['cpu_seconds']:.0f}", f"{one['store_bytes'] / 2**20:.1f}", f"{inside} of {one['rows']}",
+                     str(len(one["families"]))])
+    return markdown(["method", "seconds", "CPU seconds", "store, MiB", "picks from the targets' families",
+                     "families"], rows)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "speed": speed, "accuracy-lora-8": accuracy("lora-8"), "accuracy-lora-64": accuracy("lora-64"),
     "accuracy-full": accuracy("full"), "memory": memory, "submodular": submodular, "streaming": streaming,
+    "forward": forward, "sparse-utility": sparse_utility, "stages": stages, "methods": methods,
 }
 
 
@@ -98,7 +143,7 @@ def main() -> None:
         except FileNotFoundError:  # not recorded: the table stays as it is
             return match[0]
 
-    for page in ("gradients.md", "selectors.md"):
+    for page in ("gradients.md", "selectors.md", "representations.md"):
         path = ROOT / "docs" / page
         write_text(path, _MARK.sub(replaced, path.read_text()))
 
