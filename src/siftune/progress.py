@@ -21,6 +21,17 @@ def silence() -> None:
     _silent = True
 
 
+@contextmanager
+def quiet() -> Iterator[None]:
+    """No bars and lines inside: for work that a bar outside stands for. Silence stays silence."""
+    global _silent
+    before, _silent = _silent, True
+    try:
+        yield
+    finally:
+        _silent = before
+
+
 def log(message: str) -> None:
     """One line of what is going on, to stderr; results go to stdout and to files."""
     if not _silent:

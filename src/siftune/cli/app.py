@@ -53,6 +53,37 @@ def compare(flags: dict[str, Any], config_file: str | None) -> None:
 
 
 @app.command()
+def study(
+    config: Annotated[str, typer.Argument(help="YAML file that says what is studied, see docs/study.md.",
+                                          metavar="STUDY.yaml")],
+    output_dir: Annotated[str, typer.Option(help="Folder to write; wins over the file.", show_default=False)] = "",
+    workers: Annotated[int, typer.Option(help="Processes; wins over the file.", show_default=False)] = 0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Tell the trainings, how many are done, and how long the "
+                                                            "others will take.")] = False,
+) -> None:
+    """Methods x budgets x targets x seeds: select, train, score, analyse.
+
+    Run again, it continues, and tries again what failed. Results come in STUDY/study.json after each training.
+    """
+    from siftune.study.config import load_study
+
+    flags = {"output_dir": output_dir, "workers": workers}
+    read = load_study(config, {name: value for name, value in flags.items() if value})
+    if dry_run:
+        from siftune.study.preview import preview
+
+        print(preview(read).text())
+        return
+    from siftune.cli.printing import print_study
+    from siftune.study.run import study as run
+
+    finished = run(read)
+    print_study(finished)
+    if finished.failed:
+        raise typer.Exit(1)
+
+
+@app.command()
 @with_options(SelectConfig)
 def plan(flags: dict[str, Any], config_file: str | None) -> None:
     """Estimate time, memory and disk from a short probe.

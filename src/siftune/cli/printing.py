@@ -10,6 +10,7 @@ from siftune.config import DataConfig
 if TYPE_CHECKING:
     from siftune.api import Run
     from siftune.study.compare import Comparison
+    from siftune.study.run import Finished
 
 
 def print_run(run: Run) -> None:
@@ -48,6 +49,18 @@ def print_comparison(comparison: Comparison) -> None:
     print(f"Brackets: {percent} intervals over seeds and test rows. Lower loss is better.")
     print(f"subset:  {comparison.folder / 'selected.jsonl'}")
     print(f"report:  {comparison.report}")
+
+
+def print_study(finished: Finished) -> None:
+    """The tables of a study; what failed goes to stderr."""
+    import sys
+
+    from siftune.study.text import failures, tables
+
+    print(tables(finished.result))
+    print(f"\nresults: {finished.file}")
+    if finished.failed:
+        print(f"{failures(finished.result)}\nhint: run the same command again to try these again", file=sys.stderr)
 
 
 def inspect_pool(config: DataConfig, model: str, show: int) -> None:

@@ -9,7 +9,7 @@ measured on the same test rows, so that differences are paired by row.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -23,7 +23,7 @@ from siftune.config import CompareConfig
 from siftune.data.load import Inputs
 from siftune.data.rows import Examples
 from siftune.errors import ConfigError
-from siftune.evaluation.statistics import PairedDifference, holm, interval, paired_difference
+from siftune.evaluation.statistics import holm
 from siftune.files import read_json, write_json
 from siftune.progress import bar, log
 from siftune.representations.base import Context, Evidence
@@ -31,6 +31,7 @@ from siftune.runfolder import Outcome
 from siftune.seeds import derive
 from siftune.selectors import select as run_selector
 from siftune.study.cells import Cell, CellWorker, Shelf, base_key, test_rows
+from siftune.study.estimates import difference, estimate
 
 if TYPE_CHECKING:
     from siftune.models.loading import LoadedModel
@@ -221,23 +222,14 @@ def summarise(config: CompareConfig, inputs: Inputs, arms: Sequence[Arm]) -> dic
     tokens = inputs.pool.tokens
     seed = derive(config.seed, "bootstrap")
 
-    def estimate(values: np.ndarray, ends: tuple[float, float] = (0.0, np.inf)) -> dict[str, Any] | None:
-        applicable = ~np.isnan(values).any(axis=0)
-        if not applicable.any():
-            return None
-        values = values[:, applicable]
-        found = interval(values if len(values) > 1 else values[0], config.confidence, seed)
-        # Widened for few seeds, an interval may pass what the metric can be at all.
-        low, high = max(found.low, ends[0]), min(found.high, ends[1])
-        return {"mean": found.mean, "low": low, "high": high, "per_seed": values.mean(axis=1).tolist()}
-
     told = [{
         "name": arm.name, "kind": arm.kind,
         "rows": len(arm.subsets[0]) if arm.subsets else None,
         "tokens": round(float(np.mean([tokens[s].sum() for s in arm.subsets]))) if arm.subsets else None,
         "seeds": list(range(len(arm.subsets))), "steps": arm.steps, "train_seconds": round(arm.seconds, 1),
-        "results": {name: {"loss": estimate(arm.losses[:, rows]),
-                           "exact_match": estimate(arm.correct[:, rows], (0.0, 1.0)), "n": len(rows)}
+        "results": {name: {"loss": estimate(arm.losses[:, rows], "loss", config.confidence, seed),
+                           "exact_match": estimate(arm.correct[:, rows], "exact_match", config.confidence, seed),
+                           "n": len(rows)}
                     for name, rows in parts.items()},
     } for arm in arms]
     tests = list(_tests(config, arms, parts, seed))
@@ -266,19 +258,10 @@ def _tests(config: CompareConfig, arms: Sequence[Arm], parts: dict[str, np.ndarr
             for subtask, rows in parts.items():
                 for metric in ("loss", "exact_match"):
                     ours, theirs = (a.losses if metric == "loss" else a.correct for a in (arm, against))
-                    ours, theirs = ours[:, rows], theirs[:, rows]
-                    applicable = ~(np.isnan(ours).any(axis=0) | np.isnan(theirs).any(axis=0))
-                    if applicable.any():
-                        found = paired_difference(ours[:, applicable], theirs[:, applicable], config.confidence, seed,
-                                                  lower_is_better=metric == "loss")
-                        yield _told(arm.name, against.name, subtask, metric, found)
-
-
-def _told(method: str, against: str, subtask: str, metric: str, found: PairedDifference) -> dict[str, Any]:
-    i = found.interval
-    return {"method": method, "against": against, "subtask": subtask, "metric": metric, "difference": i.mean,
-            "low": i.low, "high": i.high, "p_value": found.p_value, "n_examples": i.examples, "n_seeds": i.seeds,
-            "verdict": found.verdict}
+                    found = difference(ours[:, rows], theirs[:, rows], metric, config.confidence, seed)
+                    if found:
+                        yield {"method": arm.name, "against": against.name, "subtask": subtask, "metric": metric,
+                               **found}
 
 
 def table(result: dict[str, Any]) -> str:
@@ -289,20 +272,27 @@ def table(result: dict[str, Any]) -> str:
             *(f"exact match {p}" for p in exact)]
     lines = [head]
     for arm in result["arms"]:
-        cells = [arm["name"], _number(arm["rows"]), _number(arm["tokens"])]
-        cells += [_interval(arm["results"][p]["loss"], "{:.3f}") for p in parts]
-        cells += [_interval(arm["results"][p]["exact_match"], "{:.0%}") for p in exact]
+        cells = [arm["name"], shown_number(arm["rows"]), shown_number(arm["tokens"])]
+        cells += [shown_interval(arm["results"][p]["loss"], "{:.3f}") for p in parts]
+        cells += [shown_interval(arm["results"][p]["exact_match"], "{:.0%}") for p in exact]
         lines.append(cells)
-    widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
+    return aligned(lines)
+
+
+def aligned(lines: Sequence[Sequence[str]]) -> str:
+    """A Markdown table of these lines, the first its head, with columns of one width."""
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     padded = ["| " + " | ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) + " |" for line in lines]
     return "\n".join([padded[0], "|" + "|".join("-" * (w + 2) for w in widths) + "|", *padded[1:]])
 
 
-def _number(value: int | None) -> str:
-    return "-" if value is None else f"{value:,}"
+def shown_number(value: float | None) -> str:
+    """Whole, or a dash."""
+    return "-" if value is None else f"{value:,.0f}"
 
 
-def _interval(found: dict[str, Any] | None, form: str) -> str:
+def shown_interval(found: Mapping[str, Any] | None, form: str) -> str:
+    """Mean and interval, or a dash."""
     if found is None:
         return "-"
     return f"{form.format(found['mean'])} [{form.format(found['low'])}, {form.format(found['high'])}]"

@@ -1,0 +1,1 @@
+"""What a finished study tells, as functions of plain arrays: each module answers one question."""

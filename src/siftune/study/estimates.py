@@ -1,0 +1,76 @@
+"""Means with intervals and paired tests as the results of experiments tell them, and how not to compute them twice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import numpy as np
+
+from siftune.evaluation.statistics import interval, paired_difference
+
+ENDS = {"loss": (0.0, np.inf), "exact_match": (0.0, 1.0)}
+"""What a metric can be at all."""
+
+T = TypeVar("T")
+
+
+def estimate(values: np.ndarray, metric: str, confidence: float, seed: int) -> dict[str, Any] | None:
+    """``mean``, ``low``, ``high``, ``per_seed`` of a metric.
+
+    Args:
+        values: float64 [trainings, test rows]; NaN where the metric does not apply to a row.
+        metric: ``loss`` or ``exact_match``.
+        confidence: of the interval.
+        seed: of the bootstrap.
+
+    Returns:
+        None where the metric applies to no row.
+    """
+    applicable = ~np.isnan(values).any(axis=0)
+    if not applicable.any():
+        return None
+    values = values[:, applicable]
+    found = interval(values if len(values) > 1 else values[0], confidence, seed)
+    # Widened for few seeds, an interval may pass what the metric can be at all.
+    low, high = max(found.low, ENDS[metric][0]), min(found.high, ENDS[metric][1])
+    return {"mean": found.mean, "low": low, "high": high, "per_seed": values.mean(axis=1).tolist()}
+
+
+def difference(ours: np.ndarray, theirs: np.ndarray, metric: str, confidence: float, seed: int,
+               ) -> dict[str, Any] | None:
+    """``difference``, ``low``, ``high``, ``p_value``, ``n_examples``, ``n_seeds``, ``verdict`` of a paired comparison.
+
+    Args:
+        ours, theirs: float64 [trainings, test rows] on the same test rows; NaN where the metric does not apply.
+        metric, confidence, seed: as for :func:`estimate`.
+
+    Returns:
+        None where the metric applies to no row.
+    """
+    applicable = ~(np.isnan(ours).any(axis=0) | np.isnan(theirs).any(axis=0))
+    if not applicable.any():
+        return None
+    found = paired_difference(ours[:, applicable], theirs[:, applicable], confidence, seed,
+                              lower_is_better=metric == "loss")
+    i = found.interval
+    return {"difference": i.mean, "low": i.low, "high": i.high, "p_value": found.p_value, "n_examples": i.examples,
+            "n_seeds": i.seeds, "verdict": found.verdict}
+
+
+class Remembered:
+    """Calls pure functions, once for the same arguments: a summary is made again after each training, and nearly all
+    of it is as before."""
+
+    def __init__(self) -> None:
+        self._known: dict[Any, Any] = {}
+
+    def __call__(self, function: Callable[..., T], *arguments: Any) -> T:
+        key = (function, *map(_identity, arguments))
+        if key not in self._known:
+            self._known[key] = function(*arguments)
+        return self._known[key]
+
+
+def _identity(value: Any) -> Any:
+    return (value.shape, value.tobytes()) if isinstance(value, np.ndarray) else value

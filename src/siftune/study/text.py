@@ -1,0 +1,55 @@
+"""A study as Markdown tables: what `siftune study` prints."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from siftune.study.compare import aligned, shown_interval, shown_number
+from siftune.study.schema import Arm, StudyResult, Test
+
+
+def tables(result: StudyResult) -> str:
+    """A table for each target, the ranking, and what failed."""
+    model = result["settings"]["model"]
+    parts = []
+    for target in (t["name"] for t in result["targets"]):
+        arms = [a for a in result["arms"] if (a["model"], a["target"]) == (model, target)]
+        if arms:
+            rows = len(next(t for t in result["targets"] if t["name"] == target)["test_ids"])
+            parts.append(f"## {target} (n={rows})\n\n{_table(arms, result['tests'])}")
+    if result["ranking"]:
+        head = ["", "lower loss than random", "better", "worse", "of"]
+        lines = [[r["name"], f"{r['improvement']:+.1%}", str(r["better"]), str(r["worse"]), str(r["comparisons"])]
+                 for r in result["ranking"]]
+        parts.append(f"## Ranking\n\n{aligned([head, *lines])}")
+    notes = "\n".join(result["notes"])
+    parts.append(f"{notes}\nBrackets: {result['settings']['confidence']:.0%} intervals over trainings and test rows. "
+                 f"p: sign-flip permutation test, by Holm's method over {len(result['tests'])} comparisons.")
+    return "\n\n".join(parts)
+
+
+def failures(result: StudyResult) -> str:
+    """One line for each failure, and where its traceback is; empty where nothing failed."""
+    told = []
+    for one in result["failures"]:
+        first = one["message"].splitlines()[0]
+        told.append(f"failed {one['what']}: {one['title']}: {first} ({one['traceback']})")
+    return "\n".join(told)
+
+
+def _table(arms: Sequence[Arm], tests: Sequence[Test]) -> str:
+    exact = any(a["exact_match"] for a in arms)
+    head = ["", "budget", "rows", "tokens", "trainings", "loss", *(["exact match"] if exact else []), "less random",
+            "p (Holm)", "verdict"]
+    lines = [head]
+    for arm in arms:
+        found = next((t for t in tests if (t["target"], t["budget"], t["method"], t["against"], t["metric"])
+                      == (arm["target"], arm["budget"], arm["name"], "random", "loss")), None)
+        trainings = str(arm["trainings"]) + (f"/{arm['wanted']}" if arm["trainings"] < arm["wanted"] else "")
+        lines.append([
+            arm["name"], arm["budget"] or "-", shown_number(arm["rows"]), shown_number(arm["tokens"]),
+            trainings if arm["wanted"] else "-", shown_interval(arm["loss"], "{:.3f}"),
+            *([shown_interval(arm["exact_match"], "{:.0%}")] if exact else []),
+            shown_interval({"mean": found["difference"], **found}, "{:+.3f}") if found else "-",
+            f"{found['p_value_holm']:.3g}" if found else "-", found["verdict"] if found else "-"])
+    return aligned(lines)

@@ -1,0 +1,297 @@
+"""A study does everything once, goes on after whatever stops it, and says what failed."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from siftune.errors import ConfigError, SiftuneError
+from siftune.executors import LocalExecutor
+from siftune.files import read_json
+from siftune.study.compare import compare
+from siftune.study.config import load_study
+from siftune.study.preview import preview
+from siftune.study.run import study
+from siftune.study.subsets import wanted_subsets
+from siftune.study.text import failures, tables
+from siftune.training import sft
+from tests import tiny
+from tests.study.studies import METHODS, config, plain, study_file, timeless, write_files
+
+BRIEF = {"methods": ["bm25"], "headline": None, "budgets": ["10%"], "headline_seeds": None}
+"""Changes that leave five cells: zero-shot, two of random, one of a method for each target."""
+
+
+@pytest.fixture(scope="module")
+def setting(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("study")
+    return folder, write_files(folder)
+
+
+@pytest.fixture(scope="module")
+def done(setting):
+    return study(config(*setting, "whole"))
+
+
+@pytest.fixture(scope="module")
+def brief(setting):
+    return study(config(*setting, "brief", **BRIEF))
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """Titles of the trainings that are really run; one that is in ``trained["fails"]`` raises instead."""
+    titles, real = Counter(), sft.train_lora
+    fails: set[str] = set()
+
+    def train(model, rendered, settings, folder, **more):
+        if not (Path(folder) / "training.json").is_file():
+            titles[more["title"]] += 1
+        if more["title"] in fails:
+            raise RuntimeError("the lamp went out")
+        return real(model, rendered, settings, folder, **more)
+
+    monkeypatch.setattr(sft, "train_lora", train)
+    titles.fails = fails  # type: ignore[attr-defined]
+    return titles
+
+
+def test_every_target_method_and_budget_is_there(done):
+    result = done.result
+    assert result["complete"]
+    assert result == read_json(done.file)
+    arms = {(a["target"], a["budget"], a["name"]): a for a in result["arms"]}
+    expected = {(t, b, m) for t in ("sums", "sorting") for b in ("10%", "150tok") for m in (*METHODS, "random")}
+    assert set(arms) == expected | {("sums", None, "zero-shot"), ("sorting", None, "zero-shot")}
+    for (_, _, name), arm in arms.items():
+        assert arm["trainings"] == {"random": 2, "less-round-robin": 2, "zero-shot": 0}.get(name, 1)
+        assert arm["loss"]["low"] <= arm["loss"]["mean"] <= arm["loss"]["high"]
+    for subset in result["subsets"]:
+        ids = read_json(done.file.parent / subset["file"])["ids"]
+        assert len(ids) == len(set(ids)) == subset["rows"]
+        assert subset["rows"] == 4 if subset["budget"] == "10%" else subset["tokens"] <= 150
+    assert {(t["method"], t["verdict"]) for t in result["tests"] if t["method"] != "less-round-robin"} == {
+        ("bm25", "single training"), ("logra", "single training")}
+    assert all(t["p_value_holm"] >= t["p_value"] for t in result["tests"])
+
+
+def test_arms_are_the_means_of_their_cells(done):
+    result = done.result
+    of_subset = {s["id"]: s for s in result["subsets"]}
+    for arm in result["arms"]:
+        if arm["name"] == "zero-shot":
+            continue
+        losses = [c["results"][arm["target"]]["loss"] for c in result["cells"]
+                  if c["subset"] and of_subset[c["subset"]]["name"] == arm["name"]
+                  and of_subset[c["subset"]]["budget"] == arm["budget"] and arm["target"] in c["results"]]
+        assert len(losses) == arm["trainings"]
+        assert arm["loss"]["mean"] == pytest.approx(np.mean(losses))
+
+
+def test_subsets_chosen_for_a_target_are_scored_on_it_alone(done):
+    of_subset = {s["id"]: s for s in done.result["subsets"]}
+    for cell in done.result["cells"]:
+        target = of_subset[cell["subset"]]["target"] if cell["subset"] else None
+        assert set(cell["results"]) == ({target} if target else {"sums", "sorting"})
+
+
+def test_a_second_run_trains_nothing_and_says_the_same(setting, done, trained):
+    again = study(config(*setting, "whole"))
+    assert not trained
+    assert timeless(again.result) == timeless(done.result)
+
+
+def test_the_order_of_the_methods_in_the_file_changes_nothing(setting, done, trained):
+    turned = config(*setting, "whole", methods=METHODS[::-1])
+    assert turned == config(*setting, "whole")
+    assert timeless(study(turned).result) == timeless(done.result)
+    assert not trained
+
+
+def test_the_numbers_are_those_of_compare(setting, done, tmp_path):
+    made = config(*setting, "whole")
+    files = made.targets[0]
+    common = dataclasses.replace(made.common, target=files.target, test=files.test, methods=("less-round-robin",),
+                                 baselines=("random",), seeds=2, budget="10%", output_dir=str(tmp_path / "run"))
+    compared = {a["name"]: a for a in compare(common).result["arms"]}
+    arms = {a["name"]: a for a in done.result["arms"] if a["target"] == "sums" and a["budget"] in ("10%", None)}
+    for ours, theirs in (("zero-shot", "zero-shot"), ("random", "random"), ("less-round-robin", "less+round-robin")):
+        there = compared[theirs]["results"]["all"]
+        assert arms[ours]["loss"] == there["loss"]
+        assert arms[ours]["exact_match"] == there["exact_match"]
+
+
+class Interrupted(LocalExecutor):
+    """Ends after so many jobs, as Ctrl-C or a dying worker ends it."""
+
+    def map(self, start, jobs):
+        for number, result in enumerate(super().map(start, jobs)):
+            yield result
+            if number == 1:
+                raise self.error
+
+    error: BaseException = KeyboardInterrupt()
+
+
+def test_interrupted_it_has_partial_results_and_goes_on(setting, brief, trained):
+    made = config(*setting, "interrupted", **BRIEF)
+    with pytest.raises(KeyboardInterrupt):
+        study(made, executor=Interrupted())
+    first = dict(trained)
+    partial = read_json(Path(made.common.output_dir) / "study.json")
+    assert not partial["complete"]
+    assert [c["status"] for c in partial["cells"]] == ["done", "done", "missing", "missing", "missing"]
+    assert {a["name"] for a in partial["arms"]} == {"zero-shot", "random"}
+    finished = study(made)
+    assert timeless(finished.result) == timeless(brief.result)
+    assert set(trained.values()) == {1}, "what was finished was not trained again"
+    assert set(first) < set(trained)
+    assert len(trained) == 4
+
+
+def test_a_dead_worker_is_told_with_every_cell_that_it_left(setting, trained):
+    made = config(*setting, "dead", **BRIEF)
+    executor = Interrupted()
+    object.__setattr__(executor, "error", SiftuneError("a worker process died", hint="again"))
+    finished = study(made, executor=executor)
+    assert [c["status"] for c in finished.result["cells"]] == ["done", "done", "failed", "failed", "failed"]
+    assert failures(finished.result).count("a worker process died") == 3
+    assert not study(made).failed
+
+
+def test_a_failing_cell_is_told_and_tried_again(setting, brief, trained):
+    made = config(*setting, "failing", **BRIEF)
+    title = "bm25, sums, 10%, seed 0"
+    trained.fails.add(title)
+    finished = study(made)
+    assert finished.failed
+    assert not finished.result["complete"]
+    [failed] = finished.result["failures"]
+    assert (failed["what"], failed["title"]) == ("training", title)
+    assert "the lamp went out" in failed["message"]
+    assert "Traceback" in Path(failed["traceback"]).read_text()
+    assert Counter(c["status"] for c in finished.result["cells"]) == {"done": 4, "failed": 1}
+    assert title in failures(finished.result)
+
+    trained.fails.clear()
+    again = study(made)
+    assert timeless(again.result) == timeless(brief.result)
+    assert trained == {**dict.fromkeys(trained, 1), title: 2}
+    assert not Path(failed["traceback"]).exists()
+
+
+def test_a_failing_selection_does_not_end_the_others(setting, brief):
+    made = config(*setting, "brief", **{**BRIEF, "methods": ["bm25", "loss:round-robin"]})
+    result = study(made).result
+    assert {f["what"] for f in result["failures"]} == {"selection"}
+    assert len(result["failures"]) == 2
+    assert "similarities" in result["failures"][0]["message"]
+    kept = [a for a in result["arms"] if a["name"] in ("bm25", "random")]
+    assert plain(kept) == plain([a for a in brief.result["arms"] if a["name"] in ("bm25", "random")])
+
+
+def test_other_models_deciles_steps_and_matched_lengths(setting):
+    folder, values = setting
+    tiny.save(folder / "other", "gpt2")
+    made = config(folder, values, "more", methods=["embed"], headline=None, budgets=["10%"],
+                  targets=values["targets"][:1],
+                  baselines={"random": 1, "length-matched-random": 1, "longest": 1, "full": 1}, steps=3,
+                  train_models=[str(folder / "other")], deciles=["embed"])
+    result = study(made).result
+    assert result["complete"]
+    names = {s["name"] for s in result["subsets"] if s["kind"] != "decile"}
+    assert names == {"random", "embed", "length-matched-random", "longest", "full"}
+    [decile] = result["analyses"]["deciles"]
+    assert decile["bins"] == list(range(10))
+    bins = [read_json(folder / "more" / s["file"])["ids"] for s in result["subsets"] if s["kind"] == "decile"]
+    assert {len(b) for b in bins} == {4}
+    assert len(set().union(*bins)) == 40, "ten bins of four rows out of forty: the whole pool"
+    assert decile["losses"] == pytest.approx([np.mean(c["results"]["sums"]["loss"]) for c in result["cells"]
+                                              if c["subset"] and c["subset"].startswith("deciles")])
+    [transfer] = result["analyses"]["transfer"]
+    assert transfer["names"] == ["embed", "length-matched-random", "longest", "random"]
+    assert {g["name"] for g in transfer["gains"]} == {"embed", "length-matched-random", "longest"}
+    assert {s["steps"] for c in result["cells"] for s in [c] if c["subset"]} == {3, 10}, "four rows a step; ten of all"
+    assert any("not matched" in note for note in result["notes"])
+    [overlap] = result["analyses"]["overlap"]
+    assert np.allclose(np.diag(overlap["jaccard"]), 1)
+    near = {s["name"]: s["distances"]["embed"]["sums"] for s in result["subsets"] if s["kind"] == "baseline"
+            and s["name"] != "full"} | {"embed": next(s for s in result["subsets"] if s["name"] == "embed"
+                                                      and s["kind"] == "method")["distances"]["embed"]["sums"]}
+    assert near["embed"]["nearest"] == min(n["nearest"] for n in near.values()), "it takes what is nearest"
+    [curve] = [c for c in result["analyses"]["curves"] if c["name"] == "random"]
+    assert [p["rows"] for p in curve["points"]] == [4]
+    [pays] = result["analyses"]["break_even"]
+    assert pays["selection_seconds"] > 0
+    assert pays["against_full"]["saved"] is not None
+    assert "embed" in tables(result)
+
+
+def test_a_preview_counts_what_is_done_and_writes_nothing(setting, brief):
+    folder, _ = setting
+    before = {p: p.stat().st_mtime_ns for p in folder.rglob("*")}
+    seen = preview(config(*setting, "brief", **{**BRIEF, "baselines": {"random": 3}}))
+    assert (seen.total, seen.done) == (6, 5)
+    assert "random, 10%, draw 2" in seen.text()
+    assert seen.seconds > 0
+    assert preview(config(*setting, "brief", **BRIEF)).text().endswith("5 cells, 5 done, nothing is left to do")
+    after = {p: p.stat().st_mtime_ns for p in folder.rglob("*") if p.suffix != ".yaml"}
+    assert after == {p: t for p, t in before.items() if p.suffix != ".yaml"}
+
+
+def test_headline_and_baselines_come_first(setting):
+    made = config(*setting, "order", baselines={"random": 1, "longest": 1, "full": 1})
+    names = dict.fromkeys(w.name for w in wanted_subsets(made))
+    assert list(names) == ["random", "less-round-robin", "longest", "bm25", "logra", "full"]
+
+
+@pytest.mark.parametrize(("changes", "parts"), [
+    ({"tragets": []}, ("unknown setting 'tragets'", "did you mean 'targets'?")),
+    ({"budget": "5%"}, ("'budget' is not one of a study", "budgets")),
+    ({"test": ["x"]}, ("'test' is not one of a study", "targets")),
+    ({"methods": ["les"]}, ("unknown method 'les'", "did you mean 'less'?")),
+    ({"methods": ["random"], "headline": None}, ("random is a baseline", "baselines: {random: 3}")),
+    ({"methods": ["auto"], "headline": None}, ("methods that are named", "less-ot")),
+    ({"methods": ["bm25", "bm25"]}, ("'bm25' stands twice",)),
+    ({"methods": None}, ("methods is missing",)),
+    ({"headline": ["bm52"]}, ("unknown method of the headline 'bm52'", "did you mean 'bm25'?")),
+    ({"budgets": ["5 %%"]}, ("cannot read the budget",)),
+    ({"budgets": []}, ("no entry in budgets",)),
+    ({"baselines": {"rnadom": 1}}, ("unknown baseline 'rnadom'", "did you mean 'random'?")),
+    ({"baselines": {"random": 0}}, ("random cannot be 0", "1 or more")),
+    ({"baselines": ["random"]}, ("baselines cannot be",)),
+    ({"seeds": "two"}, ("seeds cannot be 'two'",)),
+    ({"steps": "epoch"}, ("steps cannot be 'epoch'",)),
+    ({"targets": []}, ("needs targets",)),
+    ({"deciles": ["random"]}, ("no order of the pool",)),
+    ({"learning_rate": -1}, ("--learning-rate cannot be -1",)),
+    ({"output_dir": None}, ("no folder is named",)),
+])
+def test_what_is_wrong_in_the_file_is_told(setting, tmp_path, changes, parts):
+    _, values = setting
+    path = study_file(tmp_path / "study.yaml", {**values, "output_dir": "x"}, **changes)
+    with pytest.raises(ConfigError) as error:
+        load_study(path)
+    assert error.value.hint
+    for part in parts:
+        assert part in str(error.value)
+
+
+def test_targets_are_checked_one_by_one(setting, tmp_path):
+    _, values = setting
+    first, second = values["targets"]
+    for targets, part in (
+        ([first, {**second, "name": first["name"]}], "two targets are called 'sums'"),
+        ([{**first, "tests": []}], "did you mean 'test'?"),
+        ([{k: v for k, v in first.items() if k != "test"}], "test is missing"),
+        ([{**first, "test": str(tmp_path / "not.jsonl")}], "not.jsonl"),
+        (["sums"], "a target is not a mapping"),
+    ):
+        with pytest.raises(SiftuneError) as error:
+            load_study(study_file(tmp_path / "study.yaml", values, targets=targets, output_dir="x"))
+        assert part in str(error.value)
+        assert error.value.hint
