@@ -11,10 +11,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from xml.etree.ElementTree import Element, SubElement, tostring
+from xml.etree.ElementTree import Element, SubElement
 
 from markupsafe import Markup
 
+from siftune.report import draw
 from siftune.report.composition import nice
 from siftune.report.formats import number
 from siftune.report.text import shorten, visible
@@ -42,7 +43,8 @@ class Series:
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean with its interval and single seeds; ``kind`` is ``baseline`` or ``method``."""
+    """A mean with its interval and single seeds; ``kind`` is ``baseline`` or ``method``; by ``name`` a page's script
+    may find it."""
 
     label: str
     mean: float
@@ -50,21 +52,22 @@ class Interval:
     high: float
     kind: str = "method"
     points: Sequence[float] = ()
+    name: str = ""
 
 
 def bar_pairs(title: str, description: str, pairs: Sequence[Pair], show: Callable[[float], str]) -> Markup:
     """Two bars for each label, pool above subset, all on one scale from zero."""
     top = max((max(pair.pool, pair.selected) for pair in pairs), default=0) or 1.0
     step = 46
-    svg = _svg(title, description, step * len(pairs))
+    svg = draw.frame(title, description, step * len(pairs))
     for index, pair in enumerate(pairs):
         y = index * step
-        group = _group(svg, f"{pair.label}: {show(pair.pool)} of the pool, {show(pair.selected)} of the subset")
-        _text(group, 0, y + 14, shorten(pair.label, PAIR_LABEL), "label")
-        _text(group, 100, y + 14, f"{show(pair.pool)} → {show(pair.selected)}", "value", "end")
-        _rect(group, 0, y + 20, 100 * pair.pool / top, 7, "pool")
-        _rect(group, 0, y + 28, 100 * pair.selected / top, 9, "selected")
-    return _markup(svg)
+        group = draw.group(svg, f"{pair.label}: {show(pair.pool)} of the pool, {show(pair.selected)} of the subset")
+        draw.text(group, 0, y + 14, shorten(pair.label, PAIR_LABEL), "label")
+        draw.text(group, 100, y + 14, f"{show(pair.pool)} → {show(pair.selected)}", "value", "end")
+        draw.rect(group, 0, y + 20, 100 * pair.pool / top, 7, "pool")
+        draw.rect(group, 0, y + 28, 100 * pair.selected / top, 9, "selected")
+    return draw.markup(svg)
 
 
 def histogram(title: str, description: str, edges: Sequence[float], panels: Sequence[Series], *,
@@ -82,32 +85,32 @@ def histogram(title: str, description: str, edges: Sequence[float], panels: Sequ
     span = (high - low) or 1.0
     bottom = len(panels) * (height + head)
     top = 20 if mark else 0
-    svg = _svg(title, description, top + bottom + 22)
+    svg = draw.frame(title, description, top + bottom + 22)
     for index, panel in enumerate(panels):
         base = top + index * (height + head) + head + height
-        _text(svg, 0, base - height - 10, panel.label, "label")
+        draw.text(svg, 0, base - height - 10, panel.label, "label")
         largest = max(panel.counts, default=0) or 1
-        _text(svg, 100, base - height - 10, f"highest bar {number(largest)}", "value", "end")
+        draw.text(svg, 100, base - height - 10, f"highest bar {number(largest)}", "value", "end")
         for bin_index, rows in enumerate(panel.counts):
             if not rows:
                 continue
             left, right = edges[bin_index], edges[bin_index + 1]
             last = is_open and bin_index == len(panel.counts) - 1
             name = f"{show(left)} and more" if last else f"{show(left)} to {show(right)}"
-            group = _group(svg, f"{panel.label}, {name}: {rows:,}")
+            group = draw.group(svg, f"{panel.label}, {name}: {rows:,}")
             tall = max(1.5, height * rows / largest)  # a bin that holds something never looks empty
-            _rect(group, 100 * (left - low) / span, base - tall, 100 * (right - left) / span, tall,
-                  f"{panel.kind} bin")
-        _line(svg, 0, base, 100, base, "axis")
+            draw.rect(group, 100 * (left - low) / span, base - tall, 100 * (right - left) / span, tall,
+                      f"{panel.kind} bin")
+        draw.line(svg, 0, base, 100, base, "axis")
     limit = edges[-2] if is_open else high
     for tick in ticks(low, limit):
-        _tick(svg, 100 * (tick - low) / span, top + bottom + 16, f"{show(tick)}+" if is_open and tick == limit
-              else show(tick))
+        draw.tick(svg, 100 * (tick - low) / span, top + bottom + 16,
+                  f"{show(tick)}+" if is_open and tick == limit else show(tick))
     if mark:
         at = 100 * min(max((mark[0] - low) / span, 0.0), 1.0)
-        _line(svg, at, 16, at, top + bottom, "mark")
-        _tick(svg, at, 11, mark[1], "mark-label")
-    return _markup(svg)
+        draw.line(svg, at, 16, at, top + bottom, "mark")
+        draw.tick(svg, at, 11, mark[1], "mark-label")
+    return draw.markup(svg)
 
 
 def intervals(title: str, description: str, rows: Sequence[Interval], show: Callable[[float], str], *,
@@ -124,56 +127,57 @@ def intervals(title: str, description: str, rows: Sequence[Interval], show: Call
     low, high = low - margin, high + margin
     step, head = 46, 22 if zero else 0
     bottom = head + step * len(rows)
-    svg = _svg(title, description, bottom + 26)
+    svg = draw.frame(title, description, bottom + 26)
 
     def place(value: float) -> float:
         return 100 * (value - low) / (high - low)
 
     for tick in ticks(low, high):
-        _line(svg, place(tick), head, place(tick), bottom, "grid")
-        _tick(svg, place(tick), bottom + 18, show(tick))
+        draw.line(svg, place(tick), head, place(tick), bottom, "grid")
+        draw.tick(svg, place(tick), bottom + 18, show(tick))
     if zero:
-        _line(svg, place(0), 4, place(0), bottom, "zero")
+        draw.line(svg, place(0), 4, place(0), bottom, "zero")
         for word, offset, anchor in ((f"← {zero[0]}", -8, "end"), (f"{zero[1]} →", 8, "start")):
             if (place(0) if anchor == "end" else 100 - place(0)) > 15:  # no room for the word otherwise
-                _text(svg, place(0), 14, word, "value", anchor).set("dx", str(offset))
+                draw.text(svg, place(0), 14, word, "value", anchor).set("dx", str(offset))
     for index, row in enumerate(rows):
         y = head + index * step
-        group = _group(svg, f"{row.label}: {show(row.mean)}, interval {show(row.low)} to {show(row.high)}")
-        _text(group, 0, y + 15, shorten(row.label, INTERVAL_LABEL), "label halo")
-        _text(group, 100, y + 15, show(row.mean), "value strong halo", "end")
+        group = draw.group(svg, f"{row.label}: {show(row.mean)}, interval {show(row.low)} to {show(row.high)}",
+                           row.name)
+        draw.text(group, 0, y + 15, shorten(row.label, INTERVAL_LABEL), "label halo")
+        draw.text(group, 100, y + 15, show(row.mean), "value strong halo", "end")
         middle = y + 31
-        _line(group, place(row.low), middle, place(row.high), middle, f"whisker {row.kind}")
+        draw.line(group, place(row.low), middle, place(row.high), middle, f"whisker {row.kind}")
         for end in (row.low, row.high):
-            _line(group, place(end), middle - 5, place(end), middle + 5, f"whisker {row.kind}")
+            draw.line(group, place(end), middle - 5, place(end), middle + 5, f"whisker {row.kind}")
         for point in row.points:
-            _circle(group, place(point), middle, 2.5, f"seed {row.kind}")
-        _circle(group, place(row.mean), middle, 6, f"mean {row.kind}")
-    return _markup(svg)
+            draw.circle(group, place(point), middle, 2.5, f"seed {row.kind}")
+        draw.circle(group, place(row.mean), middle, 6, f"mean {row.kind}")
+    return draw.markup(svg)
 
 
 def columns(title: str, description: str, bars: Sequence[tuple[str, int]], *, none: str) -> Markup:
     """One upright bar for each label; a label without any gets a ring under the line, named ``none`` in its title."""
     height, base = 96, 110
     top = max((value for _, value in bars), default=0) or 1
-    svg = _svg(title, description, base + 22)
+    svg = draw.frame(title, description, base + 22)
     width = 100 / max(len(bars), 1)
     bar = min(width, 8.0)
-    _text(svg, 0, 10, f"highest bar {number(top)}", "value")
+    draw.text(svg, 0, 10, f"highest bar {number(top)}", "value")
     for index, (label, value) in enumerate(bars):
-        group = _group(svg, f"{label}: {value:,}" if value else f"{label}: {none}")
+        group = draw.group(svg, f"{label}: {value:,}" if value else f"{label}: {none}")
         tall = max(1.5, (height - 16) * value / top) if value else 0
-        _rect(group, index * width + (width - bar) / 2, base - tall, bar, tall, "selected bin")
+        draw.rect(group, index * width + (width - bar) / 2, base - tall, bar, tall, "selected bin")
         if not value:
-            _circle(group, (index + 0.5) * width, base + 10, 3.5, "uncovered")
-    _line(svg, 0, base, 100, base, "axis")
-    return _markup(svg)
+            draw.circle(group, (index + 0.5) * width, base + 10, 3.5, "uncovered")
+    draw.line(svg, 0, base, 100, base, "axis")
+    return draw.markup(svg)
 
 
 def curve(title: str, description: str, points: Sequence[tuple[float, float]], top: float, *, limit: str) -> Markup:
     """A line through points from the origin on, below a dashed line at ``top``, which ``limit`` names."""
     height, head = 140, 22
-    svg = _svg(title, description, head + height + 22)
+    svg = draw.frame(title, description, head + height + 22)
     last = max((x for x, _ in points), default=0) or 1
     most = max(top, max((y for _, y in points), default=0)) or 1
 
@@ -184,27 +188,27 @@ def curve(title: str, description: str, points: Sequence[tuple[float, float]], t
         return head + height * (1 - y / most)
 
     for tick in ticks(0, last):
-        _tick(svg, across(tick), head + height + 16, number(tick))
+        draw.tick(svg, across(tick), head + height + 16, number(tick))
     for tick in ticks(0, most, 3)[1:]:
-        _line(svg, 0, down(tick), 100, down(tick), "grid")
-        _text(svg, 100, down(tick) + 14, number(tick), "value halo", "end")
-    _line(svg, 0, down(top), 100, down(top), "mark")
-    _text(svg, 0, down(top) - 8, limit, "mark-label")
+        draw.line(svg, 0, down(tick), 100, down(tick), "grid")
+        draw.text(svg, 100, down(tick) + 14, number(tick), "value halo", "end")
+    draw.line(svg, 0, down(top), 100, down(top), "mark")
+    draw.text(svg, 0, down(top) - 8, limit, "mark-label")
     before = (0.0, 0.0)
     for point in points:
-        _line(svg, across(before[0]), down(before[1]), across(point[0]), down(point[1]), "curve")
+        draw.line(svg, across(before[0]), down(before[1]), across(point[0]), down(point[1]), "curve")
         before = point
-    _line(svg, 0, head + height, 100, head + height, "axis")
-    return _markup(svg)
+    draw.line(svg, 0, head + height, 100, head + height, "axis")
+    return draw.markup(svg)
 
 
 def bar(value: float, top: float, title: str) -> Markup:
     """A small bar for a cell of a table; the number stands beside it."""
     svg = Element("svg", {"class": "cell-bar", "height": "8", "aria-hidden": "true", "focusable": "false"})
     SubElement(svg, "title").text = visible(title)
-    _rect(svg, 0, 0, 100, 8, "track")
-    _rect(svg, 0, 0, 100 * value / top if top else 0, 8, "selected")
-    return _markup(svg)
+    draw.rect(svg, 0, 0, 100, 8, "track")
+    draw.rect(svg, 0, 0, 100 * value / top if top else 0, 8, "selected")
+    return draw.markup(svg)
 
 
 def ticks(low: float, high: float, wanted: int = 5) -> list[float]:
@@ -215,52 +219,3 @@ def ticks(low: float, high: float, wanted: int = 5) -> list[float]:
     first = math.ceil(low / step - 1e-9)
     last = math.floor(high / step + 1e-9)
     return [0.0 if index == 0 else float(f"{index * step:.12g}") for index in range(first, last + 1)]
-
-
-def _svg(title: str, description: str, height: float) -> Element:
-    """An empty chart; it is named by attribute, not by id, so that the same numbers give the same bytes."""
-    svg = Element("svg", {"class": "chart", "role": "img", "width": "100%", "height": f"{height:g}",
-                          "aria-label": visible(f"{title}. {description}")})
-    SubElement(svg, "title").text = visible(title)
-    SubElement(svg, "desc").text = visible(description)
-    return svg
-
-
-def _markup(svg: Element) -> Markup:
-    """ElementTree escapes every text and attribute, so what it writes is safe to inline."""
-    return Markup(tostring(svg, encoding="unicode"))
-
-
-def _group(parent: Element, title: str) -> Element:
-    group = SubElement(parent, "g")
-    SubElement(group, "title").text = visible(title)
-    return group
-
-
-def _percent(value: float) -> str:
-    return f"{round(value, 3):g}%"
-
-
-def _rect(parent: Element, x: float, y: float, width: float, height: float, kind: str) -> None:
-    SubElement(parent, "rect", {"class": kind, "x": _percent(x), "y": f"{y:.4g}", "width": _percent(width),
-                                "height": f"{height:.4g}"})
-
-
-def _line(parent: Element, x1: float, y1: float, x2: float, y2: float, kind: str) -> None:
-    SubElement(parent, "line", {"class": kind, "x1": _percent(x1), "y1": f"{y1:g}", "x2": _percent(x2),
-                                "y2": f"{y2:g}"})
-
-
-def _circle(parent: Element, x: float, y: float, radius: float, kind: str) -> None:
-    SubElement(parent, "circle", {"class": kind, "cx": _percent(x), "cy": f"{y:g}", "r": f"{radius:g}"})
-
-
-def _text(parent: Element, x: float, y: float, text: str, kind: str, anchor: str = "start") -> Element:
-    element = SubElement(parent, "text", {"class": kind, "x": _percent(x), "y": f"{y:g}", "text-anchor": anchor})
-    element.text = visible(text)
-    return element
-
-
-def _tick(parent: Element, x: float, y: float, text: str, kind: str = "value") -> None:
-    """A label centred on ``x``, yet inside the chart at both ends."""
-    _text(parent, x, y, text, kind, "start" if x < 8 else "end" if x > 92 else "middle")
