@@ -14,6 +14,7 @@ from siftune.executors import LocalExecutor
 from siftune.files import read_json
 from siftune.study.compare import compare
 from siftune.study.config import load_study
+from siftune.study.costs import Costs
 from siftune.study.preview import preview
 from siftune.study.run import study
 from siftune.study.subsets import wanted_subsets
@@ -97,6 +98,35 @@ def test_subsets_chosen_for_a_target_are_scored_on_it_alone(done):
     for cell in done.result["cells"]:
         target = of_subset[cell["subset"]]["target"] if cell["subset"] else None
         assert set(cell["results"]) == ({target} if target else {"sums", "sorting"})
+
+
+def test_features_are_charged_to_all_and_spent_once(done):
+    steps = {(s["target"], step["step"]): step for s in done.result["subsets"] if s["name"] == "less-round-robin"
+             for step in s["feature_steps"]}
+    assert {step for _, step in steps} == {"warmup", "pool features", "target features"}
+    for step in ("warmup", "pool features"):
+        assert steps["sums", step]["seconds"] == steps["sorting", step]["seconds"] > 0
+    assert steps["sums", "target features"]["run_for"] == ["less", "sums"]
+    assert steps["sorting", "target features"]["run_for"] == ["less", "sorting"]
+    spent = read_json(done.file.parent / "costs.json")
+    assert done.result["costs"]["feature_seconds"] == pytest.approx(sum(s["seconds"] for s in spent), abs=1e-3)
+    assert [s["step"] for s in spent].count("warmup") == 1
+    arm = next(a for a in done.result["arms"] if a["name"] == "less-round-robin")
+    assert arm["selection_seconds"] >= sum(steps["sums", s]["seconds"] for s in ("warmup", "pool features"))
+
+
+def test_a_step_that_another_run_left_has_no_known_cost(tmp_path):
+    costs = Costs(tmp_path / "costs.json")
+    found = {"step": "pool features", "seconds": 0.0, "reused": True}
+    assert costs.charge("less", "a", [found]) == [{"step": "pool features", "seconds": None, "run_for": None}]
+    costs.charge("ifd", None, [{"step": "losses", "seconds": 5.0, "reused": False}], collects=["rds"])
+    run = {"step": "pool features", "seconds": 3.0, "reused": False}
+    assert costs.charge("less", "a", [run])[0]["seconds"] == 3
+    assert Costs(tmp_path / "costs.json").charge("less", "b", [found]) == [
+        {"step": "pool features", "seconds": 3, "run_for": ["less", "a"]}]
+    kept = {"step": "pool forward pass", "seconds": 0.0, "reused": True}
+    assert costs.charge("rds", "a", [kept])[0] == {"step": "pool forward pass", "seconds": 5, "run_for": ["ifd", None]}
+    assert costs.total == 8
 
 
 def test_a_second_run_trains_nothing_and_says_the_same(setting, done, trained):
@@ -268,6 +298,7 @@ def test_headline_and_baselines_come_first(setting):
     ({"steps": "epoch"}, ("steps cannot be 'epoch'",)),
     ({"targets": []}, ("needs targets",)),
     ({"deciles": ["random"]}, ("no order of the pool",)),
+    ({"model": "m", "train_models": ["n", "m"]}, ("m is the study's own model",)),
     ({"learning_rate": -1}, ("--learning-rate cannot be -1",)),
     ({"output_dir": None}, ("no folder is named",)),
 ])

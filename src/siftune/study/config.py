@@ -120,6 +120,10 @@ def load_study(path: str | Path, flags: Mapping[str, Any] | None = None) -> Stud
     deciles = _texts(values, "deciles", where, needed=False)
     for name in deciles:
         representation_named(name, common)
+    others = _texts(values, "train_models", where, needed=False)
+    if common.model in others:
+        raise ConfigError(f"{common.model} is the study's own model", where=where,
+                          hint="name other models under train_models, or none")
     return StudyConfig(
         common=common,
         targets=_targets(values.get("targets"), where),
@@ -129,7 +133,7 @@ def load_study(path: str | Path, flags: Mapping[str, Any] | None = None) -> Stud
         headline=headline,
         headline_seeds=_count(values, "headline_seeds", 3, where),
         baselines=_baselines(values.get("baselines"), where),
-        train_models=_texts(values, "train_models", where, needed=False),
+        train_models=others,
         deciles=tuple(sorted(deciles)),
         steps=_steps(values.get("steps", "epochs"), where),
     )

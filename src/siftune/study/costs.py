@@ -8,6 +8,7 @@ spent on a step that it did not finish is in neither.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,37 +28,48 @@ class Costs:
         self.path = path
         self.steps: list[Step] = read_json(path) if path.is_file() else []
 
-    def charge(self, representation: str, target: str | None, clocked: list[dict[str, Any]]) -> list[Step]:
+    def charge(self, representation: str, target: str | None, clocked: Sequence[dict[str, Any]],
+               collects: Sequence[str] = ()) -> list[Step]:
         """What computing a representation for a target takes: ``step``, ``seconds``, ``run_for``.
 
         Args:
             representation, target: what was computed.
             clocked: the clock's entries of it. What was really run is remembered; what was found is looked up, and its
                 ``seconds`` are None where another run left it.
+            collects: representations whose features its passes keep as well, where they are missing.
         """
-        charged = []
         for entry in clocked:
             if not entry["reused"]:
                 self.steps.append({"representation": representation, "target": target, "step": entry["step"],
-                                   "seconds": entry["seconds"]})
-            charged.append({"step": entry["step"], **self._known(representation, target, entry["step"])})
+                                   "seconds": entry["seconds"], "collects": list(collects)})
         if clocked:
             write_json(self.path, self.steps)
-        return charged
+        return [{"step": entry["step"], **self._known(representation, target, entry["step"])} for entry in clocked]
 
-    def _known(self, representation: str, target: str | None, step: str) -> dict[str, Any]:
-        """Seconds of all runs of a step: for this target, else for another, else for another representation."""
+    def _known(self, representation: str, target: str | None, step: str) -> Step:
+        """Seconds of all runs of a step, and for what it was run.
+
+        The step's own run for this target counts, else that for another target, else the pass of another representation
+        that kept these features as well, else a step of that name of another representation (a warmup run), else any
+        pass that kept features for others.
+        """
         named = [s for s in self.steps if s["step"] == step]
-        for same in ([s for s in named if (s["representation"], s["target"]) == (representation, target)],
-                     [s for s in named if s["representation"] == representation],
-                     named):
-            if same:
-                first = same[0]["representation"], same[0]["target"]
-                seconds = sum(s["seconds"] for s in same if (s["representation"], s["target"]) == first)
-                return {"seconds": round(seconds, 3), "run_for": list(first)}
+        for found in ([s for s in named if (s["representation"], s["target"]) == (representation, target)],
+                      [s for s in named if s["representation"] == representation],
+                      _longest(s for s in self.steps if representation in s["collects"]), named,
+                      _longest(s for s in self.steps if s["collects"])):
+            if found:
+                first = found[0]["representation"], found[0]["target"], found[0]["step"]
+                seconds = sum(s["seconds"] for s in found if (s["representation"], s["target"], s["step"]) == first)
+                return {"seconds": round(seconds, 3), "run_for": list(first[:2])}
         return {"seconds": None, "run_for": None}
 
     @property
     def total(self) -> float:
         """Seconds that were really spent on features."""
         return sum(step["seconds"] for step in self.steps)
+
+
+def _longest(steps: Iterable[Step]) -> list[Step]:
+    """Of the steps of a representation, the pass over the pool takes longest."""
+    return sorted(steps, key=lambda s: -s["seconds"])[:1]

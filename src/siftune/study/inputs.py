@@ -85,12 +85,20 @@ class StudyInputs:
         return dataclasses.replace(self.config.common, target=files.target if files else (),
                                    test=files.test if files else ())
 
-    def context(self, target: str | None) -> Context:
-        """What a representation is computed in. Methods that read a forward pass share one pass over the pool."""
-        inputs, config = self.of(target), self.config_of(target)
+    @cached_property
+    def _collected(self) -> tuple[str, ...]:
         named = {representation_named(n, self.config.common) for n in (*self.config.methods, *self.config.deciles)}
         shared = sorted(named & set(COLLECTABLE) - set(NEEDS_TARGET))
-        config = dataclasses.replace(config, collect=tuple(shared) if len(shared) > 1 else ())
+        return tuple(shared) if len(shared) > 1 else ()
+
+    def collected_by(self, representation: str) -> tuple[str, ...]:
+        """Representations whose features a pass of this one keeps as well."""
+        return tuple(n for n in self._collected if n != representation) if representation in COLLECTABLE else ()
+
+    def context(self, target: str | None) -> Context:
+        """What a representation is computed in. Methods that read a forward pass share one pass over the pool."""
+        inputs = self.of(target)
+        config = dataclasses.replace(self.config_of(target), collect=self._collected)
         made = Context(config, inputs.pool, inputs.target, inputs.render, self.home, self.load, self.clock,
                        inputs.existing)
         made.__dict__["pool_key"] = self.pool_key  # a hash of the whole pool, the same for all targets

@@ -22,6 +22,8 @@ class Target(TypedDict):
     """What the model was to learn. ``test_ids`` are in the order of all losses; ``subtasks`` belong to them."""
 
     name: str
+    target_files: list[str]
+    test_files: list[str]
     target_rows: int
     test_ids: list[str]
     subtasks: list[str | None]

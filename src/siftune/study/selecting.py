@@ -55,6 +55,7 @@ class Selecting:
         self.made: dict[Wanted, Subset] = {}
 
         self._evidence: dict[tuple[str, str | None], tuple[Evidence, list[Step]] | Exception] = {}
+        self._asked: dict[tuple[str, str | None, str], list[Step]] = {}
         self._keys: dict[Wanted, str] = {}
         self._orders: dict[tuple[str, str | None], np.ndarray] = {}
         self._place = {row_id: i for i, row_id in enumerate(inputs.pool.ids)}
@@ -85,7 +86,8 @@ class Selecting:
                 found: Evidence | Exception = representation_of(representation).compute(self.inputs.context(target))
             except Exception as error:  # it is told with each subset that needs it, and the others go on
                 found = error
-            steps = self.costs.charge(representation, target, clock.steps[before:])
+            steps = self.costs.charge(representation, target, clock.steps[before:],
+                                      self.inputs.collected_by(representation))
             self._evidence[key] = found if isinstance(found, Exception) else (found, steps)
         known = self._evidence[key]
         if isinstance(known, Exception):
@@ -115,11 +117,17 @@ class Selecting:
                                      budget=wanted.budget or "")
         method = self._method(wanted)
         evidence, steps = self.evidence(method.representation, wanted.target)
+        clock, before = self.inputs.clock, len(self.inputs.clock.steps)
         with self._timed() as entry:
             outcome = api.choose(config, inputs=self.inputs.of(wanted.target),
                                  context=self.inputs.context(wanted.target), evidence=evidence)
+        # Some features (pairwise utilities, vectors to cluster) are computed when a selector first asks for them.
+        inside = [e for e in clock.steps[before:-1] if not e["step"].startswith("select")]
+        asked = self._asked.setdefault((method.representation, wanted.target, method.selector), [])
+        asked += self.costs.charge(method.representation, wanted.target, inside)
+        seconds = entry["seconds"] - sum(e["seconds"] for e in inside)
         notes = {"shortfall": outcome.shortfall} if outcome.shortfall else {}
-        return _told(wanted, outcome.selection, entry["seconds"], steps, notes)
+        return _told(wanted, outcome.selection, max(0.0, seconds), [*steps, *asked], notes)
 
     def _method(self, wanted: Wanted) -> Method:
         return resolve(wanted.name, has_target=wanted.target is not None,

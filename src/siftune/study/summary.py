@@ -150,8 +150,9 @@ def summarise(study: Study) -> schema.StudyResult:
             "length_reference": config.reference if LENGTH_MATCHED in config.baselines else None,
         },
         "pool": {"rows": len(inputs.pool), "tokens": int(inputs.pool.tokens.sum()), "read": inputs.free.pool_rows},
-        "targets": [{"name": name, "target_rows": len(one.target), "test_ids": one.test.ids,
-                     "subtasks": [row.subtask for row in one.test.rows]} for name, one in inputs.by_target.items()],
+        "targets": [{"name": t.name, "target_files": list(t.target), "test_files": list(t.test),
+                     "target_rows": len(inputs.of(t.name).target), "test_ids": inputs.of(t.name).test.ids,
+                     "subtasks": [row.subtask for row in inputs.of(t.name).test.rows]} for t in config.targets],
         "subsets": [_subset(study, subset) for subset in study.subsets],
         "cells": [_cell(study, one) for one in cells.all],
         "arms": [_arm(study, arm) for arm in arms],
@@ -277,6 +278,8 @@ def _notes(study: Study, arms: Sequence[ArmScores]) -> Iterator[str]:
             yield f"Steps are not matched closely: they reach from {min(steps)} to {max(steps)}."
     if any("tok" in budget for budget in config.budgets):
         yield "A budget in tokens is filled by every method, random too, up to the row that would pass it."
+    if config.baselines["random"] == 1:
+        yield "There is one random subset only, so no verdict at all."
     if singles := sorted({a.name for a in arms if a.kind == "method" and a.wanted == 1}):
         yield f"One training only, so no verdict: {', '.join(singles)}."
     if lost := sum(one.lost for one in study.cells.all):
