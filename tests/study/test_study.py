@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -11,7 +13,7 @@ import pytest
 
 from siftune.errors import ConfigError, SiftuneError
 from siftune.executors import LocalExecutor
-from siftune.files import read_json
+from siftune.files import read_json, write_json
 from siftune.study.compare import compare
 from siftune.study.config import load_study
 from siftune.study.costs import Costs
@@ -212,6 +214,30 @@ def test_a_failing_cell_is_told_and_tried_again(setting, brief, trained):
     assert timeless(again.result) == timeless(brief.result)
     assert trained == {**dict.fromkeys(trained, 1), title: 2}
     assert not Path(failed["traceback"]).exists()
+
+
+def test_a_loss_that_is_no_number_is_a_failure_and_no_result(setting, brief, tmp_path):
+    made = config(*setting, "brief", **BRIEF)
+    run = Path(shutil.copytree(made.common.output_dir, tmp_path / "run"))
+    cell = next(c for c in brief.result["cells"] if c["subset"] and c["subset"].startswith("bm25--sums"))
+    [path] = (run / "training" / cell["id"]).glob("scores-*.json")
+    scores = read_json(path)
+    write_json(path, {**scores, "loss": [float("inf"), *scores["loss"][1:]]})
+    result = study(dataclasses.replace(made, common=dataclasses.replace(made.common, output_dir=str(run)))).result
+    assert [(f["what"], f["title"]) for f in result["failures"]] == [("training", "bm25, sums, 10%, seed 0")]
+    assert "is inf" in result["failures"][0]["message"]
+    assert ("sums", "bm25") not in {(a["target"], a["name"]) for a in result["arms"]}
+    assert ("sorting", "bm25") in {(a["target"], a["name"]) for a in result["arms"]}
+    json.loads((run / "study.json").read_text(), parse_constant=pytest.fail)
+
+
+def test_without_the_headlines_subset_there_are_no_lengths_to_match(setting):
+    made = config(*setting, "brief", **{**BRIEF, "methods": ["bm25", "loss:round-robin"],
+                                        "headline": ["loss:round-robin"],
+                                        "baselines": {"random": 2, "length-matched-random": 1}})
+    told = [f["message"] for f in study(made).result["failures"] if f["title"].startswith("length-matched-random")]
+    assert len(told) == 2
+    assert all("no lengths to match: loss:round-robin has no subset" in message for message in told)
 
 
 def test_a_failing_selection_does_not_end_the_others(setting, brief):

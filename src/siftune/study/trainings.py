@@ -8,6 +8,7 @@ chosen for a target are scored on its test rows; those that were chosen for none
 from __future__ import annotations
 
 import dataclasses
+import math
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ from siftune import progress
 from siftune.config import CompareConfig
 from siftune.data.render import Renderer, render_rows
 from siftune.data.rows import Examples, Rendered
-from siftune.errors import SiftuneError
+from siftune.errors import ModelError, SiftuneError
 from siftune.executors import LocalExecutor
 from siftune.files import read_json, write_text
 from siftune.study.cells import Cell, Shelf, TestRows, base_key, settings_of, test_rows, train_and_score
@@ -122,14 +123,17 @@ class Cells:
     _scores: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
 
     def scores(self, one: StudyCell, target: str) -> dict[str, Any] | None:
-        """The scores on a target's test rows; None where they are not there yet."""
+        """The scores on a target's test rows; None where they are not there yet, or are not numbers."""
         setting = self.settings[one.model]
         key = one.name, setting.tests[target][0]
         if key not in self._scores:
             path = setting.shelf.root / one.name / f"scores-{key[1]}.json"
             if not path.is_file():
                 return None
-            self._scores[key] = read_json(path)
+            found = read_json(path)
+            if not all(map(math.isfinite, found["loss"])):  # no mean could be taken: the cell has failed
+                return None
+            self._scores[key] = found
         return self._scores[key]
 
     def done(self, one: StudyCell) -> bool:
@@ -207,10 +211,19 @@ class StudyWorker:
         try:
             with progress.quiet():  # one line over all cells instead
                 train_and_score(self.load(setting.shelf.config), setting.shelf, job.cell, tests)
+            for key in tests:
+                _check_finite(setting.shelf.scores(job.cell, key))
         except Exception as error:  # one cell's, whatever it is: the others go on
             told = str(error) if isinstance(error, SiftuneError) else f"{type(error).__name__}: {error}"
             return job.number, told, traceback.format_exc()
         return job.number, "", ""
+
+
+def _check_finite(scores: dict[str, Any]) -> None:
+    for row_id, loss in zip(scores["ids"], scores["loss"], strict=True):
+        if not math.isfinite(loss):
+            raise ModelError(f"the loss of test row {row_id} is {loss}", why="No mean could be taken.",
+                             hint="lower learning_rate, or give dtype: float32")
 
 
 def executor_of(config: CompareConfig) -> Executor:

@@ -20,4 +20,4 @@ def agreement(losses: Mapping[str, float], other: Mapping[str, float], confidenc
 
 def relative_gain(loss: float, random: float) -> float:
     """How much lower than random's a loss is, as a share of random's: 0.2 for a fifth lower, negative for higher."""
-    return (random - loss) / random
+    return (random - loss) / random if random else 0.0
