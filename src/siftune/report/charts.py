@@ -132,7 +132,7 @@ def intervals(title: str, description: str, rows: Sequence[Interval], show: Call
     def place(value: float) -> float:
         return 100 * (value - low) / (high - low)
 
-    for tick in ticks(low, high):
+    for tick in ticks(low, high, 4):
         draw.line(svg, place(tick), head, place(tick), bottom, "grid")
         draw.tick(svg, place(tick), bottom + 18, show(tick))
     if zero:

@@ -25,14 +25,19 @@ _HERE = Path(__file__).parent
 def render(report: dict[str, Any]) -> str:
     """The page of a report made by :func:`siftune.report.model.build_report`: one file that asks for no other."""
     css = (_HERE / "report.css").read_text(encoding="utf-8")
-    digest = base64.b64encode(hashlib.sha256(css.encode("utf-8")).digest()).decode("ascii")
-    template = _environment().get_template("report.html.j2")
-    return template.render(r=report, charts=_charts(report), css=Markup(css), css_hash=digest)
+    template = environment().get_template("report.html.j2")
+    return template.render(r=report, charts=_charts(report), css=Markup(css), css_hash=digest(css))
+
+
+def digest(text: str) -> str:
+    """By which a content-security policy knows a style sheet or a script (SHA-256 in base 64)."""
+    return base64.b64encode(hashlib.sha256(text.encode("utf-8")).digest()).decode("ascii")
 
 
 @cache
-def _environment() -> Environment:
-    environment = Environment(loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined,
+def environment(*folders: Path) -> Environment:
+    """Templates of these folders and of the report, with every value escaped and the report's filters at hand."""
+    environment = Environment(loader=FileSystemLoader([*folders, _HERE]), autoescape=True, undefined=StrictUndefined,
                               finalize=_shown, trim_blocks=True, lstrip_blocks=True)
     environment.filters.update(
         number=formats.number, loss=formats.loss, score=formats.score, p_value=formats.p_value,

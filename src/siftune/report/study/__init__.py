@@ -1,0 +1,56 @@
+"""The page of a study: ``study.html`` out of ``study.json``, one file that asks for no other.
+
+Tables and charts are there without a script; the page's own script only filters and sorts them.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from siftune import files
+from siftune.errors import DataError, at
+
+__all__ = ["NUMBERS", "PAGE", "build"]
+
+NUMBERS, PAGE = "study.json", "study.html"
+_AGAIN = "run `siftune study` again with the same file: finished trainings are not repeated"
+
+
+def build(folder: str | Path) -> Path:
+    """Write ``study.html`` into the folder of a study; all of its numbers stand in, or follow from, ``study.json``.
+
+    Args:
+        folder: that ``siftune study`` wrote.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        DataError: there is no ``study.json``, or it is not as a study writes it.
+        SiftuneError: the operating system refused to write.
+    """
+    from pydantic import ValidationError
+
+    from siftune.report.study.model import build_view
+    from siftune.report.study.page import render
+    from siftune.report.study.schema import Study
+    from siftune.report.text import strict
+
+    folder = Path(folder)
+    path = folder / NUMBERS
+    if not path.is_file():
+        raise DataError("this is not the folder of a study", where=str(folder), why=f"It holds no {NUMBERS}.",
+                        hint="give the folder that `siftune study` wrote")
+    try:
+        study = Study.model_validate(strict(files.read_json(path)))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        key = ".".join(map(str, first["loc"])) or "the whole file"
+        raise DataError(f"{NUMBERS} is not as siftune writes it", where=str(path), why=f"{key}: {first['msg']}",
+                        hint=_AGAIN) from error
+    except ValueError as error:  # broken JSON, or not UTF-8
+        raise DataError(f"{NUMBERS} is not JSON", where=at(path, getattr(error, "lineno", None)), why=str(error),
+                        hint=_AGAIN) from error
+    page = folder / PAGE
+    files.write_text(page, render(build_view(study, folder.resolve().name)))
+    return page

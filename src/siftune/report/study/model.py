@@ -1,0 +1,84 @@
+"""What the page shows of a study, in the order of the page; numbers are as in ``study.json`` or follow from them."""
+
+from __future__ import annotations
+
+from pathlib import PureWindowsPath
+from typing import Any
+
+from siftune.report.study.analyses import (
+    break_even,
+    correlations,
+    cost_and_gain,
+    curves,
+    deciles,
+    efficiency,
+    overlaps,
+    transfer,
+)
+from siftune.report.study.schema import LENGTH_MATCHED, RANDOM, Arm, Study, Test
+from siftune.report.study.verdict import share, verdict
+from siftune.report.text import shorten
+
+
+def build_view(study: Study, name: str) -> dict[str, Any]:
+    """All that the template needs.
+
+    Args:
+        study: the file.
+        name: of the study's folder.
+    """
+    methods = dict.fromkeys([*(t.method for t in study.tests), *(a.name for a in study.arms if a.kind == "method")])
+    status = {cell.id: cell.status for cell in study.cells}
+    return {
+        "name": name, "siftune": study.siftune, "complete": study.complete, "model": study.model,
+        "model_name": model_name(study.model), "confidence": study.confidence,
+        "pool": study.pool.model_dump(), "costs": study.costs.model_dump(), "notes": study.notes,
+        "settings": study.settings, "failures": [f.model_dump() for f in study.failures],
+        "targets": [t.name for t in study.targets], "budgets": study.budgets, "methods": sorted(methods),
+        "trainings": {kind: sum(s == kind for s in status.values()) for kind in ("done", "missing", "failed")},
+        "verdict": verdict(study),
+        "ranking": [r.model_dump() for r in study.ranking],
+        "tests": _tests(study),
+        "curves": curves(study),
+        "efficiency": efficiency(study),
+        "correlations": correlations(study),
+        "deciles": deciles(study),
+        "overlaps": overlaps(study),
+        "transfer": transfer(study, model_name),
+        "costs_and_gains": cost_and_gain(study),
+        "break_even": break_even(study),
+        "arms": [_arm(study, arm) for arm in study.arms],
+        "has_exact": any(a.exact_match for a in study.arms),
+        "has_models": any(a.model != study.model for a in study.arms),
+    }
+
+
+def model_name(model: str) -> str:
+    """Of a folder its last part: the whole path stands in the configuration."""
+    is_folder = model.startswith(("/", ".", "~")) or "\\" in model
+    return shorten(PureWindowsPath(model).name or model if is_folder else model, 48)  # it knows both kinds of slash
+
+
+def _tests(study: Study) -> list[dict[str, Any]]:
+    """By target and budget: tests against random on the loss first, the best difference first."""
+    places = [(t.name, b) for t in study.targets for b in study.budgets]
+    found = []
+    for target, budget in places:
+        mine = [t for t in study.tests if (t.target, t.budget) == (target, budget)]
+        mine.sort(key=lambda t: (t.against != RANDOM, t.metric != "loss",
+                                 t.difference or 0.0 if t.metric == "loss" else -(t.difference or 0.0)))
+        if mine:
+            found.append({"target": target, "budget": budget, "tests": [_test(study, t) for t in mine]})
+    return found
+
+
+def _test(study: Study, test: Test) -> dict[str, Any]:
+    part = share(study, test)
+    return {**test.model_dump(), "share": part[0] if part else None}
+
+
+def _arm(study: Study, arm: Arm) -> dict[str, Any]:
+    test = next((t for t in study.tests if (t.target, t.budget, t.method, t.against, t.metric)
+                 == (arm.target, arm.budget, arm.name, RANDOM, "loss")), None) if arm.model == study.model else None
+    return {**arm.model_dump(), "model": model_name(arm.model), "test": _test(study, test) if test else None,
+            "is_method": arm.kind == "method", "matched": arm.name == LENGTH_MATCHED}

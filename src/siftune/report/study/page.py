@@ -1,0 +1,144 @@
+"""The page of a study, made from what :func:`siftune.report.study.model.build_view` gives and from nothing else.
+
+Names of methods, targets and files come from anywhere, as do messages of failures. Jinja2 escapes every value, and a
+content-security policy allows the page's own style sheet and script, by their digests, and no request at all.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from siftune.report import charts, formats
+from siftune.report.page import digest, environment
+from siftune.report.study.charts import SECONDS, Axis, Dot, Series, plot
+
+_HERE = Path(__file__).parent
+_SHEETS = (_HERE.parent / "report.css", _HERE / "study.css")
+LARGEST_PLANE = 400  # dots that a plane can hold before it says nothing and costs much
+
+
+def render(view: dict[str, Any]) -> str:
+    """One file that asks for no other."""
+    css = "".join(path.read_text(encoding="utf-8") for path in _SHEETS)
+    script = (_HERE / "study.js").read_text(encoding="utf-8")
+    template = environment(_HERE).get_template("study.j2")
+    return template.render(s=view, draw=_CHARTS, raw=_raw, css=Markup(css), css_hash=digest(css), script=Markup(script),
+                           script_hash=digest(script))
+
+
+def _raw(value: float | None) -> str:
+    """A number for the script to sort by, whole; empty where there is none."""
+    return "" if value is None else repr(value)
+
+
+def forest(place: dict[str, Any]) -> Markup | None:
+    """Differences in loss from random at one target and budget; hollow where they cannot be told from nothing."""
+    rows = [charts.Interval(test["method"], test["difference"], test["low"], test["high"],
+                            "method" if test["verdict"] in ("better", "worse") else "baseline", name=test["method"])
+            for test in place["tests"] if (test["against"], test["metric"]) == ("random", "loss")
+            and None not in (test["difference"], test["low"], test["high"])]
+    if not rows:
+        return None
+    return charts.intervals(f"Difference in loss from random, {place['target']}, {place['budget']}",
+                            "Left of zero the method is better than random. A filled circle is told from random after "
+                            "Holm's adjustment, a hollow one is not.", rows, formats.signed, zero=("better", "worse"))
+
+
+def curve_panels(target: dict[str, Any], across: str) -> list[dict[str, Any]]:
+    """One panel for each method, all on the same axes, with random behind it.
+
+    Args:
+        target: of the view's ``curves``.
+        across: ``rows`` or ``tokens``.
+    """
+    def points(curve: dict[str, Any] | None) -> list[dict[str, Any]]:
+        return [p for p in (curve or {}).get("points", []) if p["loss"] is not None and p[across]]
+
+    everything = [p for curve in (target["random"], *target["methods"]) for p in points(curve)]
+    if not everything:
+        return []
+    band = [(b[across], b["low"], b["high"]) for b in target["band"] if b[across]]
+    losses = [p["loss"] for p in everything] + [end for _, low, high in band for end in (low, high)]
+    room = max(0.5 * (max(losses) - min(losses)), 0.02 * max(losses))
+    # A level far from all curves would flatten them: it is told at the edge instead.
+    near = [v for _, v in target["levels"] if min(losses) - room <= v <= max(losses) + room]
+    x = Axis.over(across, [p[across] for p in everything], formats.number, log=True)
+    y = Axis.over("loss", [*losses, *near], formats.number, margin=0.1)
+
+    def series(kind: str, name: str, curve: dict[str, Any] | None) -> Series:
+        return Series(kind, [Dot(p[across], p["loss"], f"{name}, {p['budget']}: loss {formats.loss(p['loss'])}, "
+                                 f"{formats.number(p[across])} {across}") for p in points(curve)], joined=True)
+
+    panels = []
+    for method in target["methods"] or [None]:
+        name = method["name"] if method else "random"
+        made = [series("baseline", "random", target["random"])]
+        if method:
+            made.append(series("method", name, method))
+        panels.append({"name": name, "chart": plot(
+            f"Loss against {across}, {name}, {target['target']}",
+            "The filled line is the method, the hollow one random, with the band of its trainings.", made, x, y,
+            gutter=15, band=band, levels=target["levels"])})
+    return panels
+
+
+def correlation_forest(target: dict[str, Any]) -> Markup | None:
+    rows = [charts.Interval(f"{r['representation']} · {r['budget']} · {r['measure']}", r["rho"], r["low"], r["high"],
+                             "baseline" if r["low"] <= 0 <= r["high"] else "method")
+            for r in target["rhos"] if None not in (r["rho"], r["low"], r["high"])]
+    if not rows:
+        return None
+    return charts.intervals(f"Spearman's rho of distance and loss, {target['target']}",
+                            "Right of zero a subset nearer to the target has a lower loss. Hollow where the interval "
+                            "holds zero.", rows, formats.signed,
+                            zero=("farther is better", "nearer is better"))
+
+
+def correlation_plane(rho: dict[str, Any]) -> Markup | None:
+    dots = rho["dots"][:LARGEST_PLANE]
+    if len(dots) < 2:
+        return None
+    made = [Series("method" if is_method else "baseline", [
+        Dot(d["distance"], d["loss"], f"{d['name']}: distance {formats.score(d['distance'])}, "
+            f"loss {formats.loss(d['loss'])}", name=d["name"] if is_method else "")
+        for d in dots if (d["kind"] == "method") == is_method]) for is_method in (False, True)]
+    return plot(f"Loss against distance by {rho['representation']}, {rho['target']}, {rho['budget']}",
+                "Each dot is a subset; hollow ones are baselines.", made,
+                Axis.over(f"{rho['measure']} distance", [d["distance"] for d in dots], formats.number),
+                Axis.over("loss", [d["loss"] for d in dots], formats.number), gutter=15)
+
+
+def decile_plane(told: dict[str, Any]) -> Markup | None:
+    bins = [b for b in told["bins"] if b["loss"] is not None]
+    if not bins:
+        return None
+    dots = [Dot(b["bin"], b["loss"], f"bin {b['bin']}: loss {formats.loss(b['loss'])}") for b in bins]
+    return plot(f"Loss by tenth of the pool, {told['name']}, {told['target']}",
+                "From the rows ranked first, at the left, to those ranked last.",
+                [Series("method", dots, joined=True)], Axis("tenth of the pool, ranked first at the left", 0.5, 10.5,
+                                                            formats.number),
+                Axis.over("loss", [b["loss"] for b in bins], formats.number), gutter=12)
+
+
+def cost_plane(place: dict[str, Any]) -> Markup | None:
+    arms = [a for a in place["arms"] if a["seconds"]]
+    if not any(a["kind"] == "method" for a in arms):
+        return None
+    made = [Series("method" if a["kind"] == "method" else "baseline", [
+        Dot(a["seconds"], a["gain"], f"{a['number']} {a['name']}: {formats.signed_percent(a['gain'])} in "
+            f"{formats.duration(a['seconds'])}", str(a["number"]), a["name"] if a["kind"] == "method" else "")])
+            for a in reversed(arms)]
+    return plot(f"Gain over random against cost, {place['target']}, {place['budget']}",
+                "Upwards how much lower than random's the loss is, to the right seconds of selection and training. The "
+                "numbers are those of the table.", made,
+                Axis.over("selection and one training", [a["seconds"] for a in arms], formats.duration, log=True,
+                          margin=0.1, round_ones=SECONDS),
+                Axis.over("lower loss than random", [0.0, *(a["gain"] for a in arms)], formats.signed_percent,
+                          margin=0.12), height=190, gutter=15, zero=True)
+
+
+_CHARTS = {"forest": forest, "curve_panels": curve_panels, "correlation_forest": correlation_forest,
+           "correlation_plane": correlation_plane, "decile_plane": decile_plane, "cost_plane": cost_plane}
