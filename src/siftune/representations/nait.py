@@ -10,7 +10,7 @@ What the paper leaves open: principal components are centred, as usual, so that 
 difference; where the deltas do not vary (a single target), v_l is their mean, of length 1. A response of one token has
 no delta; such targets say nothing of a direction and are left out, and counted. The end-of-turn token, though it is
 supervised, does not count as the last: with it the directions tell of ending, whatever the task (on the demo's pool 0
-of 17 rows came from the targets' families, without it 12). Inner products are mostly the last layers';
+of 17 rows came from the targets' families, without it 6). Inner products are mostly the last layers';
 ``--nait-score cosine`` weighs all layers alike.
 """
 
