@@ -45,6 +45,8 @@ def test_results_are_told_and_kept(values: Values, calm: Path, tmp_path: Path) -
     assert re.search(r"\| bm25 +\| 10% +\| 4 ", again.out)
     assert "single training" in again.out
     assert f"results: {calm / 'study.json'}" in again.out
+    assert f"report:  {calm / 'study.html'}" in again.out
+    assert "What can be told" in (calm / "study.html").read_text(encoding="utf-8")
     assert scores(calm) == before, "a second run computes nothing"
 
 

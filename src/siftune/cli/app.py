@@ -116,7 +116,7 @@ def inspect(
 
 @app.command()
 def report(run: RunArgument) -> None:
-    """Write report.html and report.json of a run folder again."""
+    """Write report.html and report.json of a run folder, or study.html of a study's, again."""
     from siftune.report import build
 
     page, numbers = build(run)
@@ -190,7 +190,8 @@ def main() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     try:
-        code = app(standalone_mode=False)  # its mistakes come back as exceptions, and are told as all others are
+        # Its mistakes come back as exceptions, and are told as all others are.
+        code = app(prog_name="siftune", standalone_mode=False)
         if code == 130:
             raise KeyboardInterrupt
         sys.exit(code)

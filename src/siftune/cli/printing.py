@@ -59,6 +59,7 @@ def print_study(finished: Finished) -> None:
 
     print(tables(finished.result))
     print(f"\nresults: {finished.file}")
+    print(f"report:  {finished.page}")
     if finished.failed:
         print(f"{failures(finished.result)}\nhint: run the same command again to try these again", file=sys.stderr)
 

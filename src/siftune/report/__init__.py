@@ -1,7 +1,7 @@
-"""The report of a run: one self-contained HTML page and the same numbers as JSON.
+"""The report of a run or of a study: one self-contained HTML page and the same numbers as JSON.
 
-Reads a run folder and nothing else. The page needs no network and runs no script; everything that came from the
-rows is shown as text.
+Reads one folder and nothing else. The page needs no network, that of a run no script either; everything that came from
+the rows is shown as text.
 """
 
 from __future__ import annotations
@@ -20,19 +20,24 @@ def build(run: str | Path) -> tuple[Path, Path]:
     what could not be shown for want of them.
 
     Args:
-        run: The folder that ``siftune select`` wrote.
+        run: The folder that ``siftune select`` wrote; of one that ``siftune study`` wrote, ``study.html`` is made.
 
     Returns:
-        The paths of ``report.html`` and ``report.json``.
+        The paths of ``report.html`` and ``report.json``, or of ``study.html`` and ``study.json``.
 
     Raises:
         DataError: the folder is missing, is not a run folder, or one of its files cannot be read.
         SiftuneError: the operating system refused to write.
     """
+    from siftune.report import study
+
+    run = Path(run)
+    if (run / study.NUMBERS).is_file():
+        return study.build(run), run / study.NUMBERS
+
     from siftune.report.model import build_report
     from siftune.report.page import render
 
-    run = Path(run)
     report = build_report(run)
     page, numbers = run / "report.html", run / "report.json"
     files.write_json(numbers, report)

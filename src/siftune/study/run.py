@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from siftune.files import write_json, write_text
+from siftune.report.study import build
 from siftune.runfolder import prepare
 from siftune.study.config import StudyConfig
 from siftune.study.distances import distances
@@ -26,10 +27,12 @@ class Finished:
     Attributes:
         file: ``study.json``.
         result: what it holds.
+        page: ``study.html``, once the trainings have ended.
     """
 
     file: Path
     result: StudyResult
+    page: Path | None = None
 
     @property
     def failed(self) -> bool:
@@ -69,6 +72,7 @@ def study(config: StudyConfig, *, executor: Executor | None = None) -> Finished:
 
     tell()
     cells.run(executor or executor_of(config.common), inputs.load, tell)
+    finished.page = build(folder)
     return finished
 
 

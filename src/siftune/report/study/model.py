@@ -27,14 +27,14 @@ def build_view(study: Study, name: str) -> dict[str, Any]:
         study: the file.
         name: of the study's folder.
     """
-    methods = dict.fromkeys([*(t.method for t in study.tests), *(a.name for a in study.arms if a.kind == "method")])
     status = {cell.id: cell.status for cell in study.cells}
     return {
         "name": name, "siftune": study.siftune, "complete": study.complete, "model": study.model,
         "model_name": model_name(study.model), "confidence": study.confidence,
         "pool": study.pool.model_dump(), "costs": study.costs.model_dump(), "notes": study.notes,
+        "target_files": [{**t.model_dump(exclude={"test_ids"}), "test_rows": len(t.test_ids)} for t in study.targets],
         "settings": study.settings, "failures": [f.model_dump() for f in study.failures],
-        "targets": [t.name for t in study.targets], "budgets": study.budgets, "methods": sorted(methods),
+        "targets": [t.name for t in study.targets], "budgets": study.budgets, "methods": study.methods,
         "trainings": {kind: sum(s == kind for s in status.values()) for kind in ("done", "missing", "failed")},
         "verdict": verdict(study),
         "ranking": [r.model_dump() for r in study.ranking],

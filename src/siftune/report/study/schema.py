@@ -30,6 +30,8 @@ class Estimate(_Part):
 
 class Target(_Part):
     name: str
+    target_files: list[str] = []
+    test_files: list[str] = []
     target_rows: int | None = None
     test_ids: list[str] = []
 
@@ -253,6 +255,13 @@ class Study(_Part):
         told = self.settings.get("budgets")
         named = [b for b in told if isinstance(b, str)] if isinstance(told, list) else []
         return list(dict.fromkeys([*named, *(a.budget for a in self.arms if a.budget is not None)]))
+
+    @property
+    def methods(self) -> list[str]:
+        """Of the settings and of the results, in alphabetical order."""
+        told = self.settings.get("methods")
+        named = [m for m in told if isinstance(m, str)] if isinstance(told, list) else []
+        return sorted({*named, *(t.method for t in self.tests), *(a.name for a in self.arms if a.kind == "method")})
 
     @property
     def own(self) -> list[Arm]:

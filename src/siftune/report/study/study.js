@@ -25,7 +25,7 @@
       none.hidden = [...none.closest("section").querySelectorAll("[data-target]")].some((element) => !element.hidden);
     }
     const count = rows.filter((row) => !row.hidden).length;
-    shown.textContent = `${count.toLocaleString("en")} of ${rows.length.toLocaleString("en")} arms`;
+    shown.textContent = `${count.toLocaleString("en")} of ${rows.length.toLocaleString("en")} ${rows.length === 1 ? "arm" : "arms"}`;
   };
 
   for (const select of selects) select.addEventListener("change", filter);

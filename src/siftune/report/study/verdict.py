@@ -60,10 +60,17 @@ def _headline(tests: list[Test], counts: dict[str, int]) -> str:
             return "Nothing can be told yet: every method stands on one training."
         return f"No method beat random beyond chance in {count(told, 'comparison')}."
     first = sorted(wins, key=lambda name: (-wins[name], name))
+    if len(tests) == len({t.method for t in tests}):
+        return f"{_listed(first)} beat random."
     every = {name: sum(t.method == name for t in tests) for name in first}
     shown = [f"{first[0]} beat random in {wins[first[0]]} of {count(every[first[0]], 'comparison')}",
              *(f"{name} in {wins[name]} of {every[name]}" for name in first[1:3])]
     return ", ".join(shown) + (f"; {count(len(first) - 3, 'other method')} did so too." if len(first) > 3 else ".")
+
+
+def _listed(names: list[str]) -> str:
+    shown = names if len(names) <= 4 else [*names[:3], f"{len(names) - 3} other methods"]
+    return " and ".join([", ".join(shown[:-1]), shown[-1]] if len(shown) > 1 else shown)
 
 
 def _place(study: Study, target: str, budget: str, tests: list[Test]) -> dict[str, Any]:
@@ -73,7 +80,7 @@ def _place(study: Study, target: str, budget: str, tests: list[Test]) -> dict[st
         lines += [{"verdict": outcome, "methods": [t.method], "text": _sentence(study, t, verb)}
                   for t in mine if t.verdict == outcome]
     for outcome, words in (("no different", "Cannot be told from random (the interval holds zero, or p after Holm is "
-                            "too large)"), ("single training", "One training only, so no verdict")):
+                            "too large)"), ("single training", "One training only on a side, so no verdict")):
         names = [t for t in mine if t.verdict == outcome]
         if names:
             listed = ", ".join(f"{t.method} ({_by(study, t)})" for t in names)
