@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from xml.etree import ElementTree
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from markupsafe import Markup
 
 from siftune.report import charts, formats
+from siftune.report.study.charts import SPACING, Axis, Dot, Series, plot
 from siftune.report.text import shorten, visible
 
 finite = st.floats(-1e9, 1e9, allow_nan=False).map(lambda value: 0.0 if abs(value) < 1e-9 else value)
@@ -79,6 +81,45 @@ def test_a_forest_plot_keeps_order_and_everything_inside(rows: list[tuple[float,
 def test_an_interval_without_width_is_drawn() -> None:
     svg = parsed(charts.intervals("t", "d", [charts.Interval("a", 1.0, 1.0, 1.0)], formats.loss))
     assert [c.attrib["cx"] for c in svg.iter("circle")] == ["50%"]
+
+
+places = st.lists(st.tuples(st.floats(1e-3, 1e6), finite), min_size=1, max_size=8)
+
+
+@given(places, st.booleans(), finite)
+def test_a_plane_keeps_order_and_everything_inside(points: list[tuple[float, float]], log: bool, level: float) -> None:
+    x = Axis.over("x", [p[0] for p in points], formats.number, log=log)
+    y = Axis.over("y", [p[1] for p in points], formats.number)
+    svg = parsed(plot("t", "d", [Series("method", [Dot(*p, title="dot") for p in points], joined=True)], x, y,
+                      levels=[("level", level)]))
+    height = float(svg.attrib["height"])
+    assert all(0 <= place <= 100 for place in percents(svg))
+    ys = [float(e.attrib[name]) for e in svg.iter() for name in ("y", "y1", "y2", "cy") if name in e.attrib]
+    assert all(0 <= place <= height for place in ys)
+    dots = [(float(c.attrib["cx"][:-1]), float(c.attrib["cy"])) for c in svg.iter("circle")]
+    for (a, b), (p, q) in zip(points, dots, strict=True):
+        for (c, d), (r, s) in zip(points, dots, strict=True):
+            assert p <= r or a >= c
+            assert q >= s or b >= d  # down is less
+    assert len([line for line in svg.iter("line") if line.attrib["class"].startswith("path")]) == len(points) - 1
+
+
+@given(places, st.booleans())
+def test_numbers_of_an_axis_are_on_it_and_stand_apart(points: list[tuple[float, float]], log: bool) -> None:
+    axis = Axis.over("x", [p[0] for p in points], formats.number, log=log)
+    found = axis.ticks(4)
+    assert found
+    at = [axis.place(tick) for tick in found]
+    assert all(b - a >= SPACING for a, b in itertools.pairwise(at))
+    slack = 1e-9 * max(abs(axis.low), abs(axis.high))
+    assert all(axis.low - slack <= tick <= axis.high + slack for tick in found)
+
+
+def test_a_band_is_the_polygon_between_its_ends() -> None:
+    x, y = Axis("x", 0, 10, formats.number), Axis("y", 0, 1, formats.number)
+    svg = parsed(plot("t", "d", [], x, y, height=100, band=[(10, 0.5, 1.0), (0, 0.0, 0.25)]))
+    (polygon,) = svg.iter("polygon")
+    assert polygon.attrib["points"] == "0,99 100,24 100,74 0,124"
 
 
 @given(finite, st.floats(1e-3, 1e9))

@@ -6,6 +6,8 @@ content-security policy allows the page's own style sheet and script, by their d
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +129,7 @@ def cost_plane(place: dict[str, Any]) -> Markup | None:
     arms = [a for a in place["arms"] if a["seconds"]]
     if not any(a["kind"] == "method" for a in arms):
         return None
+    gains = [0.0, *(a["gain"] for a in arms)]
     made = [Series("method" if a["kind"] == "method" else "baseline", [
         Dot(a["seconds"], a["gain"], f"{a['number']} {a['name']}: {formats.signed_percent(a['gain'])} in "
             f"{formats.duration(a['seconds'])}", str(a["number"]), a["name"] if a["kind"] == "method" else "")])
@@ -136,8 +139,18 @@ def cost_plane(place: dict[str, Any]) -> Markup | None:
                 "numbers are those of the table.", made,
                 Axis.over("selection and one training", [a["seconds"] for a in arms], formats.duration, log=True,
                           margin=0.1, round_ones=SECONDS),
-                Axis.over("lower loss than random", [0.0, *(a["gain"] for a in arms)], formats.signed_percent,
-                          margin=0.12), height=190, gutter=15, zero=True)
+                Axis.over("lower loss than random", gains, _percents_over(max(gains) - min(gains)), margin=0.12),
+                height=190, gutter=15, zero=True)
+
+
+def _percents_over(span: float) -> Callable[[float], str]:
+    """Shares as per cents, with as many decimals as it takes to tell the numbers of an axis apart."""
+    decimals = min(max(0, math.ceil(-math.log10(25 * span))), 6) if span else 0
+
+    def show(share: float) -> str:
+        text = f"{100 * share:+.{decimals}f}%"
+        return "0%" if not text.strip("+-0.%") else text.replace("-", formats.MINUS)
+    return show
 
 
 _CHARTS = {"forest": forest, "curve_panels": curve_panels, "correlation_forest": correlation_forest,
