@@ -40,7 +40,7 @@ TARGET = ["--target", str(DEMO / "target.jsonl")]
 #: Four task families of the pool stand for what the model was trained on before.
 KNOWN = ("letter_counting", "spell_backward", "coin_flip", "lcm")
 #: What a name stands for beside the method itself: `NAME@variant` -> flags.
-FEW = ["--nominees", "3", "--random-nominees", "1"]  # about 6 pairs a row: a tenth of the default, and of the time
+FEW = ["--pairs", "sparse", "--nominees", "3", "--random-nominees", "1"]  # about 6 pairs a row, a tenth of the default
 VARIANTS: dict[str, list[str]] = {
     "delift@instruction": FEW, "delift@task": TARGET, "delift@continual": [*FEW, "--existing", "{existing}"],
     "learning-percentage@app": ["--learning-percentage", "app"],
