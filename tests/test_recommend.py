@@ -54,6 +54,14 @@ def test_every_reason_tells_the_expected_cost() -> None:
                 resolve("auto", has_target=target, has_existing=existing, situation=s)
 
 
+def test_vectors_serve_without_a_target_where_the_selector_asks_for_no_similarities() -> None:
+    assert resolve("rds:flcg", has_target=False, has_existing=True).selector == "flcg"
+    assert resolve("embed:k-center", has_target=False).representation == "embed"
+    for name in ("rds+", "rds:top-k", "embed", "less:facility-location"):
+        with pytest.raises(ConfigError, match="compares with targets"):
+            resolve(name, has_target=False)
+
+
 def test_every_method_names_parts_that_exist() -> None:
     for method in METHODS.values():
         representation_of(method.representation)

@@ -140,7 +140,9 @@ def resolve(method: str, representation: str = "", selector: str = "", *, has_ta
         representation_of(rep)
         SELECTORS.get(sel, flag="--selector")
         chosen = Method(f"{rep}:{sel}", rep, sel, "A free combination.")
-    if not has_target and representation_of(chosen.representation).needs_target:
+    found = representation_of(chosen.representation)
+    needs = SELECTORS.get(chosen.selector).info.needs
+    if not has_target and found.needs_target and needs not in getattr(found, "without_target", ()):
         raise ConfigError(f"the method {chosen.name} compares with targets, and there are none", where="--target",
                           hint="give a file with a few examples of what the model must learn, or choose a method that "
                                "needs none: --method mads, or random")

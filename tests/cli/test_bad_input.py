@@ -95,7 +95,7 @@ def test_budgets_that_cannot_be_met(select: Run, budget: str, said: str) -> None
 
 
 @pytest.mark.parametrize(("flags", "meant"), [
-    (("--method", "les"), "less"), (("--method", "less:topk"), "top-k"), (("--method", "lss:top-k"), "less"),
+    (("--method", "les"), "less"), (("--method", "less:topk"), "top-k"), (("--method", "lesss:top-k"), "less"),
     (("--selector", "round-robbin"), "round-robin"), (("--representation", "lesss"), "less"),
     (("--adam", "papr"), "paper"), (("--format", "alpacca"), "alpaca"), (("--on-taken", "advanc"), "advance"),
     (("--target-mean", "cosin"), "cosine"),
@@ -118,7 +118,7 @@ def test_values_that_cannot_be_used(select: Run, flags: str) -> None:
 
 
 @pytest.mark.parametrize(("flags", "said"), [
-    (("--baselines", "randm"), "did you mean 'random'?"), (("--methods", "lss"), "did you mean 'less'?"),
+    (("--baselines", "randm"), "did you mean 'random'?"), (("--methods", "lesss"), "did you mean 'less'?"),
     (("--seeds", "0"), "--seeds"), (("--epochs", "0"), "--epochs"),
     (("--confidence", "95"), "--confidence"), (("--exact-match-tokens", "-1"), "--exact-match-tokens"),
 ])

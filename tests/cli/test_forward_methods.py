@@ -12,6 +12,7 @@ from siftune.forward import engine
 from siftune.store import FeatureStore
 from tests.cli.command import siftune
 from tests.cli.conftest import Files
+from tests.cli.pools import jsonl, records
 from tests.cli.runs import check_run_folder, ids_of
 
 METHODS = {
@@ -144,3 +145,16 @@ def test_other_weights_are_not_mixed_with_stored_features(files: Files, tmp_path
     again = (*files.select, "--method", "mads", "--model", other, "--output-dir", tmp_path / "run")
     siftune(*again).refused("another model", "--recompute")
     siftune(*again, "--recompute").ok()
+
+
+@pytest.mark.parametrize("representation", ["rds", "embed"])
+def test_vectors_serve_selectors_that_need_no_target(representation: str, files: Files, tmp_path: Path) -> None:
+    """Diversity of the pool, and what rows that the model knows lack: no target is needed for either."""
+    known = jsonl(tmp_path / "old.jsonl", records("messages", range(300, 304), "old"))
+    base = ("select", "--model", files.model, "--pool", files.pool, "--budget", 7)
+    siftune(*base, "--method", f"{representation}:k-center", "--output-dir", tmp_path / "run").ok()
+    shown = siftune(*base, "--from", tmp_path / "run", "--method", f"{representation}:flcg", "--existing", known,
+                    "--output-dir", tmp_path / "continual").ok()
+    assert "pool forward pass" not in shown.err
+    assert len(ids_of(tmp_path / "run")) == len(ids_of(tmp_path / "continual")) == 7
+    assert ids_of(tmp_path / "run") != ids_of(tmp_path / "continual")

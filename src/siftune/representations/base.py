@@ -120,7 +120,8 @@ class Representation(Protocol):
 
     Attributes:
         name, summary, paper, cost: for ``siftune methods``.
-        needs_target: whether it compares with target rows.
+        needs_target: whether it compares with target rows. A representation that has ``without_target``, a tuple of
+            what selectors may need (:class:`~siftune.selectors.info.SelectorInfo`), serves these without a target.
         needs_model: whether it runs a language model.
     """
 

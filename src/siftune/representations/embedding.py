@@ -30,21 +30,22 @@ class Embedding:
     paper = "arXiv 2602.14696"
     cost = "one forward pass of a small encoder over the pool"
     needs_target = True
+    without_target = ("vectors", "kernel")
     needs_model = False
 
     def compute(self, context: Context) -> Evidence:
         embeddings = Embeddings(context)
         vectors = embeddings.pool()
         pool = embeddings.store(context.pool, "pool")
-        target = embeddings.store(context.target, "target")
-        queries = features(target)
+        queries = features(embeddings.store(context.target, "target")) if len(context.target) else None
         existing = features(embeddings.store(context.existing, "existing")) if len(context.existing) else None
+        cut = {kind: rows_cut(embeddings.store(rows, kind))
+               for kind, rows in (("pool", context.pool), ("target", context.target)) if len(rows)}
         notes = {
-            "embedding_model": context.config.embedding_model, "embedding_dim": queries.shape[1],
-            "embedding_max_tokens": embeddings.model.max_tokens,
-            "embedding_rows_cut": {"pool": rows_cut(pool), "target": rows_cut(target)},
+            "embedding_model": context.config.embedding_model, "embedding_dim": next(vectors())[1].shape[1],
+            "embedding_max_tokens": embeddings.model.max_tokens, "embedding_rows_cut": cut,
         }
-        return Evidence(blocks=cosines(vectors, queries), vectors=vectors,
+        return Evidence(blocks=None if queries is None else cosines(vectors, queries), vectors=vectors,
                         existing=None if existing is None else cosines(vectors, existing),
                         stores=[pool.folder], fingerprint=pool.fingerprint, notes=notes)
 

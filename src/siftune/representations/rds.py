@@ -30,16 +30,17 @@ class Rds:
     paper = "arXiv 2503.01807"
     cost = "one forward pass over the pool"
     needs_target = True
+    without_target = ("vectors", "kernel")
     needs_model = True
     forward = True
 
     def compute(self, context: Context) -> Evidence:
         own = readers(context)
         [pool] = forward_stores(context, context.pool, own, "pool")
-        [target] = forward_stores(context, context.target, own, "target")
+        target = forward_stores(context, context.target, own, "target") if len(context.target) else []
         known = forward_stores(context, context.existing, own, "existing") if len(context.existing) else []
         vectors = alike_vectors(lambda: _features(pool), first_alike(context.pool))
-        return Evidence(blocks=cosines(vectors, _whole(target)), vectors=vectors,
+        return Evidence(blocks=cosines(vectors, _whole(target[0])) if target else None, vectors=vectors,
                         existing=cosines(vectors, _whole(known[0])) if known else None,
                         stores=[pool.folder], fingerprint=pool.fingerprint)
 
