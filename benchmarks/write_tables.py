@@ -116,13 +116,20 @@ def stages() -> str:
     return markdown(["stage", "plain facility location", "the stage's selector"], rows)
 
 
+def _named(name: str) -> str:
+    """`delift@task` as "`delift` task"."""
+    method, _, variant = name.partition("@")
+    return f"`{method}` {variant}".rstrip()
+
+
 def methods() -> str:
     told = read_json(RESULTS / "methods.json")["methods"]
     wanted = ("family_relationships", "word_sequence_reversal")
     rows = []
     for name, one in told.items():
         inside = sum(one["families"].get(family, 0) for family in wanted)
-        rows.append([f"`{name.replace('@', '` ')}" + ("" if "@" in name else "`"), f"{one['seconds']:.0f}",
+        shown = _named(name) + (f", after {_named(one['after'])}" if one.get("after") else "")
+        rows.append([shown, f"{one['seconds']:.0f}",
                      f"{one['cpu_seconds']:.0f}", f"{one['store_bytes'] / 2**20:.1f}", f"{inside} of {one['rows']}",
                      str(len(one["families"]))])
     return markdown(["method", "seconds", "CPU seconds", "store, MiB", "picks from the targets' families",
