@@ -9,8 +9,8 @@ handles a few other rows. Finished measurements are written at once, to `benchma
 
 bergson needs an environment of its own, and is left out where there is none:
 
-    python -m venv /tmp/venv-bergson && /tmp/venv-bergson/bin/pip install torch==2.13.0 bergson==2.5.1
-    /tmp/venv-bergson/bin/pip uninstall -y torchvision torchaudio && /tmp/venv-bergson/bin/pip install torch==2.13.0
+    python -m venv .venv-bergson && .venv-bergson/bin/pip install torch==2.13.0 bergson==2.5.1
+    .venv-bergson/bin/pip uninstall -y torchvision torchaudio && .venv-bergson/bin/pip install torch==2.13.0
 
 (The second line because bergson draws in a later torch through two packages that it does not import.)
 """
@@ -278,7 +278,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--rows", type=int, default=96)
     parser.add_argument("--arms", default=",".join((*ARMS, *PEERS)), help="comma-separated")
-    parser.add_argument("--bergson-python", default="/tmp/venv-bergson/bin/python")
+    parser.add_argument("--bergson-python", default=".venv-bergson/bin/python")
     parser.add_argument("--work-dir", type=Path, default=Path("runs/gradients-benchmark"), help="rows and adapter")
     parser.add_argument("--output", type=Path, default=HERE / "results" / "gradients-speed.json")
     parser.add_argument("--smoke", action="store_true", help="4 rows, one round, cheap arms, nothing kept")

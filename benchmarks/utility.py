@@ -1,6 +1,6 @@
 """DELIFT's utility on real rows: what kept keys and values save, what a sparse kernel loses, what the stages choose.
 
-    OMP_NUM_THREADS=1 python benchmarks/utility.py [--folder /tmp/utility-benchmark] [--parts reuse,pairs,targets,...]
+    OMP_NUM_THREADS=1 python benchmarks/utility.py [--folder runs/utility-benchmark] [--parts reuse,pairs,targets,...]
 
 The embedded model, one thread. Rows are those of the demo (`examples/demo`): its two target families and those with the
 shortest rows, so many rows each. `pairs` and `targets` score all pairs, some 200 to 300 tokens a second on a free core
@@ -216,7 +216,7 @@ def main() -> None:
     import torch
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--folder", type=Path, default=Path("/tmp/utility-benchmark"))
+    parser.add_argument("--folder", type=Path, default=HERE.parent / "runs" / "utility-benchmark")
     parser.add_argument("--parts", default="reuse,pairs,targets,sparse,stages")
     parser.add_argument("--families", type=int, default=8)
     parser.add_argument("--rows-each", type=int, default=8)
