@@ -31,9 +31,7 @@ SELECT: dict[str, Callable[[Path], bool]] = {
     "while the results are written": lambda run: (run / "selected.jsonl").exists(),
 }
 COMPARE: dict[str, Callable[[Path], bool]] = {
-    "after zero-shot": lambda run: count(run, "training/zero-shot*/scores-*.json") >= 1,
     "during the first training": lambda run: count(run, "training/*/checkpoints/*") >= 1,
-    "after the first training": lambda run: count(run, "training/*/training.json") >= 1,
     "in the last trainings": lambda run: count(run, "training/*/scores-*.json") >= 4,
 }
 
@@ -70,7 +68,7 @@ def calm(files: Files, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
-@pytest.mark.parametrize("moment", SELECT)
+@pytest.mark.parametrize("moment", [moment for moment in SELECT if moment != "at the first pool features"])
 def test_a_killed_select_continues(files: Files, calm: Path, tmp_path: Path, moment: str) -> None:
     run, command = tmp_path / "run", (*files.select, "--shard-rows", 2)
     kill_when(SELECT[moment], run, *command)

@@ -17,7 +17,7 @@ from siftune.representations.gradient_settings import lora_settings, warmup_sett
 from siftune.representations.less import Less
 from siftune.seeds import derive
 from siftune.store import FeatureStore
-from tests.representations.contexts import context, examples, tiny_model
+from tests.representations.contexts import context, examples
 
 
 def oracle(made: Context) -> tuple[np.ndarray, dict[str, np.ndarray]]:
@@ -143,16 +143,6 @@ def test_features_are_reused_and_an_interrupted_pass_continues(tmp_path, monkeyp
     Less().compute(clock)
     assert not computed
     assert all(step["reused"] for step in clock.clock.steps)
-
-
-def test_several_workers_compute_the_same_features(tmp_path):
-    one = context(tmp_path / "one")
-    alone = Less().compute(one)
-    two = context(tmp_path / "two", workers=2)
-    two.load = tiny_model
-    together = Less().compute(two)
-    for (_, a), (_, b) in zip(alone.blocks(), together.blocks(), strict=True):
-        np.testing.assert_allclose(a, b, atol=1e-5)
 
 
 @pytest.mark.parametrize(("change", "field"), [
