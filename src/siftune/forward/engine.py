@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -19,7 +20,7 @@ from siftune.data.rows import Rendered
 from siftune.errors import ModelError
 from siftune.evaluation.loss import evaluating
 from siftune.forward.reader import Reader, Reading
-from siftune.gradients.batching import Batch, batch_cost, collate, plan_batches
+from siftune.gradients.batching import Batch, collate, run_batches
 from siftune.models.supervised_logits import supervised_logits
 
 
@@ -69,30 +70,23 @@ def _one_pass(model: Any, rendered: Sequence[Rendered], readers: Sequence[Reader
               device: torch.device | str, autocast: torch.dtype | None, on_batch: Callable[[list[int]], None],
               ) -> list[dict[str, np.ndarray]]:
     out: list[dict[str, np.ndarray]] = [{} for _ in readers]
-    waiting = plan_batches([len(r) for r in rendered], batch_tokens, batch_cost=batch_cost(device))[::-1]
+
+    def run(positions: list[int]) -> None:
+        readings = _read(model, collate([rendered[i] for i in positions], pad_id, device), readers, device)
+        for kept, reader, reading in zip(out, readers, readings, strict=True):
+            for name, tensor in reading.arrays().items():
+                values = tensor.cpu().numpy()
+                if values.dtype.kind == "f" and not np.isfinite(values).all():
+                    raise ModelError(f"{name} of {reader.name} is not a finite number for some row",
+                                     why="Half precision overflows on some models.", hint="try --dtype float32")
+                if name not in kept:
+                    kept[name] = np.empty((len(rendered), *values.shape[1:]), values.dtype)
+                kept[name][positions] = values
+        on_batch(positions)
+
     cast: Any = torch.autocast(torch.device(device).type, autocast) if autocast else nullcontext()
     with evaluating(model), cast:
-        while waiting:
-            positions = waiting.pop()
-            batch = collate([rendered[i] for i in positions], pad_id, device)
-            try:
-                readings = _read(model, batch, readers, device)
-            except torch.OutOfMemoryError:
-                if len(positions) == 1:
-                    raise
-                half = len(positions) // 2  # a row does not depend on its batch: a smaller one gives the same
-                waiting += [positions[half:], positions[:half]]
-                continue
-            for kept, reader, reading in zip(out, readers, readings, strict=True):
-                for name, tensor in reading.arrays().items():
-                    values = tensor.cpu().numpy()
-                    if values.dtype.kind == "f" and not np.isfinite(values).all():
-                        raise ModelError(f"{name} of {reader.name} is not a finite number for some row",
-                                         why="Half precision overflows on some models.", hint="try --dtype float32")
-                    if name not in kept:
-                        kept[name] = np.empty((len(rendered), *values.shape[1:]), values.dtype)
-                    kept[name][positions] = values
-            on_batch(positions)
+        run_batches([len(r) for r in rendered], batch_tokens, device, run)
     return out
 
 
@@ -102,7 +96,7 @@ def _read(model: Any, batch: Batch, readers: Sequence[Reader], device: torch.dev
                for tap in ("hidden", "logits", "gated", "up")}
     with ExitStack() as hooks:
         if wanting["hidden"]:
-            hooks.enter_context(_hidden(model, wanting["hidden"]))
+            hooks.enter_context(hidden_states(model, partial(_show, wanting["hidden"])))
         taps: tuple[Literal["gated", "up"], ...] = ("gated", "up")
         for tap in taps:
             if wanting[tap]:
@@ -116,17 +110,23 @@ def _read(model: Any, batch: Batch, readers: Sequence[Reader], device: torch.dev
     return readings
 
 
-@contextmanager
-def _hidden(model: Any, readings: Sequence[Reading]) -> Iterator[None]:
-    def look(module: torch.nn.Module, args: tuple[Tensor, ...]) -> None:
-        for reading in readings:
-            reading.hidden(args[0])
+def _show(readings: Sequence[Reading], hidden: Tensor) -> None:
+    for reading in readings:
+        reading.hidden(hidden)
 
+
+@contextmanager
+def hidden_states(model: Any, look: Callable[[Tensor], None]) -> Iterator[None]:
+    """Show what enters the output embedding, [B, T, H]; to be opened before the logits are thinned out.
+
+    Raises:
+        ModelError: the model has no output embedding.
+    """
     head = model.get_output_embeddings()
     if head is None:
         raise ModelError(f"{type(model).__name__} has no output embedding", why="Its input is what is read.",
                          hint="give a causal language model with --model")
-    handle = head.register_forward_pre_hook(look)
+    handle = head.register_forward_pre_hook(lambda module, args: look(args[0]))
     try:
         yield
     finally:

@@ -40,12 +40,23 @@ class PositionWeightedMean(Reader):
 
 class _HiddenReading(Reading):
     def __init__(self, batch: Batch):
-        position = batch.attention_mask.float() * batch.attention_mask.cumsum(dim=1)
-        self._weights = (position / position.sum(dim=1, keepdim=True)).unsqueeze(1)  # [B, 1, T]
+        self._attention_mask = batch.attention_mask
 
     def hidden(self, values: Tensor) -> None:
-        mean = (self._weights @ values.float()).squeeze(1)  # [B, H]
-        self._feature = mean / mean.norm(dim=1, keepdim=True).clamp_min(1e-30)
+        self._feature = position_weighted_mean(values, self._attention_mask)
 
     def arrays(self) -> dict[str, Tensor]:
         return {"feature": self._feature}
+
+
+def position_weighted_mean(hidden: Tensor, attention_mask: Tensor) -> Tensor:
+    """float32 [B, H]: sum_t t h_t / sum_t t over the real tokens of each row, made of length 1.
+
+    Args:
+        hidden: [B, T, H].
+        attention_mask: int64 [B, T].
+    """
+    position = attention_mask.float() * attention_mask.cumsum(dim=1)
+    weights = (position / position.sum(dim=1, keepdim=True)).unsqueeze(1)  # [B, 1, T]
+    mean = (weights @ hidden.float()).squeeze(1)
+    return mean / mean.norm(dim=1, keepdim=True).clamp_min(1e-30)

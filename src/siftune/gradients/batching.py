@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -49,6 +49,34 @@ def plan_batches(lengths: Sequence[int], batch_tokens: int, *, batch_cost: int =
         batches.append(order[start[stop] : stop])
         stop = start[stop]
     return batches[::-1]
+
+
+def run_batches(lengths: Sequence[int], batch_tokens: int, device: torch.device | str,
+                run: Callable[[list[int]], None]) -> None:
+    """Call ``run`` with the row positions of each batch, longest rows first.
+
+    A batch that does not fit in the device's memory is halved: what is computed of a row must not depend on its batch,
+    so smaller ones give the same.
+
+    Args:
+        lengths: token count of each row.
+        batch_tokens: padded tokens a batch may hold.
+        device: where the batches run.
+        run: keeps its results only once it has all of them.
+
+    Raises:
+        torch.OutOfMemoryError: a single row does not fit.
+    """
+    waiting = plan_batches(lengths, batch_tokens, batch_cost=batch_cost(device))[::-1]
+    while waiting:
+        positions = waiting.pop()
+        try:
+            run(positions)
+        except torch.OutOfMemoryError:
+            if len(positions) == 1:
+                raise
+            half = len(positions) // 2
+            waiting += [positions[half:], positions[:half]]
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from siftune.data.rows import Rendered
 from siftune.errors import ModelError
-from siftune.gradients.batching import batch_cost, collate, plan_batches
+from siftune.gradients.batching import collate, run_batches
 from siftune.gradients.engine import GradientEngine, LayerGradient
 from siftune.gradients.projections import Projection
 
@@ -51,27 +51,20 @@ def gradient_features(
     out = {"projected": np.empty((n, projection.dim), np.float32), "loss": np.empty(n, np.float32)}
     if not projection.factored:
         out["norm"] = np.empty(n, np.float32)
-    waiting = plan_batches([len(r) for r in rendered], batch_tokens, batch_cost=batch_cost(device))[::-1]
-    while waiting:
-        positions = waiting.pop()
+
+    def run(positions: list[int]) -> None:
         batch = collate([rendered[i] for i in positions], pad_id, device)
         sums = _Sums(projection, precondition, len(positions), device)
-        try:
-            with engine.capture(sums.add):
-                losses = engine.backward(batch)
-        except torch.OutOfMemoryError:
-            if len(positions) == 1:
-                raise
-            # The result of a row does not depend on its batch, so a smaller one gives the same.
-            half = len(positions) // 2
-            waiting += [positions[half:], positions[:half]]
-            continue
+        with engine.capture(sums.add):
+            losses = engine.backward(batch)
         projected, norm = sums.read(losses)
         out["projected"][positions] = projected.cpu().numpy()
         out["loss"][positions] = losses.cpu().numpy()
         if norm is not None:
             out["norm"][positions] = norm.cpu().numpy()
         on_batch(positions)
+
+    run_batches([len(r) for r in rendered], batch_tokens, device, run)
     return out
 
 

@@ -7,8 +7,7 @@ looks at, exactly as in one pass over both. Rows are padded on the right, so tha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +18,9 @@ from torch.nn.functional import cross_entropy
 
 from siftune.data.rows import Rendered
 from siftune.errors import ModelError
-from siftune.gradients.batching import batch_cost, collate, plan_batches
+from siftune.forward.engine import hidden_states
+from siftune.forward.hidden import position_weighted_mean
+from siftune.gradients.batching import collate, run_batches
 from siftune.models.supervised_logits import supervised_logits
 
 if TYPE_CHECKING:
@@ -77,15 +78,16 @@ class Scorer:
         vectors = np.zeros((len(rows), self.model.get_output_embeddings().weight.shape[1]), np.float32)
         fit = [i for i, row in enumerate(rows) if len(row) <= self.limit]
 
-        def score(positions: list[int]) -> None:
+        def score(some: list[int]) -> None:
+            positions, hidden = [fit[k] for k in some], []
             batch = collate([rows[i] for i in positions], self.pad_id, self.device)
-            with _hidden_states(self.model) as hidden, supervised_logits(self.model, batch.supervised):
+            with hidden_states(self.model, hidden.append), supervised_logits(self.model, batch.supervised):
                 logits = self._logits(batch.input_ids, batch.attention_mask)
             found.put(positions, certainty(logits, batch.input_ids, batch.supervised))
-            vectors[positions] = weighted_mean(hidden[0], batch.attention_mask)
+            vectors[positions] = position_weighted_mean(hidden[0], batch.attention_mask).cpu().numpy()
             on_batch(positions)
 
-        self._batched([len(rows[i]) for i in fit], fit, score)
+        run_batches([len(rows[i]) for i in fit], self.batch_tokens, self.device, score)
         return found, vectors
 
     def after(self, example: np.ndarray, rows: Sequence[Rendered]) -> Certainty:
@@ -101,13 +103,15 @@ class Scorer:
             kept = self._keys_and_values(example) if self.reuse and left.any() else None
             for shown in sorted(set(left[left > 0].tolist()), reverse=True):
 
-                def score(positions: list[int], shown: int = shown) -> None:
+                where = np.flatnonzero(left == shown)
+
+                def score(batch: list[int], shown: int = shown, where: np.ndarray = where) -> None:
+                    positions = where[batch].tolist()
                     some = [rows[i] for i in positions]
                     found.put(positions, self._after(example[:shown], some) if kept is None
                               else self._continued([(k[:, :, :shown], v[:, :, :shown]) for k, v in kept], some))
 
-                where = np.flatnonzero(left == shown).tolist()
-                self._batched([len(rows[i]) for i in where], where, score)
+                run_batches([len(rows[i]) for i in where.tolist()], self.batch_tokens, self.device, score)
         return found
 
     def _keys_and_values(self, example: np.ndarray) -> list[tuple[Tensor, Tensor]] | None:
@@ -149,19 +153,6 @@ class Scorer:
         options = options or {"use_cache": False}
         return self.model(input_ids=input_ids, attention_mask=attention_mask, **options).logits[0]
 
-    def _batched(self, lengths: Sequence[int], positions: Sequence[int], score: Callable[[list[int]], None]) -> None:
-        planned = plan_batches(lengths, self.batch_tokens, batch_cost=batch_cost(self.device))
-        waiting = [[positions[k] for k in batch] for batch in planned[::-1]]
-        while waiting:
-            some = waiting.pop()
-            try:
-                score(some)
-            except torch.OutOfMemoryError:
-                if len(some) == 1:
-                    raise
-                half = len(some) // 2
-                waiting += [some[half:], some[:half]]
-
 
 def room(example: int, row: int, limit: int) -> int:
     """How many tokens of an example are shown before a row: what the row leaves of the limit; 0 if nothing."""
@@ -195,21 +186,3 @@ def certainty(logits: Tensor, input_ids: Tensor, mask: Tensor) -> Certainty:
     distance = np.sqrt(np.bincount(row, weights=np.expm1(logp) ** 2, minlength=len(mask)) / count)
     logprob = np.bincount(row, weights=logp, minlength=len(mask)) / count
     return Certainty(distance.astype(np.float32), logprob.astype(np.float32))
-
-
-def weighted_mean(hidden: Tensor, attention_mask: Tensor) -> np.ndarray:
-    """float32 [B, H]: ``sum_t t h_t / sum_t t`` over the real tokens t = 1 ..., made of length 1."""
-    weights = attention_mask * torch.arange(1, hidden.shape[1] + 1, device=hidden.device)
-    mean = torch.einsum("bt,bth->bh", weights.float(), hidden.float()) / weights.sum(dim=1, keepdim=True)
-    return torch.nn.functional.normalize(mean, dim=1).cpu().numpy()
-
-
-@contextmanager
-def _hidden_states(model: Any) -> Iterator[list[Tensor]]:
-    """Whatever enters the output embedding, [B, T, H]; to be opened before the logits are thinned out."""
-    seen: list[Tensor] = []
-    handle = model.get_output_embeddings().register_forward_pre_hook(lambda module, args: seen.append(args[0]))
-    try:
-        yield seen
-    finally:
-        handle.remove()
