@@ -38,6 +38,13 @@ def log(message: str) -> None:
         print(message, file=sys.stderr, flush=True)
 
 
+def about(seconds: float) -> str:
+    """An estimate in words: ``about 40 s``, ``about 12 min``, ``about 1.5 h``."""
+    if seconds < 90:
+        return f"about {seconds:.0f} s"
+    return f"about {seconds / 60:.0f} min" if seconds < 5400 else f"about {seconds / 3600:,.1f} h"
+
+
 class Bar:
     """A running bar: call :meth:`advance` with the units done."""
 

@@ -17,6 +17,8 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
+from siftune.progress import about
+
 #: FLOPs a second that a feature pass reaches: per core of a CPU, on a GPU, on an Apple chip.
 CPU_CORE_SPEED, CUDA_SPEED, MPS_SPEED = 5e10, 4e13, 2e12
 #: A budget is small up to 500 rows, and up to 5,000 where that is at most a tenth of the pool. The paper compares
@@ -80,26 +82,26 @@ def recommend(s: Situation) -> Advice:
     if s.has_target and s.has_existing:
         if s.gradients <= PATIENCE:
             return Advice("less", "flcmi", "a target and rows that the model already knows are given: LESS gradients "
-                          f"with conditional mutual information; {_about(s.gradients)}")
+                          f"with conditional mutual information; {about(s.gradients)}")
         return Advice("rds+", "flcmi", "a target and rows that the model already knows are given, and gradients would "
-                      f"take {_about(s.gradients)}: RDS+ with conditional mutual information; {_about(s.forward)}")
+                      f"take {about(s.gradients)}: RDS+ with conditional mutual information; {about(s.forward)}")
     if s.has_existing:
         if s.pairs <= PATIENCE:
             return Advice("delift", "", "rows that the model already knows are given: DELIFT's continual stage; "
-                          f"{_about(s.pairs)}")
+                          f"{about(s.pairs)}")
         return Advice("rds+", "flcg", "rows that the model already knows are given, and DELIFT's pairs would take "
-                      f"{_about(s.pairs)}: RDS+ with conditional facility location; {_about(s.forward)}")
+                      f"{about(s.pairs)}: RDS+ with conditional facility location; {about(s.forward)}")
     if not s.has_target:
         return Advice("mads", "", "no target is given: the rows that together activate most of the model's neurons; "
-                      f"{_about(s.forward)}")
+                      f"{about(s.forward)}")
     if s.gradients > PATIENCE:
-        return Advice("rds+", "", f"gradients would take {_about(s.gradients)} here: RDS+ with greedy round-robin "
-                      f"needs one forward pass; {_about(s.forward)}")
+        return Advice("rds+", "", f"gradients would take {about(s.gradients)} here: RDS+ with greedy round-robin "
+                      f"needs one forward pass; {about(s.forward)}")
     if s.budget_rows <= ALWAYS_SMALL or s.budget_rows <= min(SMALL_ROWS, SMALL_SHARE * s.rows):
         return Advice("less-round-robin", "", "a target and a small budget are given: LESS gradients with greedy "
-                      f"round-robin; {_about(s.gradients)}")
+                      f"round-robin; {about(s.gradients)}")
     return Advice("less-ot", "", "a target and a larger budget are given: LESS gradients with optimal transport; "
-                  f"{_about(s.gradients)}")
+                  f"{about(s.gradients)}")
 
 
 def speed(device: str) -> float:
@@ -107,9 +109,3 @@ def speed(device: str) -> float:
     if device.startswith("cuda"):
         return CUDA_SPEED
     return MPS_SPEED if device == "mps" else CPU_CORE_SPEED * (os.cpu_count() or 1)
-
-
-def _about(seconds: float) -> str:
-    if seconds < 90:
-        return f"about {max(1, round(seconds))} s"
-    return f"about {seconds / 60:.0f} min" if seconds < 5400 else f"about {seconds / 3600:,.1f} h"

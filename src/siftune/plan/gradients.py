@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from siftune.config import SelectConfig
-from siftune.plan.estimate import Plan, duration, peak_memory
+from siftune.plan.estimate import Plan, peak_memory
+from siftune.progress import about
 from siftune.representations.base import Context, GradientRepresentation
 from siftune.seeds import permutation
 
@@ -51,11 +52,11 @@ def estimate(config: SelectConfig, representation: GradientRepresentation, conte
     made.lines.append(("speed", f"{speed:,.0f} tokens/s{each}, gradients and projection included (measured on "
                                 f"{measured:,} tokens)"))
     if representation.warmup:
-        made.lines.append(("warmup", f"{duration(warmup_seconds)}: {share:.1%} of the pool, {warmup.epochs} epochs"))
+        made.lines.append(("warmup", f"{about(warmup_seconds)}: {share:.1%} of the pool, {warmup.epochs} epochs"))
     made.lines += [
-        ("features", f"{duration(pass_seconds * passes)}: {passes} checkpoint{'s' * (passes > 1)}, "
-                     f"{duration(pass_seconds)} each"),
-        ("total", f"{duration(made.seconds)}, less what an earlier run has left"),
+        ("features", f"{about(pass_seconds * passes)}: {passes} checkpoint{'s' * (passes > 1)}, "
+                     f"{about(pass_seconds)} each"),
+        ("total", f"{about(made.seconds)}, less what an earlier run has left"),
         ("memory", f"{made.memory / 2**30:.2f} GiB{each}, of whatever number of rows (batches of "
                    f"{probe.batch_tokens:,} tokens)"),
         ("disk", f"{made.disk / 2**20:,.1f} MiB of features: {numbers:,} x {kind} x {passes} "

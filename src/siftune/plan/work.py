@@ -8,7 +8,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from siftune.data.rows import Rendered
-from siftune.plan.estimate import Plan, duration, peak_memory, size
+from siftune.plan.estimate import Plan, peak_memory, size
+from siftune.progress import about
 from siftune.representations.base import Context
 from siftune.representations.work import Work
 from siftune.seeds import permutation
@@ -39,14 +40,14 @@ def estimate(work: Sequence[Work], context: Context, selector: SelectorInfo, mad
         sentences = one.sentence_rows * probe.sentence_bytes() if one.sentence_rows else 0
         kept = one.disk + _of_readers(one, context) + sentences
         made.disk += kept
-        told = [f"{duration(seconds)}: {one.tokens:,} tokens at {speed:,.0f}/s"
+        told = [f"{about(seconds)}: {one.tokens:,} tokens at {speed:,.0f}/s"
                 + (f" in each of {workers} processes" if parallel > 1 else "")]
         told += [one.told] if one.told else []
         told += [f"keeps {size(kept)}"] if kept else []
         made.lines.append((one.step, ", ".join(told)))
     made.memory = peak_memory()
     made.lines += [
-        ("total", f"{duration(made.seconds)}, less what an earlier run has left"),
+        ("total", f"{about(made.seconds)}, less what an earlier run has left"),
         ("memory", f"{size(made.memory)} in passes, of whatever number of rows"),
         ("disk", f"{size(made.disk)} of features" + (f", {made.disk / len(context.pool):,.0f} bytes a row of the pool"
                                                      if made.disk else "")),

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from siftune.methods import representation_of
-from siftune.plan.estimate import Plan, duration
+from siftune.plan.estimate import Plan
+from siftune.progress import about
 from siftune.representations.base import GradientRepresentation
 from siftune.representations.work import PlannedRepresentation, Work
 from siftune.selectors import SELECTORS
@@ -50,7 +51,7 @@ class Preview:
         told = [f"{title:{width}}  {cells:3} {'cell ' if cells == 1 else 'cells'}  {done:3} done"
                 for title, cells, done in self.lines]
         told += [f"{title:{width}}  {words}" for title, words in self.features]
-        left = f"{duration(self.seconds)} left" if self.done < self.total else "nothing is left to do"
+        left = f"{about(self.seconds)} left" if self.done < self.total else "nothing is left to do"
         return "\n".join([*told, f"{self.total} cells, {self.done} done, {left}"])
 
 
@@ -98,7 +99,7 @@ def _features(inputs: StudyInputs, unmade: Iterable[Wanted], made: Preview) -> N
         else:
             made.features.append((f"features of {name}", "not known"))
             continue
-        made.features.append((f"features of {name}", f"{duration(plan.seconds)}, less what is in the store"))
+        made.features.append((f"features of {name}", f"{about(plan.seconds)}, less what is in the store"))
         made.seconds += plan.seconds
 
 
