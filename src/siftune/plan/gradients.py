@@ -28,18 +28,19 @@ def estimate(config: SelectConfig, representation: GradientRepresentation, conte
     threads = torch.get_num_threads()
     if config.workers > 1:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // config.workers))
+    probe = Probe(config, representation, context)
     try:
-        probe = Probe(config, representation, context)
         speed, measured = probe.speed()
         if representation.warmup:
             probe.train()
     finally:
+        probe.close()
         torch.set_num_threads(threads)
     made.memory = peak_memory()
 
     warmup = warmup_settings(config)
     passes = warmup.epochs if representation.warmup else 1
-    share = min(1.0, max(warmup.share, warmup.min_rows / len(context.pool)))
+    share = warmup.rows_of(len(context.pool)) / len(context.pool)
     warmup_seconds = tokens * share * warmup.epochs / speed if representation.warmup else 0.0
     pass_seconds = tokens / speed / config.workers
     numbers = probe.numbers
@@ -96,6 +97,15 @@ class Probe:
 
     def _adam(self, representation: GradientRepresentation) -> bool:
         return representation.name == "less" and self.config.adam != "none"
+
+    def close(self) -> None:
+        """Give the model back as it was: the study's next representation adapts it in its own way."""
+        from peft import PeftModel
+
+        from siftune.models.lora import detach_lora
+
+        plain = detach_lora(self.model) if isinstance(self.model, PeftModel) else self.model
+        plain.requires_grad_(False)
 
     def features(self, rows: list[Any]) -> None:
         from siftune.gradients.features import gradient_features

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from siftune.config import SelectConfig
+from siftune.data.rows import Examples
+from siftune.representations.base import Context
+from siftune.representations.forward_passes import forward_stores
 from siftune.store import FeatureStore
 
 if TYPE_CHECKING:
     from siftune.forward.active_sets import ActiveNeurons, Aggregate, Neurons
+    from siftune.forward.reader import Reader
     from siftune.forward.spans import Span
 
 
@@ -24,6 +28,22 @@ def active_neurons(config: SelectConfig, *, neurons: Neurons, span: Span) -> Act
     return ActiveNeurons(neurons if config.neurons == "auto" else config.neurons,
                          span if config.span == "auto" else config.span, aggregate,
                          0 if config.threshold else config.active, config.threshold)
+
+
+def stored_sets(context: Context, examples: Examples, own: Sequence[Reader], kind: str) -> Sets:
+    """The sets that the one reader :func:`active_neurons` keeps of some rows; read in a forward pass where missing.
+
+    Args:
+        context: of the run.
+        examples: the pool, or other rows.
+        own: that reader.
+        kind: ``pool`` or ``target``.
+    """
+    from siftune.forward.mlp import neurons
+
+    layers, width = neurons(context.model.model)  # refuses a model without such, before any pass
+    [store] = forward_stores(context, examples, own, kind)
+    return Sets(store, layers, width, bits=context.config.threshold > 0)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from siftune.data.rows import Examples
 from siftune.forward.reader import Reader
 from siftune.representations.base import Context
 from siftune.representations.collect import further_readers
-from siftune.representations.gradient_settings import lora_settings
+from siftune.representations.gradient_settings import autocast_type, lora_settings
 from siftune.representations.passes import Job, ShardWorker, fill, on_own_device, rows_key
 from siftune.seeds import derive
 from siftune.store import FeatureStore, Shard
@@ -58,7 +58,7 @@ def forward_stores(context: Context, examples: Examples, readers: Sequence[Reade
     for reader in readers:
         path = context.folder / "store" / reader.name / folder
         fingerprint = {
-            "model": f"{type(loaded.model).__name__} {loaded.weights}", "dtype": loaded.dtype,
+            "model": loaded.identity, "dtype": loaded.dtype,
             "autocast": config.autocast, "render": context.render, "reader": reader.settings(), "rows": rows,
             **({"feature_dtype": config.feature_dtype} if reader.features else {}),
             **({"checkpoint": checkpoint.blake2} if checkpoint else {}),
@@ -78,13 +78,8 @@ def forward_stores(context: Context, examples: Examples, readers: Sequence[Reade
 
     here = adapted if adapted is not None else loaded.model
     start = partial(_start_worker, load=context.load, config=config, adapted=adapted is not None)
-    with context.clock.measure(step or f"{kind} forward pass") as entry:
-        computed = fill(context, step or f"{kind} forward pass", missing, int(examples.tokens.sum()),
-                        lambda advance: ForwardWorker(config, loaded, here, advance), start)
-        entry["reused"] = not computed
-    for store in stores:
-        if not store.complete:
-            store.finish()
+    fill(context, step or f"{kind} forward pass", stores, missing, lambda: int(examples.tokens.sum()),
+         lambda advance: ForwardWorker(config, loaded, here, advance), start)
     return stores[:own]
 
 
@@ -98,8 +93,6 @@ class ForwardWorker(ShardWorker):
         self.prepared: Checkpoint | None = None
 
     def arrays(self, job: Job) -> list[dict[str, np.ndarray]]:
-        import torch
-
         from siftune.forward.engine import forward_features
         from siftune.models.lora import load_adapter_state
         from siftune.store.codec import encode
@@ -110,8 +103,7 @@ class ForwardWorker(ShardWorker):
             self.prepared = checkpoint
         found = forward_features(
             self.model, job.rendered, readers, pad_id=self.loaded.pad_id, batch_tokens=self.batch_tokens,
-            device=self.loaded.device,
-            autocast=None if self.config.autocast == "none" else getattr(torch, self.config.autocast),
+            device=self.loaded.device, autocast=autocast_type(self.config),
             on_batch=lambda positions: self.advance(sum(len(job.rendered[i]) for i in positions)),
         )
         for reader, arrays in zip(readers, found, strict=True):

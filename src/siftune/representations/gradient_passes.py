@@ -84,13 +84,10 @@ class Passes:
 
         start = partial(_start_worker, load=self.context.load, config=self.config,
                         adapted=self.model is not self.context.model.model)
-        with self.context.clock.measure(step or f"{kind} features") as entry:
-            computed = fill(self.context, f"{kind} gradients", missing, len(stores) * int(examples.tokens.sum()),
-                            lambda advance: Worker(self.config, self.context.model, self.model, advance), start)
-            entry["reused"] = not computed
-        for store in stores:
-            if not store.complete:
-                store.finish()
+        fill(self.context, step or f"{kind} features", stores, missing,
+             lambda: len(stores) * int(examples.tokens.sum()),
+             lambda advance: Worker(self.config, self.context.model, self.model, advance), start,
+             title=f"{kind} gradients")
         return stores
 
 

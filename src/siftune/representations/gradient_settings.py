@@ -12,6 +12,8 @@ from siftune.representations.base import Context, GradientRepresentation
 from siftune.seeds import derive
 
 if TYPE_CHECKING:
+    import torch
+
     from siftune.gradients.engine import GradientEngine
 
 
@@ -70,12 +72,16 @@ def config_projection(config: SelectConfig) -> Any:
 
 def make_engine(config: SelectConfig, model: Any) -> GradientEngine:
     """The gradient engine that the settings ask for."""
-    import torch
-
     from siftune.gradients.engine import GradientEngine
 
-    autocast = None if config.autocast == "none" else getattr(torch, config.autocast)
-    return GradientEngine(model, checkpointing=config.checkpointing, autocast=autocast)
+    return GradientEngine(model, checkpointing=config.checkpointing, autocast=autocast_type(config))
+
+
+def autocast_type(config: SelectConfig) -> torch.dtype | None:
+    """In which type feature passes run; None for the model's own."""
+    import torch
+
+    return None if config.autocast == "none" else getattr(torch, config.autocast)
 
 
 def choose_linear_weights(model: Any, config: SelectConfig) -> Any:
@@ -96,7 +102,7 @@ def base_fingerprint(context: Context) -> dict[str, Any]:
     """What every gradient feature of the pool depends on, the telling fields first."""
     config, loaded = context.config, context.model
     return {
-        "model": f"{type(loaded.model).__name__} {loaded.weights}",
+        "model": loaded.identity,
         "dtype": loaded.dtype,
         "autocast": config.autocast,
         "render": context.render,
@@ -109,8 +115,9 @@ def base_fingerprint(context: Context) -> dict[str, Any]:
 def warmup_fingerprint(context: Context) -> dict[str, Any]:
     """The part of a fingerprint that the warmup run decides."""
     config = context.config
-    return {"lora": _plain(asdict(lora_settings(config))), "warmup": _plain(asdict(warmup_settings(config)))}
+    return {"lora": plain(asdict(lora_settings(config))), "warmup": plain(asdict(warmup_settings(config)))}
 
 
-def _plain(fields: dict[str, Any]) -> dict[str, Any]:
-    return {k: _plain(v) if isinstance(v, dict) else list(v) if isinstance(v, tuple) else v for k, v in fields.items()}
+def plain(fields: dict[str, Any]) -> dict[str, Any]:
+    """Settings as JSON values, for fingerprints: tuples become lists."""
+    return {k: plain(v) if isinstance(v, dict) else list(v) if isinstance(v, tuple) else v for k, v in fields.items()}

@@ -34,7 +34,7 @@ from siftune.forward.loss import Loss
 from siftune.representations.base import Context, Evidence
 from siftune.representations.embedding import embedding_vectors
 from siftune.representations.forward_passes import forward_stores
-from siftune.representations.gradient_settings import lora_settings, warmup_settings
+from siftune.representations.gradient_settings import lora_settings, plain, warmup_settings
 from siftune.representations.passes import refuse_other
 from siftune.representations.similarity import first_alike
 from siftune.representations.warmed_up import warmed_up
@@ -101,11 +101,9 @@ class LearningPercentage:
     def fingerprint(self, context: Context, settings: WarmupSettings) -> dict[str, Any]:
         """What the training run is made from; LP(1) and LP_app share it."""
         config, loaded = context.config, context.model
-        train = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(settings.train).items()}
-        lora = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(lora_settings(config)).items()}
-        return {"model": f"{type(loaded.model).__name__} {loaded.weights}", "dtype": loaded.dtype,
-                "render": context.render, "data": context.pool_key, "seed": config.seed, "lora": lora,
-                "epochs": settings.epochs, "training": train}
+        return {"model": loaded.identity, "dtype": loaded.dtype, "render": context.render, "data": context.pool_key,
+                "seed": config.seed, "lora": plain(asdict(lora_settings(config))), "epochs": settings.epochs,
+                "training": plain(asdict(settings.train))}
 
 
 def training_settings(config: SelectConfig) -> WarmupSettings:

@@ -17,9 +17,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from siftune.progress import log
-from siftune.representations.activations import Sets, active_neurons
+from siftune.representations.activations import Sets, active_neurons, stored_sets
 from siftune.representations.base import Context, Evidence
-from siftune.representations.forward_passes import forward_stores
 from siftune.representations.similarity import first_alike
 from siftune.representations.work import Work, forward_work
 
@@ -39,14 +38,9 @@ class Mads:
     forward = True
 
     def compute(self, context: Context) -> Evidence:
-        from siftune.forward.mlp import neurons
-
-        layers, width = neurons(context.model.model)
-        [store] = forward_stores(context, context.pool, readers(context), "pool")
-        sets = Sets(store, layers, width, bits=context.config.threshold > 0)
-        first = first_alike(context.pool)
-        return Evidence(sets=lambda: sets.matrix(first), stores=[store.folder], fingerprint=store.fingerprint,
-                        notes=set_notes(context, sets))
+        sets, first = stored_sets(context, context.pool, readers(context), "pool"), first_alike(context.pool)
+        return Evidence(sets=lambda: sets.matrix(first), stores=[sets.store.folder],
+                        fingerprint=sets.store.fingerprint, notes=set_notes(context, sets))
 
     def work(self, context: Context) -> list[Work]:
         """What `siftune plan` tells."""

@@ -16,9 +16,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from siftune.representations.activations import Sets, active_neurons
+from siftune.representations.activations import Sets, active_neurons, stored_sets
 from siftune.representations.base import Context, Evidence
-from siftune.representations.forward_passes import forward_stores
 from siftune.representations.mads import set_notes
 from siftune.representations.similarity import Subtasks, alike, first_alike
 from siftune.representations.work import Work, forward_work
@@ -37,18 +36,12 @@ class Nag:
     forward = True
 
     def compute(self, context: Context) -> Evidence:
-        from siftune.forward.mlp import neurons
-
-        layers, width = neurons(context.model.model)
-        own, bits = readers(context), context.config.threshold > 0
-        [pool] = forward_stores(context, context.pool, own, "pool")
-        [target] = forward_stores(context, context.target, own, "target")
-        subtasks = Subtasks(context.target)
-        profile = profiles(Sets(target, layers, width, bits), subtasks)
-        sets, first = Sets(pool, layers, width, bits), first_alike(context.pool)
+        own, subtasks = readers(context), Subtasks(context.target)
+        sets, first = stored_sets(context, context.pool, own, "pool"), first_alike(context.pool)
+        profile = profiles(stored_sets(context, context.target, own, "target"), subtasks)
         return Evidence(blocks=alike(lambda: overlaps(sets, profile), first), lines=subtasks.names,
-                        sets=lambda: sets.matrix(first), stores=[pool.folder], fingerprint=pool.fingerprint,
-                        notes=set_notes(context, sets))
+                        sets=lambda: sets.matrix(first), stores=[sets.store.folder],
+                        fingerprint=sets.store.fingerprint, notes=set_notes(context, sets))
 
     def work(self, context: Context) -> list[Work]:
         """What `siftune plan` tells."""

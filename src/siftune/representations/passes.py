@@ -67,30 +67,33 @@ class ShardWorker(ABC):
         return job.tokens
 
 
-def fill(context: Context, title: str, missing: Callable[[], list[Job]], total: int,
-         here: Callable[[Callable[[float], None]], ShardWorker], start: Callable[[int], ShardWorker]) -> bool:
-    """Run the jobs that are missing.
+def fill(context: Context, step: str, stores: Sequence[FeatureStore], missing: Callable[[], list[Job]],
+         total: Callable[[], int], here: Callable[[Callable[[float], None]], ShardWorker],
+         start: Callable[[int], ShardWorker], *, title: str = "") -> None:
+    """Run the jobs that are missing, until the stores are complete.
 
     Args:
         context: of the run.
-        title: of the progress bar.
+        step: what the clock calls it.
+        stores: what the jobs write to.
         missing: the jobs that are still to be done; asked again at the end.
-        total: tokens of all jobs, done or not.
+        total: counts the tokens of all jobs, done or not; asked only where some are missing.
         here: makes a worker in this process.
         start: makes one in a worker process, given its number; picklable.
-
-    Returns:
-        Whether anything had to be computed.
+        title: of the progress bar; ``step`` when not given.
     """
-    jobs = missing()
-    if not jobs:
-        return False
-    with bar(title, total, "tokens") as progress:
-        progress.skip(total - sum(job.tokens for job in jobs))
-        _run(jobs, context.config.workers, progress.advance, here, start)
-        # A worker process that ends takes the error of its last write with it: write those again from here.
-        _run(missing(), 1, progress.advance, here, start)
-    return True
+    with context.clock.measure(step) as entry:
+        jobs = missing()
+        entry["reused"] = not jobs
+        if jobs:
+            with bar(title or step, total(), "tokens") as progress:
+                progress.skip(progress.total - sum(job.tokens for job in jobs))
+                _run(jobs, context.config.workers, progress.advance, here, start)
+                # A worker process that ends takes the error of its last write with it: write those again from here.
+                _run(missing(), 1, progress.advance, here, start)
+    for store in stores:
+        if not store.complete:
+            store.finish()
 
 
 def _run(jobs: list[Job], workers: int, advance: Callable[[float], None],

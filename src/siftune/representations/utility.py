@@ -150,7 +150,7 @@ class Stages:
     def fingerprint(self) -> dict[str, Any]:
         """What every utility depends on. Both forms of it come of the same pass, and are stored side by side."""
         loaded = self.context.model
-        return {"model": f"{type(loaded.model).__name__} {loaded.weights}", "dtype": loaded.dtype,
+        return {"model": loaded.identity, "dtype": loaded.dtype,
                 "render": self.context.render, "data": self.pool.key, "limit": self._limit}
 
     @cached_property
@@ -196,7 +196,7 @@ class Stages:
                 apart = None if shown is helped else self.alone(shown, kind).array("vector")
                 some = nominated(alone.array("vector"), apart, same, shown.examples.ids, nominees=config.nominees,
                                  random_nominees=config.random_nominees, seed=config.seed)
-            return Pairs([r.ids for r in shown.examples.rendered], rows, some, self._limit)
+            return Pairs([r.ids for r in shown.examples.rendered], rows, some)
 
         form = {"pairs": "dense"} if dense else {"pairs": "sparse", "nominees": config.nominees,
                                                  "random_nominees": config.random_nominees, "seed": config.seed}
@@ -204,7 +204,7 @@ class Stages:
         scored = score_pairs(
             context, pairs, self._folder(kind, other) / form["pairs"],
             {**self.fingerprint, **form, **({} if other is None else {kind: other.key})}, examples=len(shown),
-            expected=len(helped) if dense else 2 * config.nominees + config.random_nominees,
+            expected=len(helped) if dense else 2 * config.nominees + config.random_nominees, limit=self._limit,
             title="utility" if kind == "pool" else f"utility ({kind})")
         found = Utilities.between(scored.rows, scored.examples, alone.array(config.utility),
                                   scored.scores[config.utility], config.utility, same, (len(helped), len(shown)))

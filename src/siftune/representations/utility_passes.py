@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,13 +30,11 @@ class Pairs:
         examples: token ids, int32 [P] each.
         rows: R rows as they continue an example.
         helped: for each example the rows that it is shown to, int64, ascending.
-        limit: the most tokens of both together.
     """
 
     examples: Sequence[np.ndarray]
     rows: Sequence[Rendered]
     helped: Sequence[np.ndarray]
-    limit: int
 
 
 @dataclass(frozen=True)
@@ -93,10 +91,7 @@ def score_alone(context: Context, examples: Examples, folder: Path, fingerprint:
     def missing() -> list[Job]:
         return [Job(None, (store,), shard, examples.rendered[shard.start : shard.stop]) for shard in store.missing()]
 
-    with context.clock.measure(title) as entry:
-        entry["reused"] = not fill(context, title, missing, int(examples.tokens.sum()), *_workers(context, limit))
-    if not store.complete:
-        store.finish()
+    fill(context, title, [store], missing, lambda: int(examples.tokens.sum()), *_workers(context, limit))
     return store
 
 
@@ -115,13 +110,12 @@ class Scored:
     scores: dict[str, np.ndarray] = field(default_factory=dict)
     computed: int = 0
 
-
     def facts(self, examples: np.ndarray, rows: np.ndarray, limit: int) -> dict[str, Any]:
         """For the notes: how many pairs, what was cut, and what did not have to be run again.
 
         Args:
             examples, rows: int64 [C], [R]: their lengths in tokens.
-            limit: see :class:`Pairs`.
+            limit: the most tokens of both together.
         """
         shown = np.clip(limit - rows[self.rows], 0, examples[self.examples])
         longest = np.zeros(len(examples), dtype=np.int64)
@@ -133,7 +127,7 @@ class Scored:
 
 
 def score_pairs(context: Context, pairs: Callable[[], Pairs], folder: Path, fingerprint: dict[str, Any], *,
-                examples: int, expected: float, title: str) -> Scored:
+                examples: int, expected: float, limit: int, title: str) -> Scored:
     """Score what the store lacks, and read it.
 
     Args:
@@ -141,6 +135,7 @@ def score_pairs(context: Context, pairs: Callable[[], Pairs], folder: Path, fing
         folder: of the store.
         examples: their number C.
         expected: about how many pairs an example has, which decides how many make a shard.
+        limit: the most tokens of an example and a row together.
         title: of the progress bar and of the clock's entry.
 
     Raises:
@@ -150,29 +145,23 @@ def score_pairs(context: Context, pairs: Callable[[], Pairs], folder: Path, fing
     height = max(1, min(config.shard_rows, int(PAIRS_A_SHARD / max(1.0, expected))))
     store = FeatureStore.open(folder, fingerprint, rows=examples, shard_rows=height, recompute=config.recompute)
     before = {shard.index for shard in store.missing()}
-    with context.clock.measure(title) as entry:
-        if before:
-            _fill(context, store, pairs(), title)
-        entry["reused"] = not before
-    if not store.complete:
-        store.finish()
-    return _read(store, before)
-
-
-def _fill(context: Context, store: FeatureStore, pairs: Pairs, title: str) -> None:
-    lengths = np.array([len(row) for row in pairs.rows], dtype=np.int64)
+    made = cache(pairs)
 
     def job(shard: Shard) -> PairJob:
         inside = slice(shard.start, shard.stop)
-        helped = pairs.helped[inside]
-        needed = {i: pairs.rows[i] for some in helped for i in some.tolist()}
-        return PairJob((pairs.examples[inside], needed, helped), (store,), shard, [])
+        helped = made().helped[inside]
+        needed = {i: made().rows[i] for some in helped for i in some.tolist()}
+        return PairJob((made().examples[inside], needed, helped), (store,), shard, [])
 
     def missing() -> list[Job]:
         return [job(shard) for shard in store.missing()]
 
-    total = sum(int(lengths[some].sum()) for some in pairs.helped)
-    fill(context, title, missing, total, *_workers(context, pairs.limit))
+    def total() -> int:
+        lengths = np.array([len(row) for row in made().rows], dtype=np.int64)
+        return sum(int(lengths[some].sum()) for some in made().helped)
+
+    fill(context, title, [store], missing, total, *_workers(context, limit))
+    return _read(store, before)
 
 
 def _workers(context: Context, limit: int) -> tuple[Callable[[Callable[[float], None]], ShardWorker],

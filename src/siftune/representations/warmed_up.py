@@ -38,7 +38,7 @@ def warmed_up(context: Context, *, settings: WarmupSettings | None = None, folde
             checkpoints = run_warmup(
                 model, context.pool.rendered, context.pool.ids, settings or warmup_settings(config), path,
                 derive(config.seed, "warmup"), pad_id=loaded.pad_id, device=loaded.device,
-                base_key=f"{loaded.weights} {loaded.dtype}", stop_after=stop_after, title=folder.replace("-", " "),
+                base_key=loaded.base_key, stop_after=stop_after, title=folder.replace("-", " "),
             )
             entry["reused"] = before == _newest(path)
         yield model, checkpoints

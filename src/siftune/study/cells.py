@@ -92,11 +92,6 @@ def settings_of(config: CompareConfig, cell: Cell) -> TrainSettings:
                          seed=derive(config.seed, "training", cell.seed) % 2**31)
 
 
-def base_key(loaded: LoadedModel) -> str:
-    """What names a base model for its trainings."""
-    return f"{loaded.weights} {loaded.dtype}"
-
-
 @dataclass(frozen=True)
 class Shelf:
     """Where cells are kept: ``<root>/<content>/`` with the adapter and one score file for each set of test rows.

@@ -30,7 +30,7 @@ from siftune.representations.base import Context, Evidence
 from siftune.runfolder import Outcome
 from siftune.seeds import derive
 from siftune.selectors import select as run_selector
-from siftune.study.cells import Cell, CellWorker, Shelf, base_key, test_rows
+from siftune.study.cells import Cell, CellWorker, Shelf, test_rows
 from siftune.study.estimates import difference, estimate
 
 if TYPE_CHECKING:
@@ -178,7 +178,7 @@ def _train_and_score(config: CompareConfig, context: Context, inputs: Inputs, ar
     loaded = context.model
     rows = test_rows(inputs.test, loaded.tokenizer, config)
     test = rows.key(config.exact_match_tokens)
-    shelf = Shelf(context.folder / "training", config, base_key(loaded))
+    shelf = Shelf(context.folder / "training", config, loaded.base_key)
     cells = {arm.name: [_cell(arm, k, inputs) for k in range(max(1, len(arm.subsets)))] for arm in arms}
     missing = {shelf.folder(cell): cell for of_arm in cells.values() for cell in of_arm if not shelf.has(cell, test)}
     todo = [replace(cell, title=f"[{i}/{len(missing)}] {cell.title}") for i, cell in enumerate(missing.values(), 1)]

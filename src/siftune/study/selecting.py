@@ -29,7 +29,6 @@ from siftune.representations.base import Evidence, content_key
 from siftune.seeds import derive, permutation
 from siftune.selectors import Problem, Selection
 from siftune.selectors import select as run_selector
-from siftune.study.cells import base_key
 from siftune.study.config import representation_named
 from siftune.study.costs import Costs, Step
 from siftune.study.inputs import StudyInputs
@@ -243,7 +242,7 @@ class Selecting:
         path = representation.removeprefix("file:") if representation.startswith("file:") else ""
         return _hash({
             "pool": self._pool_told, "representation": [representation, _stamp(path)],
-            "model": base_key(self.inputs.load(self.config.common)), "target": content_key(inputs.target),
+            "model": self.inputs.load(self.config.common).base_key, "target": content_key(inputs.target),
             "subtasks": [row.subtask for row in inputs.target.rows], "existing": content_key(inputs.existing)})
 
     @cached_property

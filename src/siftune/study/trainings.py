@@ -23,7 +23,7 @@ from siftune.data.rows import Examples, Rendered
 from siftune.errors import ModelError, SiftuneError
 from siftune.executors import LocalExecutor
 from siftune.files import read_json, write_text
-from siftune.study.cells import Cell, Shelf, TestRows, base_key, settings_of, test_rows, train_and_score
+from siftune.study.cells import Cell, Shelf, TestRows, settings_of, test_rows, train_and_score
 from siftune.study.config import StudyConfig
 from siftune.study.inputs import StudyInputs
 from siftune.study.subsets import Subset, Wanted
@@ -306,7 +306,7 @@ def _setting(inputs: StudyInputs, model: str) -> Setting:
         by_id = dict(zip(found.ids, found.rendered, strict=True))
         rendered = [by_id.get(row.id) for row in inputs.pool.rows]
         tests = {name: render_rows(test.rows, renderer, role="test", bad_rows="drop") for name, test in tests.items()}
-    shelf = Shelf(inputs.home / "training", config, base_key(loaded))
+    shelf = Shelf(inputs.home / "training", config, loaded.base_key)
     return Setting(shelf, {name: _keyed(test, loaded, config) for name, test in tests.items()}, rendered,
                    loaded.parameters)
 
