@@ -134,6 +134,12 @@ class SelectConfig(DataConfig, ModelConfig):
                                                          group=GRADIENTS)
     target_mean: Literal["gradient", "cosine"] = option("gradient", "LESS score: cosine to the mean target gradient "
                                                         "(paper), or mean of the cosines (code).", group=GRADIENTS)
+    gradient_score: Literal["cosine", "dot"] = option("cosine", "How a row's gradient is held against the targets': by "
+                                                      "its cosine (paper), or by the inner product, which longer "
+                                                      "gradients win, so shorter responses.", group=GRADIENTS)
+    checkpoints: Literal["all", "last"] = option("all", "At which checkpoints of the warmup run gradients are taken: "
+                                                 "all, weighed by their learning rate (LESS), or the last alone.",
+                                                 group=GRADIENTS)
     projection: str = option("auto", "auto (sparse-jl; logra for full weights), sparse-jl, countsketch, srht, "
                              "rademacher (dense, slow, as LESS), grass, logra, factgrass, or none: score against the "
                              "unprojected targets, exact, but for these targets only.", group=GRADIENTS)
@@ -193,6 +199,8 @@ class SelectConfig(DataConfig, ModelConfig):
 
     workers: int = option(1, "Processes for features and trainings, each with its own copy of the model: one per GPU, "
                           "or one per CPU core.", group=GRADIENTS, rule=COUNT)
+    executor: Literal["local", "ray"] = option("local", "Where the workers run: processes on this machine, or actors "
+                                               "of a Ray cluster (of RAY_ADDRESS, else started here).", group=GRADIENTS)
 
     learning_rate: float = option(3e-4, "Peak learning rate of the warmup run and of training.",
                                   group=TRAINING, rule=POSITIVE)

@@ -39,7 +39,7 @@ def estimate(config: SelectConfig, representation: GradientRepresentation, conte
     made.memory = peak_memory()
 
     warmup = warmup_settings(config)
-    passes = warmup.epochs if representation.warmup else 1
+    passes = warmup.epochs if representation.warmup and config.checkpoints == "all" else 1
     share = warmup.rows_of(len(context.pool)) / len(context.pool)
     warmup_seconds = tokens * share * warmup.epochs / speed if representation.warmup else 0.0
     pass_seconds = tokens / speed / config.workers

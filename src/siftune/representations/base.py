@@ -59,6 +59,9 @@ class Context:
         folder: the run folder; stores go below ``folder / "store"``.
         load: loads the model of a configuration; worker processes call it too, so it must be picklable.
         clock: where steps are timed.
+        siblings: makes the contexts of other targets for the same pool, of which a representation may serve several
+            with one pass; none unless in a study.
+        trained: the run folder that keeps the warmup run, where that is another one.
     """
 
     config: SelectConfig
@@ -69,6 +72,8 @@ class Context:
     load: Callable[[SelectConfig], LoadedModel]
     clock: Clock = field(default_factory=Clock)
     existing: Examples = field(default_factory=lambda: Examples([], []))
+    siblings: Callable[[], Sequence[Context]] = tuple
+    trained: Path | None = None
 
     @cached_property
     def model(self) -> LoadedModel:

@@ -21,7 +21,8 @@ def settled(config: SelectConfig, representation: GradientRepresentation) -> Sel
     """The settings with ``auto`` replaced by the representation's own projection.
 
     Raises:
-        ConfigError: a projection that does not fit the representation, or damping that does not fit the projection.
+        ConfigError: a projection that does not fit the representation, or damping or a score that does not fit the
+            projection.
     """
     kind = representation.projection if config.projection == "auto" else config.projection
     if kind not in representation.projections:
@@ -36,6 +37,12 @@ def settled(config: SelectConfig, representation: GradientRepresentation) -> Sel
         raise ConfigError("there is nothing to precondition without features", where="--damping",
                           why="With --projection none only scores are kept, and the Gram matrix is of features.",
                           hint="leave --damping out, or choose --projection sparse-jl")
+    if config.gradient_score == "dot" and (config.damping
+                                           or not representation.keeps_features(replace(config, projection=kind))):
+        given = "--damping" if config.damping else "--projection none"
+        raise ConfigError("inner products take projected gradients as they are", where="--gradient-score",
+                          why=f"With {given} what is kept of a row is a cosine.",
+                          hint=f"leave {given} out, or choose --gradient-score cosine")
     return replace(config, projection=kind)
 
 

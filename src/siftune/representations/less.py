@@ -8,7 +8,8 @@
    checkpoint i and t_ik stands for subtask k: the normalised mean of its targets' gradients (``target_mean =
    "gradient"``, the paper) or the mean of their normalised gradients (``"cosine"``, the released code).
 
-Cosines rather than inner products, because gradient norms fall with response length (section 3.2). For selectors
+Cosines rather than inner products, because gradient norms fall with response length (section 3.2; ``gradient_score =
+"dot"`` takes inner products nevertheless, so that the difference can be measured). For selectors
 that look at single targets, S[q, j] = sum_i w_i <q_i, x_ij>.
 
 With ``projection = "none"`` the targets come first: each pool row is multiplied with their unprojected directions
@@ -114,12 +115,20 @@ def existing_features(context: Context, passes: Passes, how: Sequence[Pass]) -> 
 
 def compared(context: Context, pool: Sequence[FeatureStore], queries: Sequence[Queries], weights: np.ndarray,
              fingerprint: dict[str, Any], notes: dict[str, Any], known: Sequence[FeatureStore] = ()) -> Evidence:
-    """Similarities and subtask scores from unit features of the pool and the targets at every checkpoint."""
+    """Similarities and subtask scores from unit features of the pool and the targets at every checkpoint.
+
+    With ``gradient_score = "dot"`` they are the inner products <q, x> of the projected gradients themselves (LESS,
+    section 2, before the normalisation of section 3.2); pool rows are still compared with each other by cosine.
+    """
     config = context.config
     subtasks = Subtasks(context.target)
-    lines = [query.feature for query in queries]
-    means = [subtasks.directions(query, config.target_mean) for query in queries]
+    dot = config.gradient_score == "dot"
+    lines = [query.feature * query.norm[:, None] if dot else query.feature for query in queries]
+    means = [subtasks.directions(query, config.target_mean, unit=not dot) for query in queries]
     norms = None
+    if dot:  # the stores hold unit features and their lengths: dividing by 1 / length gives the gradients back
+        norms = [1 / np.maximum(store.array("projected_norm").astype(np.float64), 1e-30) for store in pool]
+        notes["gradient_score"] = "dot"
     if config.damping:
         with context.clock.measure("preconditioner"):
             norms = []

@@ -52,11 +52,11 @@ class Subtasks:
         rows = [member / member.sum() for member in self.members]
         return np.stack(rows) * (norms[None, :].astype(np.float64) if target_mean == "gradient" else 1.0)
 
-    def directions(self, queries: Queries, target_mean: str) -> np.ndarray:
-        """float32 [K, d]: what stands for each subtask; of length 1 with ``gradient``, the mean as it is with
-        ``cosine`` (LESS, section 4.2)."""
+    def directions(self, queries: Queries, target_mean: str, *, unit: bool = True) -> np.ndarray:
+        """float32 [K, d]: what stands for each subtask; of length 1 with ``gradient`` (unless ``unit`` is false), the
+        mean as it is with ``cosine`` (LESS, section 4.2)."""
         mean = self.weights(queries.norm, target_mean) @ queries.feature
-        if target_mean == "gradient":
+        if target_mean == "gradient" and unit:
             mean /= np.maximum(np.linalg.norm(mean, axis=1, keepdims=True), 1e-30)
         return mean.astype(np.float32)
 

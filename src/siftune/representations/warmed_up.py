@@ -20,9 +20,11 @@ def warmed_up(context: Context, *, settings: WarmupSettings | None = None, folde
               stop_after: int | None = None) -> Iterator[tuple[Any, list[Checkpoint]]]:
     """The model with its adapter, and the checkpoints of its warmup run (LESS, section 4.1), trained where missing.
 
+    With ``checkpoints = "last"`` it is the last of them alone, of the very same run.
+
     Args:
         context: of the run.
-        settings: of the warmup run; those of the configuration when not given.
+        settings: of another training run, all of whose checkpoints are wanted; the warmup run's when not given.
         folder: where the checkpoints are kept, below the run folder; also the name of the step.
         stop_after: only the first so many epochs are wanted; see :func:`siftune.models.warmup.run_warmup`.
     """
@@ -31,7 +33,7 @@ def warmed_up(context: Context, *, settings: WarmupSettings | None = None, folde
 
     config, loaded = context.config, context.model
     model = attach_lora(loaded.model, lora_settings(config), derive(config.seed, "adapter"))
-    path = context.folder / folder
+    path = (context.trained or context.folder) / folder
     try:
         with context.clock.measure(folder) as entry:
             before = _newest(path)
@@ -41,7 +43,7 @@ def warmed_up(context: Context, *, settings: WarmupSettings | None = None, folde
                 base_key=loaded.base_key, stop_after=stop_after, title=folder.replace("-", " "),
             )
             entry["reused"] = before == _newest(path)
-        yield model, checkpoints
+        yield model, checkpoints[-1:] if settings is None and config.checkpoints == "last" else checkpoints
     finally:
         detach_lora(model)
 
