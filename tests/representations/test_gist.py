@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -108,6 +110,35 @@ def test_it_is_reused_and_belongs_to_its_targets(tmp_path):
     other.target = examples(4, 9)
     Gist().compute(other)
     assert [step["reused"] for step in other.clock.steps] == [True, False, False], "the warmup is shared"
+
+
+def test_one_pass_serves_several_targets_and_gives_each_what_it_has_alone(tmp_path):
+    def targets(folder):
+        first, second, broken = (context(folder) for _ in range(3))
+        second.pool = broken.pool = first.pool  # the very same rows, as in a study
+        second.target = examples(3, 9, ("c",))
+        broken.target = examples(1, 9)  # spans less than two dimensions
+        return first, second, broken
+
+    rank = {"target_rank": 2.0}
+    alone = []
+    for i in (0, 1):
+        made = targets(tmp_path / f"alone-{i}")[i]
+        made.config = dataclasses.replace(made.config, **rank)
+        alone.append(Gist().compute(made))
+    first, second, broken = targets(tmp_path / "together")
+    for made in (first, second, broken):
+        made.config = dataclasses.replace(made.config, **rank)
+    first.siblings = lambda: (second, broken)
+    together = [Gist().compute(first), Gist().compute(second)]
+    for one, other in zip(together, alone, strict=True):
+        np.testing.assert_array_equal(whole(one.blocks), whole(other.blocks))
+        np.testing.assert_array_equal(whole(one.subtask_blocks), whole(other.subtask_blocks))
+        assert one.notes == other.notes
+    assert [step["reused"] for step in first.clock.steps] == [False, False, False]
+    assert [step["reused"] for step in second.clock.steps] == [True, True, True], "the first target's pass was its too"
+    with pytest.raises(ConfigError, match="do not span"):  # a target that cannot be served says so on its own turn
+        Gist().compute(broken)
 
 
 @settings(max_examples=100, deadline=None)

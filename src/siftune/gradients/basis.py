@@ -141,10 +141,13 @@ class Basis:
         return torch.zeros(rows, self.dim, device=device)
 
     def add(self, sketch: Tensor, gradient: LayerGradient) -> None:
-        values = gradient.full()
-        key = (gradient.name, str(values.device))
+        self.add_values(sketch, gradient.name, gradient.full())
+
+    def add_values(self, sketch: Tensor, name: str, values: Tensor) -> None:
+        """As :meth:`add`, of gradients float32 [b, n] of one parameter."""
+        key = (name, str(values.device))
         if key not in self._parts:
-            part = self._part(gradient.name, values.shape[1])
+            part = self._part(name, values.shape[1])
             self._parts[key] = torch.from_numpy(part).to(values.device)
         sketch += values @ self._parts[key].T
 
@@ -153,3 +156,33 @@ class Basis:
 
     def fingerprint(self) -> dict[str, Any]:
         return {"kind": self.kind, "dim": self.dim}
+
+
+class Stacked:
+    """Several bases in one pass, as a projection whose numbers stand side by side: float32 [rows, C1 + C2 + ...].
+
+    Each block is, to the last bit, what its basis gives alone.
+    """
+
+    kind = "stacked"
+    factored = False
+
+    def __init__(self, bases: Sequence[Basis]):
+        self.bases = bases
+        ends = np.cumsum([basis.dim for basis in bases]).tolist()
+        self.dim = ends[-1]
+        self.places = [slice(end - basis.dim, end) for basis, end in zip(bases, ends, strict=True)]
+
+    def new(self, rows: int, device: torch.device | str) -> Tensor:
+        return torch.zeros(rows, self.dim, device=device)
+
+    def add(self, sketch: Tensor, gradient: LayerGradient) -> None:
+        values = gradient.full()
+        for basis, place in zip(self.bases, self.places, strict=True):
+            basis.add_values(sketch[:, place], gradient.name, values)
+
+    def read(self, sketch: Tensor) -> Tensor:
+        return sketch
+
+    def fingerprint(self) -> dict[str, Any]:
+        return {"kind": self.kind, "bases": [basis.fingerprint() for basis in self.bases]}

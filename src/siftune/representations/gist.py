@@ -15,20 +15,24 @@ nothing about what lies outside of it, so the captured share |gP| / |g| of every
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from siftune.config import SelectConfig
-from siftune.errors import ConfigError
+from siftune.errors import ConfigError, SiftuneError
 from siftune.files import read_json, write_json
 from siftune.representations.base import Context, Evidence, content_key
-from siftune.representations.gradient_passes import Pass, Passes
+from siftune.representations.gradient_passes import Pass, Passes, together
 from siftune.representations.gradient_settings import base_fingerprint, settled, warmup_fingerprint
 from siftune.representations.less import compared, existing_features, target_gradients
 from siftune.representations.passes import refuse_other
 from siftune.representations.similarity import Queries
 from siftune.representations.warmed_up import warmed_up
+
+if TYPE_CHECKING:
+    from siftune.models.warmup import Checkpoint
 
 
 class Gist:
@@ -54,20 +58,18 @@ class Gist:
         from siftune.models.warmup import score_weights
 
         config = settled(context.config, self)
-        targets = content_key(context.target)
-        fingerprint = {**base_fingerprint(context), **warmup_fingerprint(context),
-                       "targets": targets, "target_rank": config.target_rank}
-        root = context.folder / "store" / f"gist-{targets[:12]}"
-        refuse_other(root, fingerprint, recompute=config.recompute)
+        own = _Owner(context)
+        refuse_other(own.root, own.fingerprint, recompute=config.recompute)
         with warmed_up(context) as (model, checkpoints):
-            passes = Passes(context, config, model, fingerprint, root)
             with context.clock.measure("target subspace") as entry:
-                spaces = [_Subspace(context, passes, checkpoint) for checkpoint in checkpoints]
-                entry["reused"] = not any(space.fresh for space in spaces)
-            coordinates = [Pass(c, basis=space.path) for c, space in zip(checkpoints, spaces, strict=True)]
-            pool = passes.over(context.pool, coordinates, "pool")
+                own.prepare(config, model, checkpoints)
+                more = {one.root: one for one in map(_Owner, context.siblings()) if one.root != own.root}
+                others = [one for one in more.values() if one.joins(config, model, checkpoints)]
+                spaces = own.spaces
+                entry["reused"] = not any(space.fresh for one in (own, *others) for space in one.spaces)
+            pool, *_ = together([(one.passes, one.coordinates) for one in (own, *others)], context.pool, "pool")
             weights = score_weights(checkpoints)
-            known = existing_features(context, passes, coordinates)
+            known = existing_features(context, own.passes, own.coordinates)
         captured = [store.array("projected_norm") / store.array("norm") for store in pool]
         notes: dict[str, Any] = {
             "checkpoint_weights": [round(float(w), 6) for w in weights],
@@ -75,8 +77,38 @@ class Gist:
             "explained_variance": [round(space.explained, 4) for space in spaces],
             "captured_share": [round(float(share.mean()), 4) for share in captured],
         }
-        return compared(context, pool, [space.queries() for space in spaces], weights, fingerprint, notes,
+        return compared(context, pool, [space.queries() for space in spaces], weights, own.fingerprint, notes,
                         known)
+
+
+class _Owner:
+    """A target's stores, subspaces and coordinates. One pass over the pool serves the targets of a whole study.
+
+    Attributes:
+        root, fingerprint: of the stores.
+        passes, spaces, coordinates: of every checkpoint, once prepared.
+    """
+
+    def __init__(self, context: Context):
+        self.context = context
+        targets = content_key(context.target)
+        self.root = context.folder / "store" / f"gist-{targets[:12]}"
+        self.fingerprint = {**base_fingerprint(context), **warmup_fingerprint(context), "targets": targets,
+                            "target_rank": context.config.target_rank}
+
+    def prepare(self, config: SelectConfig, model: Any, checkpoints: Sequence[Checkpoint]) -> None:
+        self.passes = Passes(self.context, config, model, self.fingerprint, self.root)
+        self.spaces = [_Subspace(self.context, self.passes, checkpoint) for checkpoint in checkpoints]
+        self.coordinates = [Pass(c, basis=space.path) for c, space in zip(checkpoints, self.spaces, strict=True)]
+
+    def joins(self, config: SelectConfig, model: Any, checkpoints: Sequence[Checkpoint]) -> bool:
+        """Whether it could be prepared; if not, its own turn will say why."""
+        try:
+            refuse_other(self.root, self.fingerprint, recompute=config.recompute)
+            self.prepare(config, model, checkpoints)
+        except SiftuneError:
+            return False
+        return True
 
 
 class _Subspace:

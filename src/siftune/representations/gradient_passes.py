@@ -25,7 +25,7 @@ from siftune.representations.gradient_settings import (
 )
 from siftune.representations.passes import Job, ShardWorker, fill, on_own_device, rows_key
 from siftune.seeds import derive
-from siftune.store import FeatureStore
+from siftune.store import FeatureStore, Shard
 
 if TYPE_CHECKING:
     from siftune.models.loading import LoadedModel
@@ -66,8 +66,12 @@ class Passes:
             kind: ``pool``, ``target`` or ``existing``: the stores' folder, with the rows' content where it may change.
             step: what the clock calls it; the features of that kind when not given.
         """
+        return together([(self, passes)], examples, kind, step)[0]
+
+    def stores(self, examples: Examples, passes: Sequence[Pass], kind: str) -> list[FeatureStore]:
+        """The stores of :meth:`over`, with what they hold already."""
         rows, folder = rows_key(self.context, examples, kind)
-        stores = [
+        return [
             FeatureStore.open(
                 self.root / folder / (f"epoch-{p.checkpoint.epoch}" if p.checkpoint else "base"),
                 {**self.fingerprint, "rows": rows, "adam": p.adam,
@@ -78,17 +82,39 @@ class Passes:
             for p in passes
         ]
 
-        def missing() -> list[Job]:
-            return [Job(p, (store,), shard, examples.rendered[shard.start : shard.stop])
-                    for p, store in zip(passes, stores, strict=True) for shard in store.missing()]
 
-        start = partial(_start_worker, load=self.context.load, config=self.config,
-                        adapted=self.model is not self.context.model.model)
-        fill(self.context, step or f"{kind} features", stores, missing,
-             lambda: len(stores) * int(examples.tokens.sum()),
-             lambda advance: Worker(self.config, self.context.model, self.model, advance), start,
-             title=f"{kind} gradients")
-        return stores
+def together(several: Sequence[tuple[Passes, Sequence[Pass]]], examples: Examples, kind: str, step: str = "",
+             ) -> list[list[FeatureStore]]:
+    """:meth:`Passes.over` for several owners of stores at once: one backward pass gives all of them their numbers.
+
+    Args:
+        several: who keeps what. The first runs the passes and times them; the k-th passes of all differ in their
+            ``basis`` alone.
+        examples, kind, step: see :meth:`Passes.over`.
+    """
+    first = several[0][0]
+    stores = [passes.stores(examples, wanted, kind) for passes, wanted in several]
+
+    def missing() -> list[Job]:
+        found = []
+        for k in range(len(several[0][1])):
+            lacking: dict[int, list[tuple[Pass, FeatureStore, Shard]]] = {}
+            for (_, wanted), kept in zip(several, stores, strict=True):
+                for shard in kept[k].missing():
+                    lacking.setdefault(shard.index, []).append((wanted[k], kept[k], shard))
+            for _, some in sorted(lacking.items()):
+                shard = some[0][2]
+                found.append(Job(tuple(p for p, _, _ in some), tuple(store for _, store, _ in some), shard,
+                                 examples.rendered[shard.start : shard.stop]))
+        return found
+
+    context = first.context
+    start = partial(_start_worker, load=context.load, config=first.config,
+                    adapted=first.model is not context.model.model)
+    fill(context, step or f"{kind} features", [store for kept in stores for store in kept], missing,
+         lambda: len(several[0][1]) * int(examples.tokens.sum()),
+         lambda advance: Worker(first.config, context.model, first.model, advance), start, title=f"{kind} gradients")
+    return stores
 
 
 class Worker(ShardWorker):
@@ -99,11 +125,10 @@ class Worker(ShardWorker):
         super().__init__(config, loaded, advance)
         self.model = model
         self.engine = make_engine(config, model)
-        self.prepared: Pass | None = None
+        self.prepared: tuple[Pass, ...] = ()
 
     def arrays(self, job: Job) -> list[dict[str, np.ndarray]]:
-        from siftune.gradients.features import gradient_features, normalised
-        from siftune.store.codec import encode
+        from siftune.gradients.features import gradient_features
 
         if self.prepared != job.of:
             self._prepare(job.of)
@@ -112,21 +137,32 @@ class Worker(ShardWorker):
             pad_id=self.loaded.pad_id, batch_tokens=self.batch_tokens, device=self.loaded.device,
             on_batch=lambda positions: self.advance(sum(len(job.rendered[i]) for i in positions)),
         )
-        if job.of.cosines:
+        places = self.projection.places if len(job.of) > 1 else [slice(None)]
+        return [self._kept(p, {**arrays, "projected": arrays["projected"][:, place]})
+                for p, place in zip(job.of, places, strict=True)]
+
+    def _kept(self, wanted: Pass, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        from siftune.gradients.features import normalised
+        from siftune.store.codec import encode
+
+        if wanted.cosines:
             arrays["similarity"] = arrays.pop("projected") / arrays["norm"][:, None]
         else:
             arrays = normalised(arrays)
             arrays.update(encode("feature", arrays.pop("feature"), self.config.feature_dtype))
-        return [arrays]
+        return arrays
 
-    def _prepare(self, wanted: Pass) -> None:
+    def _prepare(self, several: tuple[Pass, ...]) -> None:
         from siftune.gradients.adam import AdamDirection
-        from siftune.gradients.basis import Basis
+        from siftune.gradients.basis import Basis, Stacked
         from siftune.models.lora import load_adapter_state
 
-        before, self.prepared = self.prepared, wanted
-        if before is None or before.basis != wanted.basis:
-            self.projection: Any = Basis.stored(wanted.basis) if wanted.basis else config_projection(self.config)
+        before, self.prepared = self.prepared, several
+        wanted = several[0]
+        if [p.basis for p in before] != [p.basis for p in several]:
+            bases = [Basis.stored(p.basis) for p in several if p.basis]
+            self.projection: Any = (Stacked(bases) if len(bases) > 1 else bases[0] if bases
+                                    else config_projection(self.config))
         checkpoint = wanted.checkpoint
         if checkpoint is not None:
             load_adapter_state(self.model, checkpoint.load_weights())

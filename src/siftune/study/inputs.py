@@ -100,7 +100,7 @@ class StudyInputs:
         inputs = self.of(target)
         config = dataclasses.replace(self.config_of(target), collect=self._collected)
         made = Context(config, inputs.pool, inputs.target, inputs.render, self.home, self.load, self.clock,
-                       inputs.existing)
+                       inputs.existing, lambda: [self.context(name) for name in self.by_target if name != target])
         made.__dict__["pool_key"] = self.pool_key  # a hash of the whole pool, the same for all targets
         return made
 
