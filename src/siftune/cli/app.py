@@ -58,6 +58,7 @@ def study(
                                           metavar="STUDY.yaml")],
     output_dir: Annotated[str, typer.Option(help="Folder to write; wins over the file.", show_default=False)] = "",
     workers: Annotated[int, typer.Option(help="Processes; wins over the file.", show_default=False)] = 0,
+    executor: Annotated[str, typer.Option(help="local or ray; wins over the file.", show_default=False)] = "",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Tell the trainings, how many are done, and how long the "
                                                             "others will take.")] = False,
 ) -> None:
@@ -67,7 +68,7 @@ def study(
     """
     from siftune.study.config import load_study
 
-    flags = {"output_dir": output_dir, "workers": workers}
+    flags = {"output_dir": output_dir, "workers": workers, "executor": executor}
     read = load_study(config, {name: value for name, value in flags.items() if value})
     if dry_run:
         from siftune.study.preview import preview

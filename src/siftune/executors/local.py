@@ -36,6 +36,11 @@ class LocalExecutor(Generic[Job, Result]):
 
     workers: int = 1
 
+    @property
+    def elsewhere(self) -> bool:
+        """Whether jobs leave this process, and take no model with them."""
+        return self.workers > 1
+
     def __post_init__(self) -> None:
         if self.workers < 1:
             raise ConfigError(f"cannot work with {self.workers} workers", where="--workers", hint="give 1 or more")

@@ -23,6 +23,8 @@ from siftune.store import FeatureStore, Shard, first_difference
 from siftune.store.shards import mismatch
 
 if TYPE_CHECKING:
+    from siftune.executors import LocalExecutor
+    from siftune.executors.ray import RayExecutor
     from siftune.models.loading import LoadedModel
 
 
@@ -66,6 +68,10 @@ class ShardWorker(ABC):
             self.writer.submit(store.write, job.shard, arrays)
         return job.tokens
 
+    def close(self) -> None:
+        """Wait for the last write."""
+        self.writer.close()
+
 
 def fill(context: Context, step: str, stores: Sequence[FeatureStore], missing: Callable[[], list[Job]],
          total: Callable[[], int], here: Callable[[Callable[[float], None]], ShardWorker],
@@ -88,28 +94,27 @@ def fill(context: Context, step: str, stores: Sequence[FeatureStore], missing: C
         if jobs:
             with bar(title or step, total(), "tokens") as progress:
                 progress.skip(progress.total - sum(job.tokens for job in jobs))
-                _run(jobs, context.config.workers, progress.advance, here, start)
+                from siftune.executors import LocalExecutor, executor_of
+
+                _run(jobs, executor_of(context.config, context.folder, len(jobs)), progress.advance, here, start)
                 # A worker process that ends takes the error of its last write with it: write those again from here.
-                _run(missing(), 1, progress.advance, here, start)
+                _run(missing(), LocalExecutor(), progress.advance, here, start)
     for store in stores:
         if not store.complete:
             store.finish()
 
 
-def _run(jobs: list[Job], workers: int, advance: Callable[[float], None],
+def _run(jobs: list[Job], executor: LocalExecutor | RayExecutor, advance: Callable[[float], None],
          here: Callable[[Callable[[float], None]], ShardWorker], start: Callable[[int], ShardWorker]) -> None:
-    from siftune.executors import LocalExecutor
-
     if not jobs:
         return
-    workers = min(workers, len(jobs))
-    if workers > 1:
-        for tokens in LocalExecutor(workers).map(start, jobs):
+    if executor.elsewhere:
+        for tokens in executor.map(start, jobs):
             advance(tokens)
     else:
         worker = here(advance)
         with worker.writer:
-            for _ in LocalExecutor(1).map(lambda number: worker, jobs):
+            for _ in executor.map(lambda number: worker, jobs):
                 pass
 
 
@@ -133,6 +138,9 @@ class _Writer:
         return self
 
     def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
         try:
             self._wait()
         finally:

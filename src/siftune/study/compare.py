@@ -173,7 +173,7 @@ def _note_lengths(inputs: Inputs, arms: Sequence[Arm]) -> None:
 
 def _train_and_score(config: CompareConfig, context: Context, inputs: Inputs, arms: Sequence[Arm]) -> None:
     """Fill in every arm, training and scoring only what is not kept from an earlier run."""
-    from siftune.executors import LocalExecutor
+    from siftune.executors import executor_of
 
     loaded = context.model
     rows = test_rows(inputs.test, loaded.tokenizer, config)
@@ -184,12 +184,12 @@ def _train_and_score(config: CompareConfig, context: Context, inputs: Inputs, ar
     todo = [replace(cell, title=f"[{i}/{len(missing)}] {cell.title}") for i, cell in enumerate(missing.values(), 1)]
     with context.clock.measure(f"train and score ({len(todo)} trainings)") as entry:
         entry["reused"] = not todo
-        workers = min(config.workers, max(1, len(todo)))
-        load = context.load if workers > 1 else _AlreadyLoaded(loaded)
+        executor = executor_of(config, context.folder, len(todo))
+        load = context.load if executor.elsewhere else _AlreadyLoaded(loaded)
         start = partial(CellWorker, load=load, shelf=shelf, tests={test: rows})
         if todo:
-            with bar("trainings", len(todo), "trainings") if workers > 1 else nullcontext() as progress:
-                for _ in LocalExecutor(workers).map(start, todo):
+            with bar("trainings", len(todo), "trainings") if executor.elsewhere else nullcontext() as progress:
+                for _ in executor.map(start, todo):
                     if progress:
                         progress.advance()
     for arm in arms:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from siftune.executors import executor_of
 from siftune.files import write_json, write_text
 from siftune.report.study import build
 from siftune.runfolder import prepare
@@ -17,7 +18,7 @@ from siftune.study.schema import StudyResult
 from siftune.study.selecting import Selecting
 from siftune.study.subsets import Subset
 from siftune.study.summary import Study, summarise
-from siftune.study.trainings import Executor, executor_of, study_cells, study_settings
+from siftune.study.trainings import Executor, study_cells, study_settings
 
 
 @dataclass
@@ -47,7 +48,7 @@ def study(config: StudyConfig, *, executor: Executor | None = None) -> Finished:
 
     Args:
         config: see :func:`~siftune.study.config.load_study`.
-        executor: runs the trainings; processes on this machine, as many as ``workers`` says, when not given.
+        executor: runs the trainings; what ``executor`` and ``workers`` of the settings say when not given.
 
     Raises:
         SiftuneError: files or models that cannot be used, or a folder that cannot be written to.
@@ -71,7 +72,7 @@ def study(config: StudyConfig, *, executor: Executor | None = None) -> Finished:
         write_json(finished.file, finished.result)
 
     tell()
-    cells.run(executor or executor_of(config.common), inputs.load, tell)
+    cells.run(executor or executor_of(config.common, inputs.home, len(cells.missing()) or 1), inputs.load, tell)
     finished.page = build(folder)
     return finished
 

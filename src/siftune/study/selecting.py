@@ -35,7 +35,7 @@ from siftune.study.inputs import StudyInputs
 from siftune.study.subsets import BINS, Subset, Wanted, wanted_subsets
 
 NEUTRAL = ("pool", "target", "test", "existing", "method", "budget", "output_dir", "from_run", "recompute", "workers",
-           "batch_tokens", "shard_rows", "device")
+           "executor", "batch_tokens", "shard_rows", "device")
 """Settings that do not decide a subset, or that its key tells in another way."""
 
 

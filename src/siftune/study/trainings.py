@@ -21,7 +21,6 @@ from siftune.config import CompareConfig
 from siftune.data.render import Renderer, render_rows
 from siftune.data.rows import Examples, Rendered
 from siftune.errors import ModelError, SiftuneError
-from siftune.executors import LocalExecutor
 from siftune.files import read_json, write_text
 from siftune.study.cells import Cell, Shelf, TestRows, settings_of, test_rows, train_and_score
 from siftune.study.config import StudyConfig
@@ -224,11 +223,6 @@ def _check_finite(scores: dict[str, Any]) -> None:
         if not math.isfinite(loss):
             raise ModelError(f"the loss of test row {row_id} is {loss}", why="No mean could be taken.",
                              hint="lower learning_rate, or give dtype: float32")
-
-
-def executor_of(config: CompareConfig) -> Executor:
-    """What runs the cells."""
-    return LocalExecutor(config.workers)
 
 
 def study_settings(inputs: StudyInputs) -> dict[str, Setting]:
