@@ -168,7 +168,7 @@ def choose(config: SelectConfig, *, inputs: Inputs | None = None, context: Conte
     check_collect(config, representation)
     bare = constrain(config, inputs, Problem(ids=inputs.pool.ids, tokens=inputs.pool.tokens))
     resolved = bare.resolve(budget)  # a share is one of the pool, whatever the method itself rules out later
-    options = _options(config, method.selector)
+    options = selector_options(config, method.selector)
     if method.reason:
         log(f"method auto: {method.representation} with {method.selector} ({method.reason})")
     found: Evidence = evidence or representation.compute(context)
@@ -217,8 +217,12 @@ def with_pairs(problem: Problem, evidence: Evidence, needs: str) -> Problem:
     return problem
 
 
-def _options(config: SelectConfig, selector: str) -> dict[str, Any]:
-    """The selector's options from ``--option NAME=VALUE``; values are read as YAML, and their types are checked."""
+def selector_options(config: SelectConfig, selector: str) -> dict[str, Any]:
+    """The selector's options from ``--option NAME=VALUE``; values are read as YAML, and their types are checked.
+
+    Raises:
+        ConfigError: an unknown option, or a value of another type.
+    """
     import yaml
 
     allowed = SELECTORS.get(selector).options

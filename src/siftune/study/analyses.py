@@ -4,9 +4,16 @@
   rows that random needs for the same loss (``rows_needed``), their ratio to the method's, and whether that is exact
   (``=``) or a bound (``>``, ``<``). The full pool is the last point of the random curve.
 * ``overlap``: target, budget, names, Jaccard matrix; of random its first draw.
-* ``distance_predicts_loss``: representation, target, budget, measure, Spearman's rho over the subsets, with interval.
+* ``distance_predicts_loss``: representation, target, budget, measure, Spearman's rho of distance and loss over the
+  subsets, with interval; ``pairs``, of which it is made (subset, distance, loss, exact_match); and ``exact_match``, the
+  same rho with exact match, where more is better, or null where that is off.
 * ``deciles``: name, target, mean ``losses`` of the ten bins (rows ranked first in bin 0), rho of bin and loss.
-* ``transfer``: model, target, budget, rho between the losses of both models, and each method's gain over random there.
+* ``transfer``: model, target, budget, rho between the losses of both models, and each arm's gain over random there;
+  ``p_value_holm`` of the gains is adjusted for all of them, over models, targets and budgets, a family of their own.
+* ``ablations``: name, method, settings, target, budget, rows, Jaccard similarity with the method's subset, both losses,
+  and their difference (ablation less method) as in ``tests``.
+* ``subtasks``: target, subtask, budget, kind, name, mean loss on that subtask's test rows, and the difference from
+  random; exploratory, so ``p_value_holm`` is adjusted within the ``family`` of these tests alone.
 * ``break_even``: target, budget, name, selection and training seconds, against random and against the full pool.
 """
 
@@ -19,17 +26,20 @@ from typing import Any
 
 import numpy as np
 
+from siftune.evaluation.statistics import holm
+from siftune.study import schema
 from siftune.study.analysis.break_even import BreakEven, against, against_random
 from siftune.study.analysis.curves import efficiency, rows_needed
 from siftune.study.analysis.overlap import jaccard_matrix
 from siftune.study.analysis.ranks import spearman, spearman_over_rows
 from siftune.study.analysis.transfer import agreement, relative_gain
 from siftune.study.estimates import difference
+from siftune.study.exploratory import ablations, subtasks
 from siftune.study.summary import RANDOM, ArmScores, Study, selection_seconds
 
 
-def analyses(study: Study, arms: Sequence[ArmScores]) -> dict[str, Any]:
-    """Everything that can be told of the arms that are there."""
+def analyses(study: Study, arms: Sequence[ArmScores], tests: Sequence[schema.Test]) -> dict[str, Any]:
+    """Everything that can be told of the arms that are there, and of the tests of the study's own model."""
     model = study.inputs.config.common.model
     own, others = [a for a in arms if a.model == model], [a for a in arms if a.model != model]
     return {
@@ -37,8 +47,10 @@ def analyses(study: Study, arms: Sequence[ArmScores]) -> dict[str, Any]:
         "overlap": list(_overlap(study)),
         "distance_predicts_loss": list(_distance_predicts_loss(study)),
         "deciles": list(_deciles(study)),
-        "transfer": list(_transfer(study, own, others)),
+        "transfer": _adjusted(list(_transfer(study, own, others))),
         "break_even": list(_break_even(study, own)),
+        "ablations": list(ablations(study, own, tests)),
+        "subtasks": subtasks(study, own),
     }
 
 
@@ -86,39 +98,49 @@ def _matrix(*subsets: np.ndarray) -> np.ndarray:
     return jaccard_matrix(subsets)
 
 
-def _losses(study: Study, target: str, kind: str | None = None) -> dict[str, np.ndarray]:
-    """Subset id -> float64 [test rows]: losses on a target's test rows, averaged over the trainings that are done."""
+def _means(study: Study, target: str, *, deciles: bool = False, of: str = "loss") -> dict[str, np.ndarray]:
+    """Subset id -> float64 [test rows]: losses on a target's test rows (or ``correct``, with NaN where exact match does
+    not apply), averaged over the trainings that are done."""
     found: dict[str, list[list[float]]] = {}
     for one in study.cells.all:
         if one.subset is None or one.model != study.inputs.config.common.model or target not in one.targets:
             continue
         scores = study.cells.scores(one, target)
-        if scores is not None and (kind is None or (one.subset.wanted.kind == "decile") == (kind == "decile")):
-            found.setdefault(one.subset.wanted.id, []).append(scores["loss"])
-    return {name: np.mean(np.array(losses, dtype=np.float64), axis=0) for name, losses in found.items()}
+        if scores is not None and (one.subset.wanted.kind == "decile") == deciles:
+            found.setdefault(one.subset.wanted.id, []).append(scores[of])
+    return {name: np.mean(np.array(values, dtype=np.float64), axis=0) for name, values in found.items()}
 
 
 def _distance_predicts_loss(study: Study) -> Iterator[dict[str, Any]]:
     config = study.inputs.config
     names = sorted({name for told in study.distances.values() for name in told})
     for target in (t.name for t in config.targets):
-        losses = _losses(study, target, "subset")
+        losses = {name: float(values.mean()) for name, values in _means(study, target).items()}
+        exact = {name: float(np.nanmean(values)) for name, values in _means(study, target, of="correct").items()
+                 if not np.isnan(values).all()}
         for name, budget, measure in itertools.product(names, config.budgets, ("nearest", "wasserstein")):
             pairs = []
             for s in study.subsets:
                 apart = study.distances.get(s.wanted.id, {}).get(name, {}).get(target, {}).get(measure)
                 if s.wanted.budget == budget and s.wanted.id in losses and apart is not None:
-                    pairs.append((apart, float(losses[s.wanted.id].mean())))
+                    pairs.append({"subset": s.wanted.id, "distance": apart, "loss": losses[s.wanted.id],
+                                  "exact_match": exact.get(s.wanted.id)})
             if len(pairs) >= 3:
-                x, y = np.array(pairs).T
-                found = study.remember(spearman, x.copy(), y.copy(), study.confidence, study.seed)
                 yield {"representation": name, "target": target, "budget": budget, "measure": measure,
-                       **asdict(found)}
+                       **_correlated(study, pairs, "loss"), "pairs": pairs,
+                       "exact_match": _correlated(study, pairs, "exact_match") if exact else None}
+
+
+def _correlated(study: Study, pairs: Sequence[dict[str, Any]], metric: str) -> dict[str, Any]:
+    """``rho``, ``low``, ``high`` and ``n`` of the distances with a metric, over the pairs that have it."""
+    some = [(p["distance"], p[metric]) for p in pairs if p[metric] is not None]
+    x, y = np.array(some, dtype=np.float64).reshape(-1, 2).T
+    return asdict(study.remember(spearman, x.copy(), y.copy(), study.confidence, study.seed))
 
 
 def _deciles(study: Study) -> Iterator[dict[str, Any]]:
     for target in (t.name for t in study.inputs.config.targets):
-        losses = _losses(study, target, "decile")
+        losses = _means(study, target, deciles=True)
         bins = [s for s in study.subsets if s.wanted.kind == "decile" and s.wanted.id in losses
                 and s.wanted.target in (None, target)]
         for name in dict.fromkeys(s.wanted.name for s in bins):
@@ -143,10 +165,19 @@ def _transfer(study: Study, own: Sequence[ArmScores], others: Sequence[ArmScores
                 gains.append({"name": arm.name, "gain": relative_gain(arm.loss, random.loss),
                               "gain_here": relative_gain(here[arm.name], here[RANDOM])
                               if {arm.name, RANDOM} <= set(here) else None,
-                              **{k: told.get(k) for k in ("difference", "low", "high", "p_value")}})
+                              **{k: told.get(k) for k in ("difference", "low", "high", "p_value")},
+                              "p_value_holm": None})
         yield {"model": model, "target": target, "budget": budget, "names": sorted(set(there) & set(here)),
                **asdict(agreement({n: a.loss for n, a in there.items()}, here, study.confidence, study.seed)),
                "gains": gains}
+
+
+def _adjusted(transfers: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The same, with the p-values of all gains adjusted by Holm's method."""
+    tested = [gain for told in transfers for gain in told["gains"] if gain["p_value"] is not None]
+    for gain, adjusted in zip(tested, holm([gain["p_value"] for gain in tested]), strict=True):
+        gain["p_value_holm"] = adjusted
+    return transfers
 
 
 def _break_even(study: Study, arms: Sequence[ArmScores]) -> Iterator[dict[str, Any]]:

@@ -17,13 +17,14 @@ from siftune.errors import ConfigError
 from siftune.methods import REPRESENTATIONS, resolve
 from siftune.registry import unknown_name
 from siftune.selectors.budget import Budget
+from siftune.study.ablations import Ablation, read_ablations
 
 BASELINES = ("random", "length-matched-random", "longest", "full")
 ELSEWHERE = {
     "target": "write it under targets", "test": "write it under targets", "method": "write them under methods",
     "representation": "write REPRESENTATION:SELECTOR under methods",
     "selector": "write REPRESENTATION:SELECTOR under methods", "budget": "write them under budgets",
-    "options": "the selectors of a study run with their own defaults",
+    "options": "selectors run with their own defaults; others go under ablations: settings: {options: [NAME=VALUE]}",
     "collect": "a study reads all that its methods need of one forward pass by itself",
     "target_vectors": "it holds vectors of one target's rows only",
 }
@@ -60,6 +61,7 @@ class StudyConfig:
         baselines: how many subsets (random, length-matched-random) or trainings (longest, full) of each.
         train_models: further models that are trained on the same subsets.
         deciles: methods or representations whose order of the pool is cut into ten.
+        ablations: methods with other settings, in the order written.
         steps: about how many optimizer steps every training has; None for the same epochs for all.
     """
 
@@ -74,6 +76,10 @@ class StudyConfig:
     train_models: tuple[str, ...] = ()
     deciles: tuple[str, ...] = ()
     steps: int | None = None
+    ablations: tuple[Ablation, ...] = ()
+
+    def ablation(self, name: str) -> Ablation | None:
+        return next((one for one in self.ablations if one.name == name), None)
 
     def trainings(self, method: str) -> int:
         return self.headline_seeds if method in self.headline else self.seeds
@@ -136,6 +142,7 @@ def load_study(path: str | Path, flags: Mapping[str, Any] | None = None) -> Stud
         train_models=others,
         deciles=tuple(sorted(deciles)),
         steps=_steps(values.get("steps", "epochs"), where),
+        ablations=read_ablations(values.get("ablations"), methods, (*BASELINES, "zero-shot"), common, where),
     )
 
 

@@ -14,6 +14,7 @@ from siftune.representations.base import GradientRepresentation
 from siftune.representations.work import PlannedRepresentation, Work
 from siftune.selectors import SELECTORS
 from siftune.selectors.budget import Budget
+from siftune.study.ablations import Ablation
 from siftune.study.config import StudyConfig, representation_named
 from siftune.study.inputs import StudyInputs, read_study
 from siftune.study.selecting import Selecting
@@ -74,19 +75,21 @@ def preview(config: StudyConfig) -> Preview:
     if made.done < made.total:
         there = {s.wanted for s in kept}
         unmade = [w for w in selecting.wanted if w not in there]
-        _features(inputs, unmade, made)
+        _features(selecting, unmade, made)
         made.seconds += _trainings(inputs, settings, cells, unmade)
     return made
 
 
-def _features(inputs: StudyInputs, unmade: Iterable[Wanted], made: Preview) -> None:
+def _features(selecting: Selecting, unmade: Iterable[Wanted], made: Preview) -> None:
     """Add what the representations take of which subsets are missing, each for the first target that lacks one."""
-    seen: dict[str, str | None] = {}
+    config = selecting.config
+    seen: dict[str, tuple[str, str | None, Ablation | None]] = {}
     for wanted in unmade:
         if wanted.kind != "baseline":
-            seen.setdefault(representation_named(wanted.name, inputs.config.common), wanted.target)
-    for name, target in seen.items():
-        context, plan = inputs.context(target), Plan()
+            name, ablation = representation_named(wanted.method, config.common), config.ablation(wanted.name)
+            seen.setdefault(ablation.label(name) if ablation else name, (name, wanted.target, ablation))
+    for label, (name, target, ablation) in seen.items():
+        context, plan = selecting.context(target, ablation), Plan()
         representation = representation_of(name)
         if isinstance(representation, GradientRepresentation):
             from siftune.plan.gradients import estimate
@@ -97,9 +100,9 @@ def _features(inputs: StudyInputs, unmade: Iterable[Wanted], made: Preview) -> N
 
             by_work(representation.work(context), context, SELECTORS.get("top-k").info, plan)
         else:
-            made.features.append((f"features of {name}", "not known"))
+            made.features.append((f"features of {label}", "not known"))
             continue
-        made.features.append((f"features of {name}", f"{about(plan.seconds)}, less what is in the store"))
+        made.features.append((f"features of {label}", f"{about(plan.seconds)}, less what is in the store"))
         made.seconds += plan.seconds
 
 

@@ -30,8 +30,9 @@ class Target(TypedDict):
 
 
 class SubsetResult(TypedDict):
-    """A subset. ``kind``: baseline, method or decile. ``target`` is null where no target played a part, ``budget`` for
-    the full pool. ``file`` holds the ids, best first, relative to the study's folder.
+    """A subset. ``kind``: baseline, method, ablation or decile; an ablation is the method that it ``varies`` with other
+    ``settings``. ``target`` is null where no target played a part, ``budget`` for the full pool. ``file`` holds the
+    ids, best first, relative to the study's folder.
 
     ``select_seconds`` is the selecting alone; ``feature_steps`` what its features take, charged in full whoever ran
     them first (null seconds: another run left them). ``distances``: representation -> target -> nearest, wasserstein.
@@ -44,6 +45,8 @@ class SubsetResult(TypedDict):
     target: str | None
     budget: str | None
     draw: int | None
+    varies: str | None
+    settings: dict[str, Any]
     rows: int
     tokens: int
     file: str | None
@@ -75,8 +78,9 @@ class CellResult(TypedDict):
 
 
 class Arm(TypedDict):
-    """A method or baseline for a target and budget, over its ``trainings`` (of ``wanted``). Rows, tokens, steps and
-    seconds are means over them; ``selection_seconds`` is all that selecting took, null where it is not known."""
+    """A method, ablation or baseline for a target and budget, over its ``trainings`` (of ``wanted``). Rows, tokens,
+    steps and seconds are means over them; ``selection_seconds`` is all that selecting took, null where it is not known.
+    """
 
     model: str
     target: str
@@ -95,9 +99,10 @@ class Arm(TypedDict):
 
 
 class Test(TypedDict):
-    """A paired comparison. ``difference`` is method less the other; ``p_value_holm`` is adjusted for all comparisons of
-    the study. ``verdict``: better, worse, no different; or ``single training`` where one side stands on one training,
-    whose luck cannot be told from merit."""
+    """A paired comparison of a method or an ablation with random, with length-matched random or, for an ablation, with
+    the method that it varies. ``difference`` is ``method`` less ``against``; ``p_value_holm`` is adjusted for all
+    comparisons of the study. ``verdict``: better, worse, no different; or ``single training`` where one side stands on
+    one training, whose luck cannot be told from merit."""
 
     target: str
     budget: str

@@ -25,18 +25,23 @@ from siftune.errors import DataError, SiftuneError
 from siftune.files import read_json, write_json
 from siftune.methods import Method, representation_of, resolve
 from siftune.progress import log
-from siftune.representations.base import Evidence, content_key
+from siftune.representations.base import Context, Evidence, content_key
 from siftune.seeds import derive, permutation
 from siftune.selectors import Problem, Selection
 from siftune.selectors import select as run_selector
+from siftune.study.ablations import Ablation
 from siftune.study.config import representation_named
 from siftune.study.costs import Costs, Step
 from siftune.study.inputs import StudyInputs
 from siftune.study.subsets import BINS, Subset, Wanted, wanted_subsets
+from siftune.study.variants import varied_context
 
 NEUTRAL = ("pool", "target", "test", "existing", "method", "budget", "output_dir", "from_run", "recompute", "workers",
            "executor", "batch_tokens", "shard_rows", "device")
 """Settings that do not decide a subset, or that its key tells in another way."""
+
+LATER = ("gradient_score", "checkpoints")
+"""Settings that came after subsets were first kept: their defaults are left out of the key, so that those are found."""
 
 
 class Selecting:
@@ -53,7 +58,7 @@ class Selecting:
         self.wanted = wanted_subsets(self.config)
         self.made: dict[Wanted, Subset] = {}
 
-        self._evidence: dict[tuple[str, str | None], tuple[Evidence, list[Step]] | Exception] = {}
+        self._evidence: dict[tuple[str, str | None, str], tuple[Evidence, list[Step]] | Exception] = {}
         self._asked: dict[tuple[str, str | None, str], list[Step]] = {}
         self._keys: dict[Wanted, str] = {}
         self._orders: dict[tuple[str, str | None], np.ndarray] = {}
@@ -72,33 +77,43 @@ class Selecting:
             self.made[wanted] = self._one(wanted)
         return [self.made[wanted] for wanted in self.wanted]
 
-    def evidence(self, representation: str, target: str | None) -> tuple[Evidence, list[Step]]:
+    def evidence(self, representation: str, target: str | None, ablation: Ablation | None = None,
+                 ) -> tuple[Evidence, list[Step]]:
         """What a representation knows for a target, and what that takes; computed once.
+
+        Args:
+            representation, target: which.
+            ablation: whose settings it is to have; the study's own when not given.
 
         Raises:
             Exception: what computing it raised, each time it is asked for.
         """
-        key = representation, target
+        varied = ablation if ablation and ablation.evidence else None
+        key = representation, target, varied.key(varied.evidence) if varied else ""
         if key not in self._evidence:
             clock, before = self.inputs.clock, len(self.inputs.clock.steps)
             try:
-                found: Evidence | Exception = representation_of(representation).compute(self.inputs.context(target))
+                found: Evidence | Exception = representation_of(representation).compute(self.context(target, varied))
             except Exception as error:  # it is told with each subset that needs it, and the others go on
                 found = error
-            steps = self.costs.charge(representation, target, clock.steps[before:],
-                                      self.inputs.collected_by(representation))
+            steps = self.costs.charge(varied.label(representation) if varied else representation, target,
+                                      clock.steps[before:], () if varied else self.inputs.collected_by(representation))
             self._evidence[key] = found if isinstance(found, Exception) else (found, steps)
         known = self._evidence[key]
         if isinstance(known, Exception):
             raise known
         return known
 
+    def context(self, target: str | None, ablation: Ablation | None) -> Context:
+        """What a representation is computed in, with the settings and the stores of an ablation where one is given."""
+        return varied_context(self.inputs, target, ablation) if ablation else self.inputs.context(target)
+
     def _one(self, wanted: Wanted) -> Subset:
         kept = self._read(wanted)
         if kept is not None:
             return kept
         try:
-            if wanted.kind == "method":
+            if wanted.kind in ("method", "ablation"):
                 subset = self._by_method(wanted)
             elif wanted.kind == "decile":
                 subset = self._bin(wanted)
@@ -112,24 +127,26 @@ class Selecting:
         return subset
 
     def _by_method(self, wanted: Wanted) -> Subset:
-        config = dataclasses.replace(self.inputs.config_of(wanted.target), method=wanted.name,
-                                     budget=wanted.budget or "")
+        ablation = self.config.ablation(wanted.name)
+        config = dataclasses.replace(self.inputs.config_of(wanted.target), method=wanted.method,
+                                     budget=wanted.budget or "", **(ablation.settings if ablation else {}))
         method = self._method(wanted)
-        evidence, steps = self.evidence(method.representation, wanted.target)
+        evidence, steps = self.evidence(method.representation, wanted.target, ablation)
         clock, before = self.inputs.clock, len(self.inputs.clock.steps)
         with self._timed() as entry:
             outcome = api.choose(config, inputs=self.inputs.of(wanted.target),
-                                 context=self.inputs.context(wanted.target), evidence=evidence)
+                                 context=self.context(wanted.target, ablation), evidence=evidence)
         # Some features (pairwise utilities, vectors to cluster) are computed when a selector first asks for them.
         inside = [e for e in clock.steps[before:-1] if not e["step"].startswith("select")]
-        asked = self._asked.setdefault((method.representation, wanted.target, method.selector), [])
-        asked += self.costs.charge(method.representation, wanted.target, inside)
+        label = ablation.label(method.representation) if ablation else method.representation
+        asked = self._asked.setdefault((label, wanted.target, method.selector), [])
+        asked += self.costs.charge(label, wanted.target, inside)
         seconds = entry["seconds"] - sum(e["seconds"] for e in inside)
         notes = {"shortfall": outcome.shortfall} if outcome.shortfall else {}
         return _told(wanted, outcome.selection, max(0.0, seconds), [*steps, *asked], notes)
 
     def _method(self, wanted: Wanted) -> Method:
-        return resolve(wanted.name, has_target=wanted.target is not None,
+        return resolve(wanted.method, has_target=wanted.target is not None,
                        has_existing=bool(self.config.common.existing))
 
     def _baseline(self, wanted: Wanted) -> Subset:
@@ -227,7 +244,9 @@ class Selecting:
         told: dict[str, Any] = {"wanted": [wanted.kind, wanted.name, wanted.target, wanted.budget, wanted.draw],
                                 "pool": self._pool_told}
         if wanted.kind != "baseline":
-            told["evidence"] = self.evidence_key(representation_named(wanted.name, config), wanted.target)
+            told["evidence"] = self.evidence_key(representation_named(wanted.method, config), wanted.target)
+        if ablation := self.config.ablation(wanted.name):
+            told["ablation"] = [ablation.method, ablation.key(ablation.settings)]
         if wanted.kind == "decile":
             told["size"] = self._key(next(w for w in self.wanted if w.name == "random" and w.budget == wanted.budget))
         if wanted.name == "length-matched-random":
@@ -248,11 +267,16 @@ class Selecting:
     @cached_property
     def _pool_told(self) -> str:
         config = self.config.common
-        settings = {f.name: getattr(config, f.name) for f in dataclasses.fields(SelectConfig) if f.name not in NEUTRAL}
         return _hash({
             "siftune": siftune.__version__, "rows": self.inputs.pool_key, "render": self.inputs.free.render,
-            "groups": [(row.group, row.source) for row in self.inputs.pool.rows], "settings": settings,
+            "groups": [(row.group, row.source) for row in self.inputs.pool.rows], "settings": deciding(config),
             "files": [_stamp(path) for path in (config.must_include, config.must_exclude)]})
+
+
+def deciding(config: SelectConfig) -> dict[str, Any]:
+    """The settings that a subset's key tells."""
+    return {f.name: getattr(config, f.name) for f in dataclasses.fields(SelectConfig) if f.name not in NEUTRAL
+            and not (f.name in LATER and getattr(config, f.name) == f.default)}
 
 
 def _told(wanted: Wanted, selection: Selection, seconds: float, steps: list[Step],

@@ -14,7 +14,7 @@ from siftune.methods import representation_of, resolve
 from siftune.selectors import SELECTORS
 from siftune.study.config import StudyConfig, representation_named
 
-Kind = Literal["baseline", "method", "decile"]
+Kind = Literal["baseline", "method", "ablation", "decile"]
 BINS = 10
 """A decile experiment cuts the pool into so many."""
 
@@ -27,11 +27,12 @@ class Wanted:
 
     Attributes:
         kind: what it is made by.
-        name: of the method or baseline, or what the deciles are of.
+        name: of the method, ablation or baseline, or what the deciles are of.
         target: whom it is chosen for; None where no target plays a part.
         budget: as written; None for the full pool.
         draw: which of several random subsets, or which of the ten bins (0 holds the rows ranked first).
         seeds: of its trainings.
+        varies: the method that an ablation varies.
     """
 
     kind: Kind
@@ -40,6 +41,12 @@ class Wanted:
     budget: str | None
     draw: int | None = None
     seeds: tuple[int, ...] = (0,)
+    varies: str | None = None
+
+    @property
+    def method(self) -> str:
+        """The recipe by which it is chosen."""
+        return self.varies or self.name
 
     @property
     def title(self) -> str:
@@ -100,6 +107,7 @@ def _wanted(config: StudyConfig) -> Iterator[Wanted]:
         if count := counts.get("longest", 0):
             yield Wanted("baseline", "longest", None, budget, None, tuple(range(count)))
     yield from _methods(config, config.methods[len(config.headline):])
+    yield from _ablations(config)
     for name in config.deciles:
         representation = representation_of(representation_named(name, config.common))
         for target in targets if representation.needs_target else [None]:
@@ -115,6 +123,14 @@ def _methods(config: StudyConfig, names: tuple[str, ...]) -> Iterator[Wanted]:
             seeds = tuple(range(config.trainings(name)))
             for target in [t.name for t in config.targets] if looks_at_target(name, config) else [None]:
                 yield Wanted("method", name, target, budget, None, seeds)
+
+
+def _ablations(config: StudyConfig) -> Iterator[Wanted]:
+    """As their methods, with as many trainings as a method outside of the headline."""
+    for budget in config.budgets:
+        for one in config.ablations:
+            for target in [t.name for t in config.targets] if looks_at_target(one.method, config) else [None]:
+                yield Wanted("ablation", one.name, target, budget, None, tuple(range(config.seeds)), one.method)
 
 
 def looks_at_target(name: str, config: StudyConfig) -> bool:

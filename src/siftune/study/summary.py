@@ -1,13 +1,14 @@
 """From scores to ``study.json``: every subset and training as it is, then arms, paired tests and a ranking.
 
-An arm is a method or baseline for one target and budget with all of its trainings. Methods are compared with random,
-and with length-matched random where that is in, on the same test rows. The p-values of all these comparisons, over
-targets, budgets and metrics, are one family for Holm's adjustment, and a verdict needs the adjusted one.
+An arm is a method, ablation or baseline for one target and budget with all of its trainings. Methods and ablations are
+compared with random, and with length-matched random where that is in, ablations also with the method that they vary,
+on the same test rows. The p-values of all these comparisons, over targets, budgets and metrics, are one family for
+Holm's adjustment, and a verdict needs the adjusted one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +27,8 @@ from siftune.study.subsets import Subset, Wanted
 from siftune.study.trainings import Cells, StudyCell
 
 RANDOM, LENGTH_MATCHED = "random", "length-matched-random"
+CHOSEN = ("method", "ablation")
+"""Kinds of arms that are compared with random."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,6 +147,7 @@ def summarise(study: Study) -> schema.StudyResult:
             "pool": list(common.pool), "model": common.model, "train_models": list(config.train_models),
             "methods": list(config.methods), "headline": list(config.headline), "budgets": list(config.budgets),
             "seeds": config.seeds, "headline_seeds": config.headline_seeds, "baselines": dict(config.baselines),
+            "ablations": {a.name: f"{a.method}, {a.words}" for a in config.ablations},
             "deciles": list(config.deciles), "steps": config.steps or "epochs", "epochs": common.epochs,
             "batch_size": common.batch_size, "learning_rate": common.learning_rate, "lora_rank": common.lora_rank,
             "max_length": common.max_length, "confidence": common.confidence, "seed": common.seed,
@@ -158,7 +162,7 @@ def summarise(study: Study) -> schema.StudyResult:
         "arms": [_arm(study, arm) for arm in arms],
         "tests": tests,
         "ranking": _ranking(own, tests),
-        "analyses": analyses(study, arms),
+        "analyses": analyses(study, arms, tests),
         "costs": {"feature_seconds": round(study.costs.total, 3),
                   "select_seconds": round(sum(s.seconds for s in study.subsets), 3),
                   "train_seconds": round(sum(spent.values()), 3), "trainings": sum(1 for s in spent.values() if s),
@@ -171,8 +175,10 @@ def summarise(study: Study) -> schema.StudyResult:
 
 def _subset(study: Study, subset: Subset) -> schema.SubsetResult:
     wanted = subset.wanted
+    ablation = study.inputs.config.ablation(wanted.name)
     return {"id": wanted.id, "kind": wanted.kind, "name": wanted.name, "target": wanted.target,
-            "budget": wanted.budget, "draw": wanted.draw, "rows": len(subset.rows),
+            "budget": wanted.budget, "draw": wanted.draw, "varies": wanted.varies,
+            "settings": plain(ablation.settings) if ablation else {}, "rows": len(subset.rows),
             "tokens": int(study.inputs.pool.tokens[subset.rows].sum()),
             "file": None if subset.error else f"selections/{wanted.id}.json", "scores": subset.scores,
             "select_seconds": subset.seconds, "feature_steps": subset.features, "diagnostics": subset.diagnostics,
@@ -222,9 +228,10 @@ def _tests(study: Study, arms: Sequence[ArmScores]) -> list[schema.Test]:
 
 
 def _compared(study: Study, arms: Sequence[ArmScores]) -> Iterator[dict[str, Any]]:
-    for arm in (a for a in arms if a.kind == "method"):
-        for against in (a for a in arms if a.name in (RANDOM, LENGTH_MATCHED)
-                        and (a.target, a.budget) == (arm.target, arm.budget)):
+    for arm in (a for a in arms if a.kind in CHOSEN):
+        ablation = study.inputs.config.ablation(arm.name)
+        others = (RANDOM, LENGTH_MATCHED, *([ablation.method] if ablation else []))
+        for against in (a for a in arms if a.name in others and (a.target, a.budget) == (arm.target, arm.budget)):
             for metric in ("loss", "exact_match"):
                 ours, theirs = (a.losses if metric == "loss" else a.correct for a in (arm, against))
                 told = study.remember(difference, ours, theirs, metric, study.confidence, study.seed)
@@ -248,6 +255,11 @@ def _ranking(arms: Sequence[ArmScores], tests: Sequence[schema.Test]) -> list[sc
             found.append({"name": name, "kind": kind, "improvement": float(np.mean(gains)), "comparisons": len(gains),
                           "better": verdicts.count("better"), "worse": verdicts.count("worse")})
     return sorted(found, key=lambda r: (-r["improvement"], r["name"]))
+
+
+def plain(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as JSON holds them."""
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()}
 
 
 def _failures(study: Study) -> list[schema.Failed]:
@@ -280,7 +292,7 @@ def _notes(study: Study, arms: Sequence[ArmScores]) -> Iterator[str]:
         yield "A budget in tokens is filled by every method, random too, up to the row that would pass it."
     if config.baselines["random"] == 1:
         yield "There is one random subset only, so no verdict at all."
-    if singles := sorted({a.name for a in arms if a.kind == "method" and a.wanted == 1}):
+    if singles := sorted({a.name for a in arms if a.kind in CHOSEN and a.wanted == 1}):
         yield f"One training only, so no verdict: {', '.join(singles)}."
     if lost := sum(one.lost for one in study.cells.all):
         yield f"{lost:,} rows of subsets were left out with other models, whose tokenizer leaves nothing to train on."

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
+from siftune.study.ablations import in_words
 from siftune.study.compare import aligned, shown_interval, shown_number
 from siftune.study.schema import Arm, StudyResult, Test
 
 
 def tables(result: StudyResult) -> str:
-    """A table for each target, the ranking, and what failed."""
+    """A table for each target, the ranking, and what the settings of ablations change."""
     model = result["settings"]["model"]
     parts = []
     for target in (t["name"] for t in result["targets"]):
@@ -22,6 +24,8 @@ def tables(result: StudyResult) -> str:
         lines = [[r["name"], f"{r['improvement']:+.1%}", str(r["better"]), str(r["worse"]), str(r["comparisons"])]
                  for r in result["ranking"]]
         parts.append(f"## Ranking\n\n{aligned([head, *lines])}")
+    if settings := _settings(result["analyses"].get("ablations", [])):
+        parts.append(f"## What a setting changes\n\n{settings}")
     notes = "\n".join(result["notes"])
     parts.append(f"{notes}\nBrackets: {result['settings']['confidence']:.0%} intervals over trainings and test rows. "
                  f"p: sign-flip permutation test, by Holm's method over {len(result['tests'])} comparisons.")
@@ -35,6 +39,20 @@ def failures(result: StudyResult) -> str:
         first = one["message"].splitlines()[0]
         told.append(f"failed {one['what']}: {one['title']}: {first} ({one['traceback']})")
     return "\n".join(told)
+
+
+def _settings(ablations: Sequence[dict[str, Any]]) -> str:
+    """Each ablation beside its method, where it has a subset; empty where none has."""
+    lines = [["", "method", "settings", "target", "budget", "same rows", "loss less the method's", "p (Holm)", "verdict"]]
+    for one in ablations:
+        if one["jaccard"] is not None:
+            tested = one["difference"] is not None
+            lines.append([
+                one["name"], one["method"], in_words(one["settings"]), one["target"], one["budget"],
+                f"{one['jaccard']:.2f}",
+                shown_interval({"mean": one["difference"], **one}, "{:+.3f}") if tested else "-",
+                f"{one['p_value_holm']:.3g}" if tested else "-", one["verdict"] or "-"])
+    return aligned(lines) if len(lines) > 1 else ""
 
 
 def _table(arms: Sequence[Arm], tests: Sequence[Test]) -> str:
