@@ -1,6 +1,7 @@
 """The page of a study: ``study.html`` out of ``study.json``, one file that asks for no other.
 
-Tables and charts are there without a script; the page's own script only filters and sorts them.
+Tables and charts are there without a script; the page's own script only filters and sorts them. Where the study left
+``map.json`` and ``rows.json``, a map of the pool and its rows are on the page too.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ _AGAIN = "run `siftune study` again with the same file: finished trainings are n
 
 
 def build(folder: str | Path) -> Path:
-    """Write ``study.html`` into the folder of a study; all of its numbers stand in, or follow from, ``study.json``.
+    """Write ``study.html`` into the folder of a study; all of its numbers stand in, or follow from, the files there.
 
     Args:
         folder: that ``siftune study`` wrote.
@@ -26,13 +27,14 @@ def build(folder: str | Path) -> Path:
         The path of the page.
 
     Raises:
-        DataError: there is no ``study.json``, or it is not as a study writes it.
+        DataError: there is no ``study.json``, or a file is not as a study writes it.
         SiftuneError: the operating system refused to write.
     """
     from pydantic import ValidationError
 
     from siftune.report.study.model import build_view
     from siftune.report.study.page import render
+    from siftune.report.study.pool import pool_view
     from siftune.report.study.schema import Study
     from siftune.report.text import strict
 
@@ -52,5 +54,5 @@ def build(folder: str | Path) -> Path:
         raise DataError(f"{NUMBERS} is not JSON", where=at(path, getattr(error, "lineno", None)), why=str(error),
                         hint=_AGAIN) from error
     page = folder / PAGE
-    files.write_text(page, render(build_view(study, folder.resolve().name)))
+    files.write_text(page, render({**build_view(study, folder.resolve().name), **pool_view(folder, study)}))
     return page

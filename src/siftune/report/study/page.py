@@ -1,4 +1,5 @@
-"""The page of a study, made from what :func:`siftune.report.study.model.build_view` gives and from nothing else.
+"""The page of a study, made from what :func:`siftune.report.study.model.build_view` and
+:func:`siftune.report.study.pool.pool_view` give and from nothing else.
 
 Names of methods, targets and files come from anywhere, as do messages of failures. Jinja2 escapes every value, and a
 content-security policy allows the page's own style sheet and script, by their digests, and no request at all.
@@ -18,14 +19,15 @@ from siftune.report.page import digest, environment
 from siftune.report.study.charts import SECONDS, Axis, Dot, Series, plot
 
 _HERE = Path(__file__).parent
-_SHEETS = (_HERE.parent / "report.css", _HERE / "study.css")
+_SHEETS = (_HERE.parent / "report.css", _HERE / "study.css", _HERE / "pool.css")
+_SCRIPTS = (_HERE / "study.js", _HERE / "pool.js")
 LARGEST_PLANE = 400  # dots that a plane can hold before it says nothing and costs much
 
 
 def render(view: dict[str, Any]) -> str:
     """One file that asks for no other."""
     css = "".join(path.read_text(encoding="utf-8") for path in _SHEETS)
-    script = (_HERE / "study.js").read_text(encoding="utf-8")
+    script = "".join(path.read_text(encoding="utf-8") for path in _SCRIPTS)
     template = environment(_HERE).get_template("study.j2")
     return template.render(s=view, draw=_CHARTS, raw=_raw, css=Markup(css), css_hash=digest(css), script=Markup(script),
                            script_hash=digest(script))
