@@ -9,11 +9,14 @@ from pathlib import Path
 from siftune.executors import executor_of
 from siftune.files import write_json, write_text
 from siftune.report.study import build
+from siftune.report.study.pool import MAP, ROWS
 from siftune.runfolder import prepare
 from siftune.study.config import StudyConfig
 from siftune.study.distances import distances
 from siftune.study.estimates import Remembered
 from siftune.study.inputs import read_study
+from siftune.study.pool_map import pool_map
+from siftune.study.rows import study_rows
 from siftune.study.schema import StudyResult
 from siftune.study.selecting import Selecting
 from siftune.study.subsets import Subset
@@ -60,6 +63,7 @@ def study(config: StudyConfig, *, executor: Executor | None = None) -> Finished:
     subsets = selecting.all()
     _tell_failures(folder, subsets)
     apart = distances(selecting, subsets, folder / "distances.json")
+    pool_map(selecting, study_rows(inputs, subsets, folder / ROWS), folder / MAP)
     cells = study_cells(inputs, settings, subsets, folder)
     costs, remember = selecting.costs, Remembered()
     del selecting  # and with it what the representations hold in memory
