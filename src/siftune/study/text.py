@@ -43,7 +43,7 @@ def failures(result: StudyResult) -> str:
 
 def _settings(ablations: Sequence[dict[str, Any]]) -> str:
     """Each ablation beside its method, where it has a subset; empty where none has."""
-    lines = [["", "method", "settings", "target", "budget", "same rows", "loss less the method's", "p (Holm)", "verdict"]]
+    lines = [["", "method", "settings", "target", "budget", "Jaccard", "loss less the method's", "p (Holm)", "verdict"]]
     for one in ablations:
         if one["jaccard"] is not None:
             tested = one["difference"] is not None
