@@ -341,7 +341,7 @@ def transfers(study: Recorded) -> Claim:
     lower, higher = sum(c.sign < 0 for c in found), sum(c.sign > 0 for c in found)
     verdict = HOLDS if found and lower > len(found) / 2 and not higher else NOT if higher > lower else OPEN
     return Claim("A small model chooses for a larger one (LESS, MADS)", verdict,
-                 "Subsets chosen by the 135M-parameter model and trained on by Gemma 3 270M, another family: lower loss "
+                 "Subsets chosen by the 135M-parameter model, trained on by Gemma 3 270M, another family: lower loss "
                  f"than random in {lower} of {len(found)} cases, higher in {higher}.",
                  markdown(["subset", "target", "loss there", "of random there", "there", "on the model that chose",
                            "p (Holm)", "loss is"], rows), study.name)
