@@ -315,8 +315,7 @@
         head.append(button);
       }
       const fold = element("details");
-      fold.append(element("summary", "", "Read the row"));
-      fold.addEventListener("toggle", () => { if (fold.childElementCount === 1) fold.append(detail(place)); });
+      fold.append(element("summary", "", "Read the row"), detail(place));
       first.append(ask, head, fold);
       row.append(first);
       const rank = subset && subset.rank.get(place);

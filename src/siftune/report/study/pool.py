@@ -67,8 +67,9 @@ def pool_view(folder: Path, study: Study) -> dict[str, Any]:
     return {
         "pool_map": {"none": drawn.none if drawn else "", "still": _still(drawn, rows) if drawn and has_map else None,
                      **(drawn.model_dump(exclude={"rows", "x", "y", "none"}) if drawn else {})},
-        "pool_rows": {"pool": rows.pool, "shown": len(rows.rows), "texts": len(kept), "subsets": _choices(subsets),
-                      "groups": rows.groups, "first": [_first(e, rows) for e in _often_chosen(kept, subsets)]},
+        "pool_rows": {"pool": rows.pool, "shown": len(rows.rows), "texts": len(kept), "groups": rows.groups,
+                      "subsets": _choices(study, subsets),
+                      "first": [_first(entry, rows) for entry in _often_chosen(kept, subsets)]},
         "pool_data": embedded(data),
     }
 
@@ -123,14 +124,17 @@ def _title(told: Subset) -> str:
     return " · ".join(part for part in (told.name, told.target, told.budget, draw) if part is not None)
 
 
-def _choices(subsets: Sequence[tuple[Subset, PackedSubset]]) -> list[dict[str, Any]]:
-    """By target and budget: title and place of each subset, methods first."""
-    found: dict[str, list[tuple[bool, int, str]]] = {}
+def _choices(study: Study, subsets: Sequence[tuple[Subset, PackedSubset]]) -> list[dict[str, Any]]:
+    """By target and budget, in the order of the study: title and place of each subset, methods first."""
+    found: dict[tuple[str | None, str | None], list[tuple[bool, int, str]]] = {}
+    for target in (*(t.name for t in study.targets), None):
+        for budget in (*study.budgets, None):
+            found[target, budget] = []
     for place, (told, _) in enumerate(subsets):
-        group = " · ".join(part for part in (told.target or "for all targets", told.budget) if part is not None)
-        found.setdefault(group, []).append((told.kind != "method", place, _title(told)))
-    return [{"group": group, "subsets": [{"place": place, "name": name} for _, place, name in sorted(ones)]}
-            for group, ones in found.items()]
+        found.setdefault((told.target, told.budget), []).append((told.kind != "method", place, _title(told)))
+    return [{"group": " · ".join(filter(None, (target or "for all targets", budget))),
+             "subsets": [{"place": place, "name": name} for _, place, name in sorted(ones)]}
+            for (target, budget), ones in found.items() if ones]
 
 
 def _packed(x: Sequence[int], y: Sequence[int]) -> str:
