@@ -180,13 +180,15 @@ def _analyses(result: dict[str, Any], kept: dict[Any, np.ndarray], model: str, o
             for measure in ("nearest", "wasserstein"):
                 cells = {c["subset"]: np.mean(c["results"][target]["loss"]) for c in result["cells"]
                          if c["model"] == model and c["subset"] and target in c["results"]}
-                pairs = [(s["distances"]["embed"][target][measure], float(cells[s["id"]])) for s in result["subsets"]
+                pairs = [{"subset": s["id"], "distance": s["distances"]["embed"][target][measure],
+                          "loss": float(cells[s["id"]]), "exact_match": None} for s in result["subsets"]
                          if s["budget"] == budget and target in s["distances"]["embed"] and s["id"] in cells]
                 if len(pairs) >= 3:
-                    x, y = np.array(pairs).T
+                    x, y = (np.array([p[key] for p in pairs], np.float64) for key in ("distance", "loss"))
                     told["distance_predicts_loss"].append({"representation": "embed", "target": target,
                                                            "budget": budget, "measure": measure,
-                                                           **asdict(spearman(x, y, 0.95, 0))})
+                                                           **asdict(spearman(x, y, 0.95, 0)), "pairs": pairs,
+                                                           "exact_match": None})
             if other:
                 there = {n: kept[other, target, budget, n] for n in names}
                 here = [float(kept[model, target, budget, n].mean()) for n in names]
@@ -205,12 +207,45 @@ def _analyses(result: dict[str, Any], kept: dict[Any, np.ndarray], model: str, o
             told["deciles"].append({"name": name, "target": target, "bins": list(range(10)), "rows": 200,
                                     "losses": losses.mean(axis=1).tolist(),
                                     **asdict(spearman_over_rows(range(10), losses, 0.95, 0))})
+    tested = [gain for t in told["transfer"] for gain in t["gains"]]
+    for gain, adjusted in zip(tested, holm([gain["p_value"] for gain in tested]), strict=True):
+        gain["p_value_holm"] = adjusted
     kinds = {a["name"]: a["kind"] for a in own}
     verdicts = [(t["method"], t["verdict"]) for t in result["tests"] if t["against"] == "random"]
     result["ranking"] = sorted(
         ({"name": n, "kind": kinds[n], "improvement": float(np.mean(g)), "comparisons": len(g),
           "better": verdicts.count((n, "better")), "worse": verdicts.count((n, "worse"))} for n, g in gains.items()),
         key=lambda r: -float(r["improvement"]))
+
+
+def with_ablations(result: dict[str, Any], settings: Sequence[dict[str, Any]] = ({"adam": "none"},),
+                   subtasks: Sequence[str] = ("easy", "hard")) -> dict[str, Any]:
+    """The same with ablations of its first method and subtasks of its targets: an arm and a test each."""
+    bits, [first, *_] = np.random.default_rng(11), result["settings"]["methods"]
+    model, told = result["settings"]["model"], result["analyses"]
+    told |= {"ablations": [], "subtasks": []}
+    for i, change in enumerate(settings):
+        for arm in [a for a in result["arms"] if (a["model"], a["name"]) == (model, first)]:
+            name, place = f"ABLATION-{i}", {"target": arm["target"], "budget": arm["budget"]}
+            loss = {**arm["loss"], "mean": arm["loss"]["mean"] + 0.01 * (i + 1)}
+            result["arms"].append({**arm, "kind": "ablation", "name": name, "loss": loss})
+            test = {"metric": "loss", "difference": 0.01 * (i + 1), "low": -0.01, "high": 0.07, "p_value": 0.2,
+                    "p_value_holm": 0.6, "n_examples": 12, "n_seeds": 2, "verdict": "no different"}
+            result["tests"] += [{**place, "method": name, "against": against, **test} for against in ("random", first)]
+            told["ablations"].append({"name": name, "method": first, "settings": change, **place, "rows": arm["rows"],
+                                      "jaccard": float(bits.random()), "loss": loss["mean"],
+                                      "method_loss": arm["loss"]["mean"], **test})
+    for arm, subtask in itertools.product([a for a in result["arms"] if a["model"] == model], subtasks):
+        found = {"difference": None, "low": None, "high": None, "p_value": None, "p_value_holm": None,
+                 "n_seeds": None, "verdict": None, "family": None}
+        if arm["kind"] != "baseline":
+            difference = float(bits.normal(0, 0.1))
+            found = {"difference": difference, "low": difference - 0.2, "high": difference + 0.2, "p_value": 0.3,
+                     "p_value_holm": 1.0, "n_seeds": 2, "verdict": "no different", "family": 40}
+        told["subtasks"].append({"target": arm["target"], "subtask": subtask, "budget": arm["budget"],
+                                 "kind": arm["kind"], "name": arm["name"], "loss": arm["loss"]["mean"] * 1.1,
+                                 "random_loss": None, "n_examples": 6, **found})
+    return result
 
 
 def begun() -> dict[str, Any]:

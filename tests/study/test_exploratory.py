@@ -18,8 +18,8 @@ from tests.study.studies import config, write_files
 
 @pytest.fixture(scope="module")
 def result(tmp_path_factory):
-    """Of a finished study with another model. A random tiny model answers nothing right, so right answers are made up in
-    the kept scores, others for each training; the first row has no answer that could be compared."""
+    """Of a finished study with another model. A random tiny model answers nothing right, so right answers are made up,
+    others for each training; the first row has no answer that could be compared."""
     folder = tmp_path_factory.mktemp("exploratory")
     values = write_files(folder)
     tiny.save(folder / "other", "gpt2")

@@ -5,7 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from siftune.report.study.schema import FULL, RANDOM, ZERO_SHOT, Arm, BreakEven, Saved, Study
+from siftune.report.study.schema import (
+    CHOSEN,
+    FULL,
+    RANDOM,
+    ZERO_SHOT,
+    Arm,
+    BreakEven,
+    Correlation,
+    Saved,
+    Study,
+)
 
 
 def curves(study: Study) -> list[dict[str, Any]]:
@@ -54,31 +64,16 @@ def correlations(study: Study) -> list[dict[str, Any]]:
     for target in (t.name for t in study.targets):
         mine = [c for c in study.analyses.distance_predicts_loss if c.target == target]
         if mine:
-            losses = _losses(study, target)
-            found.append({"target": target, "rhos": [
-                {**c.model_dump(), "dots": _dots(study, losses, c.representation, target, c.budget, c.measure)}
-                for c in mine]})
+            found.append({"target": target, "has_exact": any(c.exact_match for c in mine), "rhos": [
+                {**c.model_dump(exclude={"pairs"}), "dots": _dots(study, c)} for c in mine]})
     return found
 
 
-def _losses(study: Study, target: str) -> dict[str, float]:
-    """Subset id -> mean loss over its trainings with the study's model."""
-    found: dict[str, list[float]] = {}
-    for cell in study.cells:
-        told = [v for v in cell.results[target].loss if v is not None] if target in cell.results else []
-        if cell.subset is not None and cell.model == study.model and told:
-            found.setdefault(cell.subset, []).append(sum(told) / len(told))
-    return {name: sum(losses) / len(losses) for name, losses in found.items()}
-
-
-def _dots(study: Study, losses: dict[str, float], representation: str, target: str, budget: str,
-          measure: str) -> list[dict[str, Any]]:
-    found = []
-    for subset in study.subsets:
-        apart = subset.distances.get(representation, {}).get(target, {}).get(measure)
-        if subset.budget == budget and subset.kind != "decile" and apart is not None and subset.id in losses:
-            found.append({"name": subset.name, "kind": subset.kind, "distance": apart, "loss": losses[subset.id]})
-    return found
+def _dots(study: Study, told: Correlation) -> list[dict[str, Any]]:
+    """The subsets that a correlation is made of, with their names."""
+    known = {subset.id: subset for subset in study.subsets}
+    return [{"name": known[p.subset].name, "kind": known[p.subset].kind, "distance": p.distance, "loss": p.loss}
+            for p in told.pairs if p.subset in known and None not in (p.distance, p.loss)]
 
 
 def deciles(study: Study) -> list[dict[str, Any]]:
@@ -116,9 +111,9 @@ def cost_and_gain(study: Study) -> list[dict[str, Any]]:
                 continue
             arms = [a for a in study.own if (a.target, a.budget) == (target, budget) and a.loss.mean is not None]
             listed = [_cost(arm, random.loss.mean) for arm in arms]
-            methods = sorted((c for c in listed if c["kind"] == "method"), key=lambda c: (-c["gain"], c["name"]))
+            methods = sorted((c for c in listed if c["kind"] in CHOSEN), key=lambda c: (-c["gain"], c["name"]))
             if methods:
-                baselines = [c for c in listed if c["kind"] != "method"]
+                baselines = [c for c in listed if c["kind"] not in CHOSEN]
                 found.append({"target": target, "budget": budget, "arms": [
                     {**c, "number": i} for i, c in enumerate([*methods, *baselines], 1)]})
     return found

@@ -15,7 +15,8 @@ from siftune.report.study.analyses import (
     overlaps,
     transfer,
 )
-from siftune.report.study.schema import LENGTH_MATCHED, RANDOM, Arm, Study, Test
+from siftune.report.study.schema import CHOSEN, LENGTH_MATCHED, RANDOM, Arm, Study, Test
+from siftune.report.study.settings import ablations, subtasks
 from siftune.report.study.verdict import share, verdict
 from siftune.report.text import shorten
 
@@ -47,6 +48,9 @@ def build_view(study: Study, name: str) -> dict[str, Any]:
         "transfer": transfer(study, model_name),
         "costs_and_gains": cost_and_gain(study),
         "break_even": break_even(study),
+        "ablations": ablations(study),
+        "subtasks": subtasks(study),
+        "subtask_family": next((t.family for t in study.analyses.subtasks if t.family), None),
         "arms": [_arm(study, arm) for arm in study.arms],
         "has_exact": any(a.exact_match for a in study.arms),
         "has_models": any(a.model != study.model for a in study.arms),
@@ -81,4 +85,4 @@ def _arm(study: Study, arm: Arm) -> dict[str, Any]:
     test = next((t for t in study.tests if (t.target, t.budget, t.method, t.against, t.metric)
                  == (arm.target, arm.budget, arm.name, RANDOM, "loss")), None) if arm.model == study.model else None
     return {**arm.model_dump(), "model": model_name(arm.model), "test": _test(study, test) if test else None,
-            "is_method": arm.kind == "method", "matched": arm.name == LENGTH_MATCHED}
+            "is_method": arm.kind in CHOSEN, "matched": arm.name == LENGTH_MATCHED}

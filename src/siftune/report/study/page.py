@@ -17,6 +17,7 @@ from markupsafe import Markup
 from siftune.report import charts, formats
 from siftune.report.page import digest, environment
 from siftune.report.study.charts import SECONDS, Axis, Dot, Series, plot
+from siftune.report.study.schema import CHOSEN
 
 _HERE = Path(__file__).parent
 _SHEETS = (_HERE.parent / "report.css", _HERE / "study.css", _HERE / "pool.css")
@@ -105,10 +106,10 @@ def correlation_plane(rho: dict[str, Any]) -> Markup | None:
     dots = rho["dots"][:LARGEST_PLANE]
     if len(dots) < 2:
         return None
-    made = [Series("method" if is_method else "baseline", [
+    made = [Series("method" if chosen else "baseline", [
         Dot(d["distance"], d["loss"], f"{d['name']}: distance {formats.score(d['distance'])}, "
-            f"loss {formats.loss(d['loss'])}", name=d["name"] if is_method else "")
-        for d in dots if (d["kind"] == "method") == is_method]) for is_method in (False, True)]
+            f"loss {formats.loss(d['loss'])}", name=d["name"] if chosen else "")
+        for d in dots if (d["kind"] in CHOSEN) == chosen]) for chosen in (False, True)]
     return plot(f"Loss against distance by {rho['representation']}, {rho['target']}, {rho['budget']}",
                 "Each dot is a subset; hollow ones are baselines.", made,
                 Axis.over(f"{rho['measure']} distance", [d["distance"] for d in dots], formats.number),
@@ -129,12 +130,12 @@ def decile_plane(told: dict[str, Any]) -> Markup | None:
 
 def cost_plane(place: dict[str, Any]) -> Markup | None:
     arms = [a for a in place["arms"] if a["seconds"]]
-    if not any(a["kind"] == "method" for a in arms):
+    if not any(a["kind"] in CHOSEN for a in arms):
         return None
     gains = [0.0, *(a["gain"] for a in arms)]
-    made = [Series("method" if a["kind"] == "method" else "baseline", [
+    made = [Series("method" if a["kind"] in CHOSEN else "baseline", [
         Dot(a["seconds"], a["gain"], f"{a['number']} {a['name']}: {formats.signed_percent(a['gain'])} in "
-            f"{formats.duration(a['seconds'])}", str(a["number"]), a["name"] if a["kind"] == "method" else "")])
+            f"{formats.duration(a['seconds'])}", str(a["number"]), a["name"] if a["kind"] in CHOSEN else "")])
             for a in reversed(arms)]
     return plot(f"Gain over random against cost, {place['target']}, {place['budget']}",
                 "Upwards how much lower than random's the loss is, to the right seconds of selection and training. The "

@@ -14,7 +14,10 @@ from siftune.report.schema import RANDOM, ZERO_SHOT
 
 FULL, LENGTH_MATCHED = "full", "length-matched-random"
 
-__all__ = ["FULL", "LENGTH_MATCHED", "RANDOM", "ZERO_SHOT", "Study"]
+CHOSEN = ("method", "ablation")
+"""Kinds of arms that are compared with random."""
+
+__all__ = ["CHOSEN", "FULL", "LENGTH_MATCHED", "RANDOM", "ZERO_SHOT", "Study"]
 
 
 class _Part(BaseModel):
@@ -148,11 +151,22 @@ class Rho(_Part):
     n: int = 0
 
 
+class Pair(_Part):
+    """A subset that a correlation is made of; ``exact_match`` where that is on."""
+
+    subset: str
+    distance: float | None
+    loss: float | None = None
+    exact_match: float | None = None
+
+
 class Correlation(Rho):
     representation: str
     target: str
     budget: str
     measure: str
+    pairs: list[Pair] = []
+    exact_match: Rho | None = None
 
 
 class Deciles(Rho):
@@ -171,6 +185,7 @@ class Gain(_Part):
     low: float | None = None
     high: float | None = None
     p_value: float | None = None
+    p_value_holm: float | None = None
 
 
 class Transfer(Rho):
@@ -197,6 +212,45 @@ class BreakEven(_Part):
     against_full: Saved | None = None
 
 
+class Compared(_Part):
+    """A paired difference in loss; nothing of it where that has not been trained yet."""
+
+    loss: float | None = None
+    difference: float | None = None
+    low: float | None = None
+    high: float | None = None
+    p_value: float | None = None
+    p_value_holm: float | None = None
+    n_examples: int | None = None
+    n_seeds: int | None = None
+    verdict: Literal["better", "worse", "no different", "single training"] | None = None
+
+
+class Ablation(Compared):
+    """A method with other settings, beside the method; the difference is ablation less method."""
+
+    name: str
+    method: str
+    settings: dict[str, Any] = {}
+    target: str
+    budget: str
+    rows: int | None = None
+    jaccard: float | None = None
+    method_loss: float | None = None
+
+
+class SubtaskTest(Compared):
+    """An arm on the test rows of one subtask; the difference is from random there."""
+
+    target: str
+    subtask: str
+    budget: str | None
+    kind: str
+    name: str
+    random_loss: float | None = None
+    family: int | None = None
+
+
 class Analyses(_Part):
     curves: list[Curve] = []
     overlap: list[Overlap] = []
@@ -204,6 +258,8 @@ class Analyses(_Part):
     deciles: list[Deciles] = []
     transfer: list[Transfer] = []
     break_even: list[BreakEven] = []
+    ablations: list[Ablation] = []
+    subtasks: list[SubtaskTest] = []
 
 
 class Pool(_Part):
@@ -261,7 +317,7 @@ class Study(_Part):
         """Of the settings and of the results, in alphabetical order."""
         told = self.settings.get("methods")
         named = [m for m in told if isinstance(m, str)] if isinstance(told, list) else []
-        return sorted({*named, *(t.method for t in self.tests), *(a.name for a in self.arms if a.kind == "method")})
+        return sorted({*named, *(t.method for t in self.tests), *(a.name for a in self.arms if a.kind in CHOSEN)})
 
     @property
     def own(self) -> list[Arm]:
