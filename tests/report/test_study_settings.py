@@ -52,7 +52,7 @@ def test_every_ablation_is_beside_its_method(result: dict[str, Any], html: str) 
     assert "adam: none" in shown.texts
     assert "options: on_taken=forfeit, projection_dim: 512" in shown.texts
     for one in told:
-        for value in (formats.number(one["jaccard"]), formats.loss(one["loss"]), formats.loss(one["method_loss"])):
+        for value in (f"{one['jaccard']:.2f}", formats.loss(one["loss"]), formats.loss(one["method_loss"])):
             assert value in shown.cells
     assert f"{formats.signed(0.02)} [{formats.signed(-0.01)}, {formats.signed(0.07)}]" in shown.cells
 
