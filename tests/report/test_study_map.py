@@ -64,7 +64,7 @@ def test_a_pool_of_a_hundred_thousand_rows_makes_a_page_below_five_megabytes(tmp
         assert packed["rows"] == len(subset.rows)
         assert shown[packed["first"]].tolist() == subset.rows[: len(packed["first"])].tolist(), "ranks are places"
     text = Page(html).text
-    assert "30,000 of 100,000" in text
+    assert "30,000 of 100,000: of those that were chosen as many as the page has room for" in text
     assert f"{len(data['texts']):,} of them with their text" in text
 
 

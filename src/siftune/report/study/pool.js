@@ -22,7 +22,8 @@
     subset.has = new Uint8Array(N);
     const bits = bytes(subset.members);
     if (bits.length) for (let i = 0; i < N; i++) subset.has[i] = (bits[i >> 3] >> (i & 7)) & 1;
-    subset.rank = new Map(subset.first.map((place, i) => [place, i + 1]));
+    subset.order = new Map(subset.first.map((place, i) => [place, i + 1]));
+    subset.rank = subset.kind === "baseline" ? new Map() : subset.order;  // the order of random rows is no rank
     for (const place of subset.first) subset.has[place] = 1;
   }
   const times = new Uint16Array(N);
@@ -77,7 +78,7 @@
   };
   const choosers = (place) => {
     const names = data.subsets.filter((subset) => subset.has[place]).map((subset) =>
-      subset.title + (subset.kind === "method" && subset.rank.has(place) ? ` (rank ${number(subset.rank.get(place))})` : ""));
+      subset.title + (subset.rank.has(place) ? ` (rank ${number(subset.rank.get(place))})` : ""));
     return element("p", "soft", names.length ? `Chosen by: ${names.join("; ")}.` : "Chosen by none.");
   };
   const detail = (place) => {
@@ -286,7 +287,7 @@
       if (words && !haystack(i).includes(words)) continue;
       places.push(i);
     }
-    const rank = (i) => (subset && subset.rank.get(i)) || Infinity;
+    const rank = (i) => (subset && subset.order.get(i)) || Infinity;
     const keys = { rank: (a, b) => (rank(a) === rank(b) ? 0 : rank(a) - rank(b)), times: (a, b) => times[b] - times[a],
       longest: (a, b) => data.tokens[b] - data.tokens[a], shortest: (a, b) => data.tokens[a] - data.tokens[b] };
     const key = keys[control("order").value];
@@ -329,7 +330,8 @@
       return row;
     }));
     const count = state.places.length;
-    by("listed").textContent = `${number(count)} ${count === 1 ? "row" : "rows"}${subset && which.value === "subset" ? ` of ${subset.title}` : ""}`
+    const of = which.value !== "subset" ? "" : subset ? ` of ${subset.title}` : "; choose a subset to see which are in it";
+    by("listed").textContent = `${number(count)} ${count === 1 ? "row" : "rows"}${of}`
       + (control("search").value.trim() && texts.size < N ? `, searched in the ${number(texts.size)} rows that have their text here` : "");
     by("page").textContent = count ? `${number(start + 1)} to ${number(Math.min(start + PAGE, count))} of ${number(count)}` : "no row";
     by("back").disabled = state.page === 0;

@@ -68,6 +68,7 @@ def pool_view(folder: Path, study: Study) -> dict[str, Any]:
         "pool_map": {"none": drawn.none if drawn else "", "still": _still(drawn, rows) if drawn and has_map else None,
                      **(drawn.model_dump(exclude={"rows", "x", "y", "none"}) if drawn else {})},
         "pool_rows": {"pool": rows.pool, "shown": len(rows.rows), "texts": len(kept), "groups": rows.groups,
+                      "all_chosen": all(packed.shown == packed.rows for _, packed in subsets),
                       "subsets": _choices(study, subsets),
                       "first": [_first(entry, rows) for entry in _often_chosen(kept, subsets)]},
         "pool_data": embedded(data),
