@@ -86,7 +86,7 @@ def write(folder: Path, told: dict[str, Any], pool: StudyInputs, *, has_map: boo
 
     x, y = cloud(shown % 3)
     there = {name: cloud(np.full(5, k)) for k, name in enumerate([t["name"] for t in told["targets"]])}
-    drawn = {"key": "k", "representation": "embed", "dimensions": 384, "pool": len(pool.pool), "fitted": 4000,
+    drawn = {"key": "k", "representation": "embed", "dimensions": 384, "pool": len(pool.pool), "fitted": 2000,
              "variance": [0.12, 0.07], "width": STEPS - 1, "height": 3000, "rows": shown.tolist(), "x": x, "y": y,
              "targets": [{"name": n, "rows": 5, "x": a, "y": b} for n, (a, b) in there.items()]}
     (folder / "map.json").write_text(json.dumps(drawn if has_map else {"key": "k", "none": "no vectors"}))

@@ -50,7 +50,7 @@ def oracle(X: np.ndarray, fitted: np.ndarray, targets: np.ndarray) -> tuple[np.n
 
 
 @pytest.mark.parametrize(("rows", "width", "step", "most"), [
-    (80, 12, 7, 4000), (80, 12, 80, 4000), (300, 1500, 64, 4000), (300, 20, 33, 60), (3, 2, 1, 4000)])
+    (80, 12, 7, 2000), (80, 12, 80, 2000), (300, 1500, 64, 2000), (300, 20, 33, 60), (3, 2, 1, 2000)])
 def test_it_is_the_plane_of_a_plain_singular_value_decomposition(rows, width, step, most):
     X, targets = vectors(rows, width), vectors(9, width, seed=1)
     blocks = streamed(X, step)

@@ -30,7 +30,7 @@ from siftune.study.selecting import Selecting
 
 SPACES = ("embed", "rds", "less", "logra", "gist", "file")
 """Representations whose similarities are inner products of unit vectors, the first that a study has is drawn."""
-FIT = 4000  # rows that the plane is fitted on, at most
+FIT = 2000  # rows that the plane is fitted on, at most
 TARGETS = 500  # rows of one target that are drawn, at most
 STEPS = 4096  # coordinates are whole numbers below it
 _SLICE = 256  # rows that are widened to float64 at once

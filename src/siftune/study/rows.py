@@ -85,8 +85,9 @@ def study_rows(inputs: StudyInputs, subsets: Sequence[Subset], path: Path) -> np
             return np.array(kept["rows"], np.int64)
 
     most = MOST if not told else max(1000, min(MOST, MEMBER_BYTES * 6 // len(told)))
-    chosen = [[s.rows for s in told if (s.wanted.kind == "baseline") == is_baseline] for is_baseline in (False, True)]
-    by = in_order(len(pool), *chosen, inputs.config.common.seed, points=min(POINTS, most), most=most)
+    by = in_order(len(pool), [s.rows for s in told if s.wanted.kind != "baseline"],
+                  [s.rows for s in told if s.wanted.kind == "baseline"], inputs.config.common.seed,
+                  points=min(POINTS, most), most=most)
     shown = np.sort(by)
     groups, of_group = _groups([_group(pool.rows[i]) for i in shown.tolist()])
     write_text(path, json.dumps({
