@@ -356,8 +356,8 @@ def claims() -> Iterator[Claim]:
     if study := recorded("mads15"):
         yield small_share_beats_full(study, "mads", "15%", "15% chosen by MADS beats the full pool (MADS)", within=None)
     if study := recorded("delift30"):
-        yield small_share_beats_full(study, "delift", "30%", "DELIFT drops 70% of the pool without loss (DELIFT)",
-                                     within=0.02)
+        yield small_share_beats_full(study, "utility:facility-location", "30%",
+                                     "DELIFT drops 70% of the pool without loss (DELIFT)", within=0.02)
     if study := recorded("transfer"):
         yield transfers(study)
 
