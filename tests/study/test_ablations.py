@@ -185,6 +185,9 @@ def test_a_preview_of_two_gradient_methods_leaves_the_model_as_it_was(setting, m
     ({"name": "x", "method": METHOD, "settings": {"target_rank": 4}}, ("does not read target_rank", "gist")),
     ({"name": "x", "method": "bm25", "settings": {"adam": "none"}}, ("bm25 does not read adam",)),
     ({"name": "x", "method": "logra", "settings": {"on_taken": "forfeit"}}, ("does not read on_taken",)),
+    ({"name": "x", "method": METHOD, "settings": {"projection": "logra"}}, ("does not work with the projection",)),
+    ({"name": "x", "method": METHOD, "settings": {"projection": "spares-jl"}}, ("did you mean 'sparse-jl'?",)),
+    ({"name": "x", "method": METHOD, "settings": {"gradient_score": "dot", "damping": 0.1}}, ("inner products",)),
     ({"name": "x", "method": METHOD, "settings": {"options": ["on_tkaen=forfeit"]}}, ("did you mean 'on_taken'?",)),
 ])
 def test_what_is_wrong_with_an_ablation_is_told(setting, tmp_path, entry, parts):

@@ -16,7 +16,7 @@ from typing import Any
 
 from siftune.config import CompareConfig, from_mapping
 from siftune.errors import ConfigError
-from siftune.methods import METHODS, Method, resolve
+from siftune.methods import METHODS, Method, representation_of, resolve
 from siftune.registry import unknown_name
 from siftune.selectors import SELECTORS
 
@@ -168,6 +168,8 @@ def _other_method(method: Any, methods: Sequence[str], at: str) -> ConfigError:
 
 def _settings(value: Any, method: str, common: CompareConfig, at: str) -> dict[str, Any]:
     from siftune.api import selector_options
+    from siftune.representations.base import GradientRepresentation
+    from siftune.representations.gradient_settings import settled
 
     if not isinstance(value, dict) or not value:
         raise ConfigError("an ablation changes no setting", where=at, hint=_FORM)
@@ -181,8 +183,11 @@ def _settings(value: Any, method: str, common: CompareConfig, at: str) -> dict[s
         if new == getattr(common, name):
             raise ConfigError(f"{name}: {new} is what the study has without this ablation", where=at,
                               hint="give it another value, or take it out")
+    varied, representation = dataclasses.replace(common, **settings), representation_of(recipe.representation)
     try:
-        selector_options(dataclasses.replace(common, **settings), recipe.selector)
+        selector_options(varied, recipe.selector)
+        if isinstance(representation, GradientRepresentation):
+            settled(varied, representation)  # a projection that does not fit it is refused now
     except ConfigError as error:
         error.where = at
         raise
