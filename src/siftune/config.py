@@ -227,6 +227,11 @@ class CompareConfig(SelectConfig):
     confidence: float = option(0.95, "Level of intervals and tests.", group=TRAINING, rule=PROPER_SHARE)
     exact_match_tokens: int = option(32, "Generate and compare answers of at most so many tokens; 0 for never.",
                                      group=TRAINING, rule=COUNT_OR_NONE)
+    lm_eval: tuple[str, ...] = option((), "A further score: a task of the lm-evaluation-harness by name, or the path "
+                                      "of a task YAML or of a JSON(L) file of prompts and answers; may be given "
+                                      "several times.", group=TRAINING)
+    lm_eval_code: bool = option(False, "Run code that comes with those tasks, and what the model writes where a task "
+                                "does so.", group=TRAINING)
 
 
 C = TypeVar("C", bound=DataConfig)

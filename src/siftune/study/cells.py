@@ -24,8 +24,13 @@ from siftune.representations.gradient_settings import lora_settings
 from siftune.seeds import derive
 
 if TYPE_CHECKING:
+    from siftune.evaluation.harness import HarnessTask
     from siftune.models.loading import LoadedModel
     from siftune.training.settings import TrainSettings
+
+
+_PROMPT_TOKENS = 256
+"""About what a prompt of a benchmark has: the harness takes a number of prompts for a batch, not of tokens."""
 
 
 @dataclass(frozen=True)
@@ -100,11 +105,13 @@ class Shelf:
         root: the folder.
         config: the run's settings.
         base: hash and dtype of the base model.
+        harness: tasks of the lm-evaluation-harness that every cell is scored on besides.
     """
 
     root: Path
     config: CompareConfig
     base: str
+    harness: tuple[HarnessTask, ...] = ()
 
     def folder(self, cell: Cell) -> Path:
         if cell.rows is None:
@@ -121,6 +128,18 @@ class Shelf:
 
     def has(self, cell: Cell, test: str) -> bool:
         return self.scores_file(cell, test).is_file()
+
+    def harness_file(self, cell: Cell, task: HarnessTask) -> Path:
+        """Where what :func:`~siftune.evaluation.harness.harness_scores` tells is kept."""
+        return self.folder(cell) / f"lm-eval-{task.key}.json"
+
+    def unscored(self, cell: Cell) -> list[HarnessTask]:
+        """The tasks of the harness that the cell has no scores of."""
+        return [task for task in self.harness if not self.harness_file(cell, task).is_file()]
+
+    def harness_scores(self, cell: Cell) -> dict[str, Any]:
+        """Those of all tasks, as :func:`~siftune.evaluation.harness.harness_scores` tells them."""
+        return {name: told for task in self.harness for name, told in read_json(self.harness_file(cell, task)).items()}
 
     def scores(self, cell: Cell, test: str) -> dict[str, Any]:
         """``loss`` [test rows], ``correct`` [test rows] of true, false or null, ``answers``, ``steps``, ``seconds``."""
@@ -146,17 +165,18 @@ class CellWorker:
 
 
 def train_and_score(loaded: LoadedModel, shelf: Shelf, cell: Cell, tests: Mapping[str, TestRows]) -> None:
-    """Train a cell, unless its adapter is there, and score it on the test rows for which scores are missing."""
+    """Train a cell, unless its adapter is there, and score it on those test rows and tasks that it has no scores of."""
     from siftune.models.lora import attach_lora, detach_lora
     from siftune.training.sft import train_lora
 
     config = shelf.config
     missing = {key: rows for key, rows in tests.items() if not shelf.has(cell, key)}
-    if not missing:
+    if not missing and not shelf.unscored(cell):
         return
     if cell.rows is None:
         for key, rows in missing.items():
             _score(loaded, loaded.model, shelf, cell, key, rows, steps=0, seconds=0.0)
+        _score_harness(loaded, loaded.model, shelf, cell)
         return
     model = attach_lora(loaded.model, lora_settings(config), derive(config.seed, "training adapter", cell.seed))
     try:
@@ -164,6 +184,7 @@ def train_and_score(loaded: LoadedModel, shelf: Shelf, cell: Cell, tests: Mappin
                             device=loaded.device, base_key=shelf.base, title=cell.title)
         for key, rows in missing.items():
             _score(loaded, model, shelf, cell, key, rows, result.steps, result.seconds)
+        _score_harness(loaded, model, shelf, cell)
     finally:
         detach_lora(model).requires_grad_(False)
 
@@ -187,6 +208,16 @@ def _score(loaded: LoadedModel, model: Any, shelf: Shelf, cell: Cell, key: str, 
         scores["correct"] = [bool(c) if a else None for c, a in zip(found.correct, found.applicable, strict=True)]
         scores["answers"] = found.outputs
     write_json(shelf.scores_file(cell, key), scores)
+
+
+def _score_harness(loaded: LoadedModel, model: Any, shelf: Shelf, cell: Cell) -> None:
+    from siftune.models.memory import batch_tokens
+
+    for task in shelf.unscored(cell):
+        from siftune.evaluation.harness import harness_scores
+
+        size = max(1, batch_tokens(shelf.config.batch_tokens, loaded) // _PROMPT_TOKENS)
+        write_json(shelf.harness_file(cell, task), harness_scores(model, loaded.tokenizer, task, batch_size=size))
 
 
 def _update(digest: Any, rows: Sequence[Rendered]) -> None:

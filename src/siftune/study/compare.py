@@ -23,6 +23,7 @@ from siftune.config import CompareConfig
 from siftune.data.load import Inputs
 from siftune.data.rows import Examples
 from siftune.errors import ConfigError
+from siftune.evaluation.harness import example_scores, harness_tasks
 from siftune.evaluation.statistics import holm
 from siftune.files import read_json, write_json
 from siftune.progress import bar, log
@@ -50,6 +51,7 @@ class Arm:
         subsets: pool rows of each seed, in selection order; empty for zero-shot.
         losses: float64 [seeds, test rows].
         correct: float64 [seeds, test rows], 1 or 0, NaN where exact match does not apply.
+        harness: ``task:metric`` of the lm-evaluation-harness -> float64 [seeds, examples].
         steps: optimizer steps of one training.
         seconds: training time over all seeds.
     """
@@ -59,6 +61,7 @@ class Arm:
     subsets: list[np.ndarray] = field(default_factory=list)
     losses: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
     correct: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
+    harness: dict[str, np.ndarray] = field(default_factory=dict)
     steps: int = 0
     seconds: float = 0.0
 
@@ -113,6 +116,7 @@ def _check(config: CompareConfig) -> None:
             from siftune.registry import unknown_name
 
             raise unknown_name("baseline", name, BASELINES, flag="--baselines")
+    harness_tasks(config.lm_eval, code=config.lm_eval_code, tokenizer=None)  # what is missing is told now
     for name in config.methods:  # a misspelt second method is refused now, not after the first one's features
         api.method_of(dataclasses.replace(config, method=name))
     if config.seeds < 1:
@@ -178,9 +182,11 @@ def _train_and_score(config: CompareConfig, context: Context, inputs: Inputs, ar
     loaded = context.model
     rows = test_rows(inputs.test, loaded.tokenizer, config)
     test = rows.key(config.exact_match_tokens)
-    shelf = Shelf(context.folder / "training", config, loaded.base_key)
+    harness = harness_tasks(config.lm_eval, code=config.lm_eval_code, tokenizer=loaded.tokenizer)
+    shelf = Shelf(context.folder / "training", config, loaded.base_key, harness)
     cells = {arm.name: [_cell(arm, k, inputs) for k in range(max(1, len(arm.subsets)))] for arm in arms}
-    missing = {shelf.folder(cell): cell for of_arm in cells.values() for cell in of_arm if not shelf.has(cell, test)}
+    missing = {shelf.folder(cell): cell for of_arm in cells.values() for cell in of_arm
+               if not shelf.has(cell, test) or shelf.unscored(cell)}
     todo = [replace(cell, title=f"[{i}/{len(missing)}] {cell.title}") for i, cell in enumerate(missing.values(), 1)]
     with context.clock.measure(f"train and score ({len(todo)} trainings)") as entry:
         entry["reused"] = not todo
@@ -196,6 +202,7 @@ def _train_and_score(config: CompareConfig, context: Context, inputs: Inputs, ar
         kept = [shelf.scores(cell, test) for cell in cells[arm.name]]
         arm.losses = np.array([scores["loss"] for scores in kept], dtype=np.float64)
         arm.correct = np.array([[np.nan if c is None else float(c) for c in scores["correct"]] for scores in kept])
+        arm.harness = example_scores([shelf.harness_scores(cell) for cell in cells[arm.name]])
         arm.steps = kept[0]["steps"]
         arm.seconds = sum(scores["seconds"] for scores in kept)
 
@@ -231,6 +238,7 @@ def summarise(config: CompareConfig, inputs: Inputs, arms: Sequence[Arm]) -> dic
                            "exact_match": estimate(arm.correct[:, rows], "exact_match", config.confidence, seed),
                            "n": len(rows)}
                     for name, rows in parts.items()},
+        "lm_eval": {m: estimate(values, m, config.confidence, seed) for m, values in arm.harness.items()},
     } for arm in arms]
     tests = list(_tests(config, arms, parts, seed))
     for test, adjusted in zip(tests, holm([t["p_value"] for t in tests]), strict=True):
@@ -262,6 +270,10 @@ def _tests(config: CompareConfig, arms: Sequence[Arm], parts: dict[str, np.ndarr
                     if found:
                         yield {"method": arm.name, "against": against.name, "subtask": subtask, "metric": metric,
                                **found}
+            for metric, values in arm.harness.items():
+                found = difference(values, against.harness[metric], metric, config.confidence, seed)
+                if found:
+                    yield {"method": arm.name, "against": against.name, "subtask": ALL, "metric": metric, **found}
 
 
 def table(result: dict[str, Any]) -> str:
@@ -270,11 +282,13 @@ def table(result: dict[str, Any]) -> str:
     exact = [p for p in parts if any(arm["results"][p]["exact_match"] for arm in result["arms"])]
     head = ["", "rows", "tokens", *(f"loss {p} (n={result['arms'][0]['results'][p]['n']})" for p in parts),
             *(f"exact match {p}" for p in exact)]
-    lines = [head]
+    tasks = list(result["arms"][0].get("lm_eval", {}))  # not in older results
+    lines = [[*head, *tasks]]
     for arm in result["arms"]:
         cells = [arm["name"], shown_number(arm["rows"]), shown_number(arm["tokens"])]
         cells += [shown_interval(arm["results"][p]["loss"], "{:.3f}") for p in parts]
         cells += [shown_interval(arm["results"][p]["exact_match"], "{:.0%}") for p in exact]
+        cells += [shown_interval(arm["lm_eval"].get(metric), "{:.3g}") for metric in tasks]
         lines.append(cells)
     return aligned(lines)
 

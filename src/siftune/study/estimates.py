@@ -10,7 +10,7 @@ import numpy as np
 from siftune.evaluation.statistics import interval, paired_difference
 
 ENDS = {"loss": (0.0, np.inf), "exact_match": (0.0, 1.0)}
-"""What a metric can be at all."""
+"""What a metric can be at all; one of the lm-evaluation-harness is taken for a share where all of its scores are."""
 
 T = TypeVar("T")
 
@@ -20,7 +20,7 @@ def estimate(values: np.ndarray, metric: str, confidence: float, seed: int) -> d
 
     Args:
         values: float64 [trainings, test rows]; NaN where the metric does not apply to a row.
-        metric: ``loss`` or ``exact_match``.
+        metric: ``loss``, ``exact_match``, or ``task:metric`` of the lm-evaluation-harness.
         confidence: of the interval.
         seed: of the bootstrap.
 
@@ -33,7 +33,9 @@ def estimate(values: np.ndarray, metric: str, confidence: float, seed: int) -> d
     values = values[:, applicable]
     found = interval(values if len(values) > 1 else values[0], confidence, seed)
     # Widened for few seeds, an interval may pass what the metric can be at all.
-    low, high = max(found.low, ENDS[metric][0]), min(found.high, ENDS[metric][1])
+    share = (0.0, 1.0) if ((values >= 0) & (values <= 1)).all() else (-np.inf, np.inf)
+    ends = ENDS.get(metric, share)
+    low, high = max(found.low, ends[0]), min(found.high, ends[1])
     return {"mean": found.mean, "low": low, "high": high, "per_seed": values.mean(axis=1).tolist()}
 
 

@@ -61,7 +61,8 @@ class SubsetResult(TypedDict):
 class CellResult(TypedDict):
     """One training. ``subset`` is null for zero-shot; cells of the same ``id`` are one training. ``status``: done,
     missing or failed. ``results``: target -> ``loss`` and ``correct`` of each test row (null where exact match does not
-    apply). ``lost_rows``: rows that another model's tokenizer leaves nothing to train on."""
+    apply). ``lm_eval``: task of the lm-evaluation-harness -> metric -> ``value``, ``stderr``, ``n`` (examples).
+    ``lost_rows``: rows that another model's tokenizer leaves nothing to train on."""
 
     id: str
     subset: str | None
@@ -73,6 +74,7 @@ class CellResult(TypedDict):
     train_seconds: float | None
     lost_rows: int
     results: dict[str, dict[str, list[Any]]]
+    lm_eval: dict[str, dict[str, dict[str, float | None]]]
     error: str
     traceback: str
 
@@ -80,7 +82,7 @@ class CellResult(TypedDict):
 class Arm(TypedDict):
     """A method, ablation or baseline for a target and budget, over its ``trainings`` (of ``wanted``). Rows, tokens,
     steps and seconds are means over them; ``selection_seconds`` is all that selecting took, null where it is not known.
-    """
+    ``lm_eval`` is by ``task:metric``, of the metrics that have a score for each example."""
 
     model: str
     target: str
@@ -96,6 +98,7 @@ class Arm(TypedDict):
     selection_seconds: float | None
     loss: Estimate
     exact_match: Estimate | None
+    lm_eval: dict[str, Estimate | None]
 
 
 class Test(TypedDict):

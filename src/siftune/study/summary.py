@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 import siftune
+from siftune.evaluation.harness import example_scores
 from siftune.evaluation.statistics import holm
 from siftune.seeds import derive
 from siftune.study import schema
@@ -40,6 +41,7 @@ class ArmScores:
         cells: its trainings that are done.
         wanted: how many trainings it is to have.
         losses, correct: float64 [trainings, test rows].
+        harness: ``task:metric`` of the lm-evaluation-harness -> float64 [trainings, examples].
     """
 
     model: str
@@ -51,6 +53,13 @@ class ArmScores:
     wanted: int
     losses: np.ndarray
     correct: np.ndarray
+    harness: Mapping[str, np.ndarray]
+
+    def scores(self, metric: str) -> np.ndarray:
+        """float64 [trainings, test rows or examples]; none where it has no such scores (yet)."""
+        if metric in ("loss", "exact_match"):
+            return self.losses if metric == "loss" else self.correct
+        return self.harness.get(metric, np.zeros((0, 0)))
 
     @property
     def rows(self) -> float | None:
@@ -111,7 +120,9 @@ class Study:
         done = [(c, s) for c in cells if (s := self.cells.scores(c, target)) is not None]
         losses = np.array([s["loss"] for _, s in done], dtype=np.float64)
         correct = np.array([[np.nan if c is None else float(c) for c in s["correct"]] for _, s in done])
-        return ArmScores(model, target, budget, kind, name, tuple(c for c, _ in done), len(cells), losses, correct)
+        harness = [self.cells.harness(c) for c, _ in done]
+        return ArmScores(model, target, budget, kind, name, tuple(c for c, _ in done), len(cells), losses, correct,
+                         example_scores([h for h in harness if h]) if all(harness) else {})
 
     def seconds(self, cell: StudyCell) -> float:
         return float(self._any(cell)["seconds"])
@@ -189,12 +200,15 @@ def _cell(study: Study, one: StudyCell) -> schema.CellResult:
     cells = study.cells
     failure = cells.failures.get(one.name)
     scores = {t: s for t in one.targets if (s := cells.scores(one, t)) is not None}
-    done = len(scores) == len(one.targets)
+    done = cells.done(one)
     return {"id": one.name, "subset": one.subset.wanted.id if one.subset else None, "model": one.model,
             "seed": one.seed, "status": "done" if done else "failed" if failure else "missing",
             "epochs": one.cell.epochs, "steps": study.steps(one) if scores else None,
             "train_seconds": round(study.seconds(one), 3) if scores else None, "lost_rows": one.lost,
             "results": {t: {"loss": s["loss"], "correct": s["correct"]} for t, s in scores.items()},
+            "lm_eval": {task: {metric: {"value": m["value"], "stderr": m["stderr"], "n": told["n"]}
+                               for metric, m in told["metrics"].items()}
+                        for task, told in (cells.harness(one) or {}).items()},
             "error": failure.message if failure and not done else "",
             "traceback": failure.file if failure and not done else ""}
 
@@ -212,7 +226,9 @@ def _arm(study: Study, arm: ArmScores) -> schema.Arm:
             "steps": float(np.mean([study.steps(c) for c in arm.cells])),
             "train_seconds": round(float(np.mean([study.seconds(c) for c in arm.cells])), 3),
             "selection_seconds": _mean([s for s in selecting if s is not None]) if None not in selecting else None,
-            "loss": told[0], "exact_match": told[1]}  # type: ignore[typeddict-item]
+            "loss": told[0], "exact_match": told[1],  # type: ignore[typeddict-item]
+            "lm_eval": {metric: study.remember(estimate, values, metric, study.confidence, study.seed)
+                        for metric, values in arm.harness.items()}}  # type: ignore[typeddict-item]
 
 
 def _tests(study: Study, arms: Sequence[ArmScores]) -> list[schema.Test]:
@@ -232,8 +248,8 @@ def _compared(study: Study, arms: Sequence[ArmScores]) -> Iterator[dict[str, Any
         ablation = study.inputs.config.ablation(arm.name)
         others = (RANDOM, LENGTH_MATCHED, *([ablation.method] if ablation else []))
         for against in (a for a in arms if a.name in others and (a.target, a.budget) == (arm.target, arm.budget)):
-            for metric in ("loss", "exact_match"):
-                ours, theirs = (a.losses if metric == "loss" else a.correct for a in (arm, against))
+            for metric in ("loss", "exact_match", *(m for m in arm.harness if m in against.harness)):
+                ours, theirs = arm.scores(metric), against.scores(metric)
                 told = study.remember(difference, ours, theirs, metric, study.confidence, study.seed)
                 if told:
                     single = min(len(ours), len(theirs)) == 1

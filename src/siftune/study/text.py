@@ -57,8 +57,9 @@ def _settings(ablations: Sequence[dict[str, Any]]) -> str:
 
 def _table(arms: Sequence[Arm], tests: Sequence[Test]) -> str:
     exact = any(a["exact_match"] for a in arms)
-    head = ["", "budget", "rows", "tokens", "trainings", "loss", *(["exact match"] if exact else []), "less random",
-            "p (Holm)", "verdict"]
+    tasks = list(dict.fromkeys(metric for a in arms for metric in a.get("lm_eval", {})))  # not in older results
+    head = ["", "budget", "rows", "tokens", "trainings", "loss", *(["exact match"] if exact else []), *tasks,
+            "less random", "p (Holm)", "verdict"]
     lines = [head]
     for arm in arms:
         found = next((t for t in tests if (t["target"], t["budget"], t["method"], t["against"], t["metric"])
@@ -68,6 +69,7 @@ def _table(arms: Sequence[Arm], tests: Sequence[Test]) -> str:
             arm["name"], arm["budget"] or "-", shown_number(arm["rows"]), shown_number(arm["tokens"]),
             trainings if arm["wanted"] else "-", shown_interval(arm["loss"], "{:.3f}"),
             *([shown_interval(arm["exact_match"], "{:.0%}")] if exact else []),
+            *(shown_interval(arm.get("lm_eval", {}).get(metric), "{:.3g}") for metric in tasks),
             shown_interval({"mean": found["difference"], **found}, "{:+.3f}") if found else "-",
             f"{found['p_value_holm']:.3g}" if found else "-", found["verdict"] if found else "-"])
     return aligned(lines)

@@ -21,6 +21,7 @@ from siftune.config import CompareConfig
 from siftune.data.render import Renderer, render_rows
 from siftune.data.rows import Examples, Rendered
 from siftune.errors import ModelError, SiftuneError
+from siftune.evaluation.harness import harness_tasks
 from siftune.files import read_json, write_text
 from siftune.study.cells import Cell, Shelf, TestRows, settings_of, test_rows, train_and_score
 from siftune.study.config import StudyConfig
@@ -135,8 +136,21 @@ class Cells:
             self._scores[key] = found
         return self._scores[key]
 
+    def harness(self, one: StudyCell) -> dict[str, dict[str, Any]] | None:
+        """The scores on the tasks of the lm-evaluation-harness by name; None where some are not there yet."""
+        setting, found = self.settings[one.model], {}
+        for task in setting.shelf.harness:
+            key = one.name, task.key
+            if key not in self._scores:
+                path = setting.shelf.root / one.name / f"lm-eval-{task.key}.json"
+                if not path.is_file():
+                    return None
+                self._scores[key] = read_json(path)
+            found.update(self._scores[key])
+        return found
+
     def done(self, one: StudyCell) -> bool:
-        return all(self.scores(one, target) is not None for target in one.targets)
+        return all(self.scores(one, target) is not None for target in one.targets) and self.harness(one) is not None
 
     def missing(self) -> list[StudyCell]:
         """One for each content that is to be trained or scored, with all the targets that it is wanted for."""
@@ -300,7 +314,8 @@ def _setting(inputs: StudyInputs, model: str) -> Setting:
         by_id = dict(zip(found.ids, found.rendered, strict=True))
         rendered = [by_id.get(row.id) for row in inputs.pool.rows]
         tests = {name: render_rows(test.rows, renderer, role="test", bad_rows="drop") for name, test in tests.items()}
-    shelf = Shelf(inputs.home / "training", config, loaded.base_key)
+    harness = harness_tasks(config.lm_eval, code=config.lm_eval_code, tokenizer=loaded.tokenizer)
+    shelf = Shelf(inputs.home / "training", config, loaded.base_key, harness)
     return Setting(shelf, {name: _keyed(test, loaded, config) for name, test in tests.items()}, rendered,
                    loaded.parameters)
 
