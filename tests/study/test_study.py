@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from siftune.errors import ConfigError, SiftuneError
+from siftune.evaluation.statistics import holm
 from siftune.executors import LocalExecutor
 from siftune.files import read_json, write_json
 from siftune.study.compare import compare
@@ -284,6 +285,15 @@ def test_other_models_deciles_steps_and_matched_lengths(setting):
     [pays] = result["analyses"]["break_even"]
     assert pays["selection_seconds"] > 0
     assert pays["against_full"]["saved"] is not None
+    losses = {c["subset"]: np.array(c["results"]["sums"]["loss"]) for c in result["cells"]
+              if c["subset"] and c["model"] == made.common.model and not c["subset"].startswith("deciles")}
+    whole, chosen = (next(v for k, v in losses.items() if k.startswith(name)) for name in ("full", "embed"))
+    by = {t["against"]: t for t in result["tests"] if t["method"] == "embed" and t["metric"] == "loss"}
+    assert set(by) == {"random", "length-matched-random", "full"}
+    assert by["full"]["difference"] == pytest.approx((chosen - whole).mean())
+    assert by["full"]["verdict"] == "single training"
+    for family in ([t for t in result["tests"] if (t["against"] == "full") == whole] for whole in (True, False)):
+        assert [t["p_value_holm"] for t in family] == holm([t["p_value"] for t in family]), "two families"
     assert "embed" in tables(result)
 
 

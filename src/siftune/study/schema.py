@@ -102,10 +102,10 @@ class Arm(TypedDict):
 
 
 class Test(TypedDict):
-    """A paired comparison of a method or an ablation with random, with length-matched random or, for an ablation, with
-    the method that it varies. ``difference`` is ``method`` less ``against``; ``p_value_holm`` is adjusted for all
-    comparisons of the study. ``verdict``: better, worse, no different; or ``single training`` where one side stands on
-    one training, whose luck cannot be told from merit."""
+    """A paired comparison of a method or an ablation with random, with length-matched random, with the full pool or,
+    for an ablation, with the method that it varies. ``difference`` is ``method`` less ``against``; ``p_value_holm`` is
+    adjusted for all comparisons of the study, those with the full pool among themselves. ``verdict``: better, worse, no
+    different; or ``single training`` where one side stands on one training, whose luck cannot be told from merit."""
 
     target: str
     budget: str

@@ -3,7 +3,8 @@
 An arm is a method, ablation or baseline for one target and budget with all of its trainings. Methods and ablations are
 compared with random, and with length-matched random where that is in, ablations also with the method that they vary,
 on the same test rows. The p-values of all these comparisons, over targets, budgets and metrics, are one family for
-Holm's adjustment, and a verdict needs the adjusted one.
+Holm's adjustment, and a verdict needs the adjusted one. Comparisons with the full pool answer another question (can the
+rest of the rows go?) and are a family of their own.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from siftune.study.inputs import StudyInputs
 from siftune.study.subsets import Subset, Wanted
 from siftune.study.trainings import Cells, StudyCell
 
-RANDOM, LENGTH_MATCHED = "random", "length-matched-random"
+RANDOM, LENGTH_MATCHED, FULL = "random", "length-matched-random", "full"
 CHOSEN = ("method", "ablation")
 """Kinds of arms that are compared with random."""
 
@@ -233,9 +234,11 @@ def _arm(study: Study, arm: ArmScores) -> schema.Arm:
 
 def _tests(study: Study, arms: Sequence[ArmScores]) -> list[schema.Test]:
     found = list(_compared(study, arms))
-    for test, adjusted in zip(found, holm([t["p_value"] for t in found]), strict=True):
-        test["p_value_holm"] = adjusted
-        lower = test["metric"] == "loss"
+    for family in ([t for t in found if t["against"] != FULL], [t for t in found if t["against"] == FULL]):
+        for test, adjusted in zip(family, holm([t["p_value"] for t in family]), strict=True):
+            test["p_value_holm"] = adjusted
+    for test in found:
+        adjusted, lower = test["p_value_holm"], test["metric"] == "loss"
         if test["verdict"] != "single training":
             clear = not test["low"] <= 0 <= test["high"] and adjusted < 1 - study.confidence
             test["verdict"] = "no different" if not clear else (
@@ -246,8 +249,9 @@ def _tests(study: Study, arms: Sequence[ArmScores]) -> list[schema.Test]:
 def _compared(study: Study, arms: Sequence[ArmScores]) -> Iterator[dict[str, Any]]:
     for arm in (a for a in arms if a.kind in CHOSEN):
         ablation = study.inputs.config.ablation(arm.name)
-        others = (RANDOM, LENGTH_MATCHED, *([ablation.method] if ablation else []))
-        for against in (a for a in arms if a.name in others and (a.target, a.budget) == (arm.target, arm.budget)):
+        others = (RANDOM, LENGTH_MATCHED, FULL, *([ablation.method] if ablation else []))
+        for against in (a for a in arms if a.name in others and a.target == arm.target
+                        and a.budget in (arm.budget, None)):
             for metric in ("loss", "exact_match", *(m for m in arm.harness if m in against.harness)):
                 ours, theirs = arm.scores(metric), against.scores(metric)
                 told = study.remember(difference, ours, theirs, metric, study.confidence, study.seed)

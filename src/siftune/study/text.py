@@ -27,8 +27,9 @@ def tables(result: StudyResult) -> str:
     if settings := _settings(result["analyses"].get("ablations", [])):
         parts.append(f"## What a setting changes\n\n{settings}")
     notes = "\n".join(result["notes"])
+    family = [t for t in result["tests"] if t["against"] != "full"]
     parts.append(f"{notes}\nBrackets: {result['settings']['confidence']:.0%} intervals over trainings and test rows. "
-                 f"p: sign-flip permutation test, by Holm's method over {len(result['tests'])} comparisons.")
+                 f"p: sign-flip permutation test, by Holm's method over {len(family)} comparisons.")
     return "\n\n".join(parts)
 
 

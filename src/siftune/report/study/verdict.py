@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from siftune.report.formats import count, p_value, percent, rough_percent, signed, signed_percent
-from siftune.report.study.schema import LENGTH_MATCHED, RANDOM, ZERO_SHOT, Study, Test
+from siftune.report.study.schema import FULL, LENGTH_MATCHED, RANDOM, ZERO_SHOT, Study, Test
 
 ROUGH_SEEDS = 3  # with fewer trainings an interval says little about the noise of training
 
@@ -37,7 +37,7 @@ def verdict(study: Study) -> dict[str, Any]:
 
 def share(study: Study, test: Test) -> tuple[float, float, float] | None:
     """A loss difference and its interval (low, high) as shares of the mean loss of the arm it is held against."""
-    base = study.arm(test.target, test.budget, test.against)
+    base = study.arm(test.target, None if test.against == FULL else test.budget, test.against)
     if test.metric != "loss" or base is None or not base.loss.mean:
         return None
     if test.difference is None or test.low is None or test.high is None:
