@@ -265,7 +265,7 @@ def costs_halve(study: Recorded) -> Claim:
     verdict = HOLDS if halves > total / 2 else NOT if fewer > total / 2 else OPEN
     return Claim("Training costs halve (targeted instruction selection)", verdict,
                  f"In {halves} of {total} cases (three selectors, two budgets, four targets) it takes at least twice "
-                 f"as many random rows to reach the same loss, in {fewer} fewer than twice. That counts training alone: "
+                 f"as many random rows to reach the same loss, in {fewer} fewer. That counts training alone: "
                  "the last column says how often one must train before the selection itself has paid.",
                  markdown(["target", "method", "budget", "random rows for the same loss", "paid after, trainings"],
                           rows), study.name)
