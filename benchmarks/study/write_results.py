@@ -199,6 +199,16 @@ def costs(study: Recorded) -> str:
                     rows)
 
 
+def separation() -> str:
+    told = read_json(RESULTS / "separation.json")["separation"]
+    targets = list(next(iter(told.values())))
+    own = next(iter(told.values()))
+    return markdown(["area under the ROC curve (own rows among the nearest 51)",
+                     *(f"{t}: {own[t]['own']} own rows" for t in targets)],
+                    [[name, *(f"{of[t]['auc']:.2f} ({of[t]['own_in_top_51']})" for t in targets)]
+                     for name, of in told.items()])
+
+
 # -------------------------------------------------------------------------------------------------------- the claims
 
 @dataclass
@@ -398,7 +408,7 @@ def of(name: str, make: Callable[[Recorded], str]) -> Callable[[], str]:
 
 
 TABLES: dict[str, Callable[[], str]] = {
-    "state": state, "claims": verdicts, "details": details, "ranking": of("study", ranking), "arms": of("study", arms),
+    "state": state, "separation": separation, "claims": verdicts, "details": details, "ranking": of("study", ranking), "arms": of("study", arms),
     "distances": of("study", distances), "costs": of("study", costs), "tokens": of("tokens", ranking),
     "ablations": of("ablations", ranking), "deciles": of("deciles", ranking),
 }

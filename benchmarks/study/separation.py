@@ -1,0 +1,58 @@
+"""How well does each representation tell a target's own rows from the rest of the pool?
+
+    python benchmarks/study/separation.py    # after: siftune study benchmarks/study/study.yaml
+
+Own rows are those of the target's family, or, of conversations, those that the rule which made the target recognises.
+For each target and representation: the chance that an own row is nearer to the targets than another row (the area
+under the ROC curve of the largest similarity to any target row; 0.5 is chance), own rows among the nearest 51, and the
+largest similarities. Reads the study's features; writes results/separation.json.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.stats import rankdata
+
+from siftune.files import write_json
+from siftune.methods import representation_of
+from siftune.study.config import load_study
+from siftune.study.inputs import StudyInputs, read_study
+
+HERE = Path(__file__).resolve().parent
+ARMS: dict[str, tuple[str, dict[str, Any]]] = {
+    "less": ("less", {}), "less, last checkpoint": ("less", {"checkpoints": "last"}),
+    "less, inner product": ("less", {"gradient_score": "dot"}), "gist": ("gist", {}), "rds": ("rds", {}),
+    "embed": ("embed", {}), "bm25": ("bm25", {}),
+}
+
+
+def separation(inputs: StudyInputs, target: str, representation: str, changes: dict[str, Any]) -> dict[str, Any]:
+    context = inputs.context(target)
+    context.config = dataclasses.replace(context.config, **changes)
+    found = representation_of(representation).compute(context)
+    assert found.blocks is not None
+    nearest = np.concatenate([block for _, block in found.blocks()], axis=1).max(axis=0)
+    own = np.array([row.group == target for row in inputs.pool.rows])
+    ranks = rankdata(nearest)
+    auc = (ranks[own].sum() - own.sum() * (own.sum() + 1) / 2) / (own.sum() * (~own).sum())
+    top = np.argsort(-nearest, kind="stable")[:51]
+    return {"own": int(own.sum()), "auc": round(float(auc), 4), "own_in_top_51": int(own[top].sum()),
+            "largest": [round(float(v), 4) for v in nearest[top[:5]]], "median": round(float(np.median(nearest)), 4)}
+
+
+def main() -> None:
+    inputs = read_study(load_study(HERE / "study.yaml"))
+    told: dict[str, dict[str, Any]] = {}
+    for name, (representation, changes) in ARMS.items():
+        told[name] = {t.name: separation(inputs, t.name, representation, changes) for t in inputs.config.targets}
+        print(name, {t: (v["auc"], v["own_in_top_51"]) for t, v in told[name].items()}, flush=True)
+        write_json(HERE / "results" / "separation.json",
+                   {"command": "python benchmarks/study/separation.py", "separation": told})
+
+
+if __name__ == "__main__":
+    main()
