@@ -408,7 +408,8 @@ def of(name: str, make: Callable[[Recorded], str]) -> Callable[[], str]:
 
 
 TABLES: dict[str, Callable[[], str]] = {
-    "state": state, "separation": separation, "claims": verdicts, "details": details, "ranking": of("study", ranking), "arms": of("study", arms),
+    "state": state, "separation": separation,
+    "claims": verdicts, "details": details, "ranking": of("study", ranking), "arms": of("study", arms),
     "distances": of("study", distances), "costs": of("study", costs), "tokens": of("tokens", ranking),
     "ablations": of("ablations", ranking), "deciles": of("deciles", ranking),
 }
