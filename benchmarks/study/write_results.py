@@ -282,8 +282,8 @@ def costs_halve(study: Recorded) -> Claim:
 
 
 def gradient_distance(study: Recorded) -> Claim:
-    """Holds with rho of the gradient distance clearly above zero in most cases and that of embeddings not; does not with
-    that of embeddings clearly above zero in most cases."""
+    """Holds with rho of the gradient distance clearly above zero in most cases and that of embeddings not; does not
+    with that of embeddings clearly above zero in most cases."""
     rows, clear = [], {}
     for name in ("less", "gist", "rds", "embed"):
         for measure in ("nearest", "wasserstein"):
