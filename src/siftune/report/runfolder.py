@@ -8,10 +8,10 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
-from siftune import files
 from siftune.errors import DataError, at
+from siftune.report.reading import read_as
 from siftune.report.schema import Comparison, Manifest
 
 if TYPE_CHECKING:
@@ -62,19 +62,7 @@ class RunFolder:
         return self._parsed("comparison.json", Comparison)
 
     def _parsed(self, name: str, model: type[_Model]) -> _Model | None:
-        if not self.has(name):
-            return None
-        path = self.path / name
-        try:
-            return model.model_validate(files.read_json(path))
-        except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            key = ".".join(map(str, first["loc"])) or "the whole file"
-            raise DataError(f"{name} is not as siftune writes it", where=str(path),
-                            why=f"{key}: {first['msg']}", hint=_AGAIN) from error
-        except ValueError as error:  # broken JSON, or not UTF-8
-            raise DataError(f"{name} is not JSON", where=at(path, getattr(error, "lineno", None)), why=str(error),
-                            hint=_AGAIN) from error
+        return read_as(self.path / name, model, _AGAIN) if self.has(name) else None
 
     def lines(self, name: str, limit: int | None = None) -> list[Any]:
         """The first ``limit`` values of a JSONL file (all of them by default); none where there is no file."""

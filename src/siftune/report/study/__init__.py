@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from siftune import files
-from siftune.errors import DataError, at
+from siftune.errors import DataError
 
 __all__ = ["NUMBERS", "PAGE", "build"]
 
@@ -30,8 +30,7 @@ def build(folder: str | Path) -> Path:
         DataError: there is no ``study.json``, or a file is not as a study writes it.
         SiftuneError: the operating system refused to write.
     """
-    from pydantic import ValidationError
-
+    from siftune.report.reading import read_as
     from siftune.report.study.model import build_view
     from siftune.report.study.page import render
     from siftune.report.study.pool import pool_view
@@ -43,16 +42,7 @@ def build(folder: str | Path) -> Path:
     if not path.is_file():
         raise DataError("this is not the folder of a study", where=str(folder), why=f"It holds no {NUMBERS}.",
                         hint="give the folder that `siftune study` wrote")
-    try:
-        study = Study.model_validate(strict(files.read_json(path)))
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        key = ".".join(map(str, first["loc"])) or "the whole file"
-        raise DataError(f"{NUMBERS} is not as siftune writes it", where=str(path), why=f"{key}: {first['msg']}",
-                        hint=_AGAIN) from error
-    except ValueError as error:  # broken JSON, or not UTF-8
-        raise DataError(f"{NUMBERS} is not JSON", where=at(path, getattr(error, "lineno", None)), why=str(error),
-                        hint=_AGAIN) from error
+    study = read_as(path, Study, _AGAIN, clean=strict)
     page = folder / PAGE
     files.write_text(page, render({**build_view(study, folder.resolve().name), **pool_view(folder, study)}))
     return page

@@ -15,10 +15,9 @@ from typing import Any, TypeVar
 
 import numpy as np
 from markupsafe import Markup
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
-from siftune import files
-from siftune.errors import DataError, at
+from siftune.report.reading import read_as
 from siftune.report.study.pool_schema import MapFile, PackedSubset, RowsFile
 from siftune.report.study.schema import Study, Subset
 from siftune.report.text import strict, visible
@@ -103,16 +102,7 @@ def _read(path: Path, form: type[_File]) -> _File | None:
     if not path.is_file():
         return None
     again = f"delete {path.name} and run `siftune study` again: finished trainings are not repeated"
-    try:
-        return form.model_validate(strict(files.read_json(path)))
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        key = ".".join(map(str, first["loc"])) or "the whole file"
-        raise DataError(f"{path.name} is not as siftune writes it", where=str(path), why=f"{key}: {first['msg']}",
-                        hint=again) from error
-    except ValueError as error:  # broken JSON, or not UTF-8
-        raise DataError(f"{path.name} is not JSON", where=at(path, getattr(error, "lineno", None)), why=str(error),
-                        hint=again) from error
+    return read_as(path, form, again, clean=strict)
 
 
 def _subset(told: Subset, packed: PackedSubset) -> dict[str, Any]:

@@ -80,6 +80,9 @@ class Arm(_Part):
     exact_match: Estimate | None = None
 
 
+Verdict = Literal["better", "worse", "no different", "single training"]
+
+
 class Test(_Part):
     target: str
     budget: str
@@ -93,7 +96,7 @@ class Test(_Part):
     p_value_holm: float | None = None
     n_examples: int | None = None
     n_seeds: int | None = None
-    verdict: Literal["better", "worse", "no different", "single training"]
+    verdict: Verdict
 
 
 class Rank(_Part):
@@ -177,15 +180,20 @@ class Deciles(Rho):
     rows: int | None = None
 
 
-class Gain(_Part):
-    name: str
-    gain: float | None = None
-    gain_here: float | None = None
+class Difference(_Part):
+    """Of a paired comparison; nothing of it where that has not been trained yet."""
+
     difference: float | None = None
     low: float | None = None
     high: float | None = None
     p_value: float | None = None
     p_value_holm: float | None = None
+
+
+class Gain(Difference):
+    name: str
+    gain: float | None = None
+    gain_here: float | None = None
 
 
 class Transfer(Rho):
@@ -212,18 +220,13 @@ class BreakEven(_Part):
     against_full: Saved | None = None
 
 
-class Compared(_Part):
+class Compared(Difference):
     """A paired difference in loss; nothing of it where that has not been trained yet."""
 
     loss: float | None = None
-    difference: float | None = None
-    low: float | None = None
-    high: float | None = None
-    p_value: float | None = None
-    p_value_holm: float | None = None
     n_examples: int | None = None
     n_seeds: int | None = None
-    verdict: Literal["better", "worse", "no different", "single training"] | None = None
+    verdict: Verdict | None = None
 
 
 class Ablation(Compared):
