@@ -19,6 +19,7 @@ from siftune.errors import ConfigError
 from siftune.methods import METHODS, Method, representation_of, resolve
 from siftune.registry import unknown_name
 from siftune.selectors import SELECTORS
+from siftune.study.entries import named_entries
 
 _GRADIENTS, _WARMED_UP, _PROJECTED = ("less", "gist", "logra"), ("less", "gist"), ("less", "logra")
 _FORWARD, _NEURONS, _ACTIVE = ("rds", "mads", "nag", "nait", "loss", "ifd"), ("mads", "nag", "nait"), ("mads", "nag")
@@ -94,14 +95,11 @@ class Ablation:
         """Of its features, below the run folder; empty where they are the method's own."""
         if not self.features:
             return ""
-        return f"ablations/{hashlib.blake2b(_told(self.features).encode(), digest_size=6).hexdigest()}"
+        return f"ablations/{hashlib.blake2b(settings_key(self.features).encode(), digest_size=6).hexdigest()}"
 
     def label(self, representation: str) -> str:
         """A representation with the settings that change its features, as costs and previews call it."""
         return f"{representation} ({in_words(self.features)})" if self.features else representation
-
-    def key(self, settings: Mapping[str, Any]) -> str:
-        return _told(settings) if settings else ""
 
 
 def in_words(settings: Mapping[str, Any]) -> str:
@@ -110,7 +108,8 @@ def in_words(settings: Mapping[str, Any]) -> str:
                      for name, value in sorted(settings.items()))
 
 
-def _told(settings: Mapping[str, Any]) -> str:
+def settings_key(settings: Mapping[str, Any]) -> str:
+    """Settings as the keys of what depends on them hold them."""
     return json.dumps(dict(settings), sort_keys=True)
 
 
@@ -134,22 +133,11 @@ def read_ablations(value: Any, methods: Sequence[str], taken: Sequence[str], com
     if not isinstance(value, list):
         raise ConfigError(f"ablations cannot be {value!r}", where=where, hint=_FORM)
     found: list[Ablation] = []
-    for i, entry in enumerate(value, 1):
-        at = f"{where}, ablation {i}"
-        if not isinstance(entry, dict):
-            raise ConfigError("an ablation is not a mapping", where=at, hint=_FORM)
-        for key in entry:
-            if key not in ("name", "method", "settings"):
-                raise unknown_name("key of an ablation:", str(key), ("name", "method", "settings"), flag=at)
-        name, method = entry.get("name"), entry.get("method")
-        if not isinstance(name, str) or not name.strip():
-            raise ConfigError("an ablation has no name", where=at, hint=_FORM)
-        at = f"{at} ({name})"
+    for name, at, entry in named_entries(value, "ablation", ("name", "method", "settings"), where, _FORM):
         if name in (*methods, *METHODS, *taken):
             raise ConfigError(f"{name!r} is the name of a method or baseline", where=at,
                               hint="give the ablation a name of its own")
-        if name in (one.name for one in found):
-            raise ConfigError(f"two ablations are called {name!r}", where=at, hint="give each a name of its own")
+        method = entry.get("method")
         if not isinstance(method, str) or method not in methods:
             raise _other_method(method, methods, at)
         found.append(Ablation(name, method, _settings(entry.get("settings"), method, common, at)))

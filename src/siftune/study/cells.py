@@ -97,6 +97,16 @@ def settings_of(config: CompareConfig, cell: Cell) -> TrainSettings:
                          seed=derive(config.seed, "training", cell.seed) % 2**31)
 
 
+def scores_path(folder: Path, test: str) -> Path:
+    """Of a cell's scores on the test rows of a key, in the cell's folder."""
+    return folder / f"scores-{test}.json"
+
+
+def harness_path(folder: Path, task: HarnessTask) -> Path:
+    """Of a cell's scores on a task, in the cell's folder."""
+    return folder / f"lm-eval-{task.key}.json"
+
+
 @dataclass(frozen=True)
 class Shelf:
     """Where cells are kept: ``<root>/<content>/`` with the adapter and one score file for each set of test rows.
@@ -124,14 +134,14 @@ class Shelf:
 
     def scores_file(self, cell: Cell, test: str) -> Path:
         """Where the scores on the test rows of that key (:meth:`TestRows.key`) are kept."""
-        return self.folder(cell) / f"scores-{test}.json"
+        return scores_path(self.folder(cell), test)
 
     def has(self, cell: Cell, test: str) -> bool:
         return self.scores_file(cell, test).is_file()
 
     def harness_file(self, cell: Cell, task: HarnessTask) -> Path:
         """Where what :func:`~siftune.evaluation.harness.harness_scores` tells is kept."""
-        return self.folder(cell) / f"lm-eval-{task.key}.json"
+        return harness_path(self.folder(cell), task)
 
     def unscored(self, cell: Cell) -> list[HarnessTask]:
         """The tasks of the harness that the cell has no scores of."""

@@ -18,6 +18,7 @@ from siftune.methods import REPRESENTATIONS, resolve
 from siftune.registry import unknown_name
 from siftune.selectors.budget import Budget
 from siftune.study.ablations import Ablation, read_ablations
+from siftune.study.entries import named_entries
 
 BASELINES = ("random", "length-matched-random", "longest", "full")
 ELSEWHERE = {
@@ -183,19 +184,8 @@ def _targets(value: Any, where: str) -> tuple[TargetFiles, ...]:
     if not isinstance(value, list) or not value:
         raise ConfigError("a study needs targets", where=where, hint=form)
     found = []
-    for i, entry in enumerate(value, 1):
-        at = f"{where}, target {i}"
-        if not isinstance(entry, dict):
-            raise ConfigError("a target is not a mapping", where=at, hint=form)
-        for key in entry:
-            if key not in ("name", "target", "test"):
-                raise unknown_name("key of a target:", str(key), ("name", "target", "test"), flag=at)
-        name = entry.get("name")
-        if not isinstance(name, str) or not name.strip():
-            raise ConfigError("a target has no name", where=at, hint=form)
-        if name in (t.name for t in found):
-            raise ConfigError(f"two targets are called {name!r}", where=at, hint="give each a name of its own")
-        files = {key: _files(entry, key, f"{at} ({name})") for key in ("target", "test")}
+    for name, at, entry in named_entries(value, "target", ("name", "target", "test"), where, form):
+        files = {key: _files(entry, key, at) for key in ("target", "test")}
         found.append(TargetFiles(name, files["target"], files["test"]))
     return tuple(found)
 

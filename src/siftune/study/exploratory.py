@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 
 from siftune.evaluation.statistics import holm
+from siftune.representations.gradient_settings import plain
 from siftune.study import schema
 from siftune.study.analysis.overlap import jaccard
 from siftune.study.analysis.subtasks import places_of
 from siftune.study.estimates import difference
 from siftune.study.subsets import Subset
-from siftune.study.summary import CHOSEN, RANDOM, ArmScores, Study, plain
+from siftune.study.summary import CHOSEN, RANDOM, ArmScores, Study
 
 _TOLD = ("difference", "low", "high", "p_value", "n_examples", "n_seeds")
 
@@ -39,7 +40,7 @@ def ablations(study: Study, arms: Sequence[ArmScores], tests: Sequence[schema.Te
                 ours, theirs = (_subset(study, kind, name, target, budget)
                                 for kind, name in (("ablation", one.name), ("method", one.method)))
                 test = found.get((target, budget, one.name, one.method))
-                yield {"name": one.name, "method": one.method, "settings": plain(one.settings), "target": target,
+                yield {"name": one.name, "method": one.method, "settings": plain(dict(one.settings)), "target": target,
                        "budget": budget, "rows": len(ours.rows) if ours else None,
                        "jaccard": jaccard(ours.rows, theirs.rows) if ours and theirs else None,
                        "loss": losses.get((target, budget, one.name)),

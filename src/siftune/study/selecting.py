@@ -29,7 +29,7 @@ from siftune.representations.base import Context, Evidence, content_key
 from siftune.seeds import derive, permutation
 from siftune.selectors import Problem, Selection
 from siftune.selectors import select as run_selector
-from siftune.study.ablations import Ablation
+from siftune.study.ablations import Ablation, settings_key
 from siftune.study.config import representation_named
 from siftune.study.costs import Costs, Step
 from siftune.study.inputs import StudyInputs
@@ -89,7 +89,7 @@ class Selecting:
             Exception: what computing it raised, each time it is asked for.
         """
         varied = ablation if ablation and ablation.evidence else None
-        key = representation, target, varied.key(varied.evidence) if varied else ""
+        key = representation, target, settings_key(varied.evidence) if varied else ""
         if key not in self._evidence:
             clock, before = self.inputs.clock, len(self.inputs.clock.steps)
             try:
@@ -246,7 +246,7 @@ class Selecting:
         if wanted.kind != "baseline":
             told["evidence"] = self.evidence_key(representation_named(wanted.method, config), wanted.target)
         if ablation := self.config.ablation(wanted.name):
-            told["ablation"] = [ablation.method, ablation.key(ablation.settings)]
+            told["ablation"] = [ablation.method, settings_key(ablation.settings)]
         if wanted.kind == "decile":
             told["size"] = self._key(next(w for w in self.wanted if w.name == "random" and w.budget == wanted.budget))
         if wanted.name == "length-matched-random":

@@ -18,6 +18,7 @@ import numpy as np
 import siftune
 from siftune.evaluation.harness import example_scores
 from siftune.evaluation.statistics import holm
+from siftune.representations.gradient_settings import plain
 from siftune.seeds import derive
 from siftune.study import schema
 from siftune.study.analysis.transfer import relative_gain
@@ -190,7 +191,7 @@ def _subset(study: Study, subset: Subset) -> schema.SubsetResult:
     ablation = study.inputs.config.ablation(wanted.name)
     return {"id": wanted.id, "kind": wanted.kind, "name": wanted.name, "target": wanted.target,
             "budget": wanted.budget, "draw": wanted.draw, "varies": wanted.varies,
-            "settings": plain(ablation.settings) if ablation else {}, "rows": len(subset.rows),
+            "settings": plain(dict(ablation.settings)) if ablation else {}, "rows": len(subset.rows),
             "tokens": int(study.inputs.pool.tokens[subset.rows].sum()),
             "file": None if subset.error else f"selections/{wanted.id}.json", "scores": subset.scores,
             "select_seconds": subset.seconds, "feature_steps": subset.features, "diagnostics": subset.diagnostics,
@@ -275,11 +276,6 @@ def _ranking(arms: Sequence[ArmScores], tests: Sequence[schema.Test]) -> list[sc
             found.append({"name": name, "kind": kind, "improvement": float(np.mean(gains)), "comparisons": len(gains),
                           "better": verdicts.count("better"), "worse": verdicts.count("worse")})
     return sorted(found, key=lambda r: (-r["improvement"], r["name"]))
-
-
-def plain(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings as JSON holds them."""
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()}
 
 
 def _failures(study: Study) -> list[schema.Failed]:

@@ -23,7 +23,16 @@ from siftune.data.rows import Examples, Rendered
 from siftune.errors import ModelError, SiftuneError
 from siftune.evaluation.harness import harness_tasks
 from siftune.files import read_json, write_text
-from siftune.study.cells import Cell, Shelf, TestRows, settings_of, test_rows, train_and_score
+from siftune.study.cells import (
+    Cell,
+    Shelf,
+    TestRows,
+    harness_path,
+    scores_path,
+    settings_of,
+    test_rows,
+    train_and_score,
+)
 from siftune.study.config import StudyConfig
 from siftune.study.inputs import StudyInputs
 from siftune.study.subsets import Subset, Wanted
@@ -127,7 +136,7 @@ class Cells:
         setting = self.settings[one.model]
         key = one.name, setting.tests[target][0]
         if key not in self._scores:
-            path = setting.shelf.root / one.name / f"scores-{key[1]}.json"
+            path = scores_path(setting.shelf.root / one.name, key[1])
             if not path.is_file():
                 return None
             found = read_json(path)
@@ -142,7 +151,7 @@ class Cells:
         for task in setting.shelf.harness:
             key = one.name, task.key
             if key not in self._scores:
-                path = setting.shelf.root / one.name / f"lm-eval-{task.key}.json"
+                path = harness_path(setting.shelf.root / one.name, task)
                 if not path.is_file():
                     return None
                 self._scores[key] = read_json(path)
