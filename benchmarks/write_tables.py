@@ -8,7 +8,7 @@ A table stands between `<!-- table: NAME -->` and `<!-- end -->`; the text aroun
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 
@@ -143,16 +143,21 @@ TABLES: dict[str, Callable[[], str]] = {
 }
 
 
-def main() -> None:
+def fill(page: str, tables: Mapping[str, Callable[[], str]]) -> None:
+    """Write the tables of a page of the docs; one that is not recorded stays as it is."""
     def replaced(match: re.Match[str]) -> str:
         try:
-            return f"{match[1]}{TABLES[match['name']]()}{match[3]}"
-        except FileNotFoundError:  # not recorded: the table stays as it is
+            return f"{match[1]}{tables[match['name']]()}{match[3]}"
+        except FileNotFoundError:
             return match[0]
 
+    path = ROOT / "docs" / page
+    write_text(path, _MARK.sub(replaced, path.read_text(encoding="utf-8")))
+
+
+def main() -> None:
     for page in ("gradients.md", "selectors.md", "representations.md"):
-        path = ROOT / "docs" / page
-        write_text(path, _MARK.sub(replaced, path.read_text()))
+        fill(page, TABLES)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ written by hand. The verdicts on the claims follow from rules, which are in the 
 from __future__ import annotations
 
 import argparse
-import re
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,15 +20,16 @@ from typing import Any
 import numpy as np
 
 from siftune.evaluation.statistics import holm
-from siftune.files import read_json, write_json, write_text
+from siftune.files import read_json, write_json
 from siftune.study.estimates import difference
 
 ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "benchmarks"))
+from write_tables import fill, markdown  # noqa: E402  # pyright: ignore[reportMissingImports]
+
 RESULTS = ROOT / "benchmarks" / "study" / "results"
 RUNS = {"study": "runs/study", "mads15": "runs/study-mads15", "delift30": "runs/study-delift30",
-        "transfer": "runs/study-transfer", "ablations": "runs/study-ablations", "deciles": "runs/study-deciles",
-        "tokens": "runs/study-tokens"}
-_MARK = re.compile(r"(<!-- table: (?P<name>[\w-]+) -->\n).*?(<!-- end -->)", re.S)
+        "transfer": "runs/study-transfer", "ablations": "runs/study-ablations"}
 SEED, CONFIDENCE = 0, 0.95
 
 
@@ -113,11 +114,6 @@ def compared(study: Recorded, pairs: Sequence[tuple[str, str, str | None, str, s
     return made
 
 
-def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
-
-
 def signed(value: float) -> str:
     return f"{100 * value:+.1f}%"
 
@@ -194,7 +190,7 @@ def costs(study: Recorded) -> str:
         full = [b["against_full"]["trainings"] for b in found if b["against_full"] and b["against_full"]["trainings"]]
         rows.append([name, f"{np.mean(seconds):,.0f}" if seconds else "not known",
                      f"{np.mean([b['train_seconds'] for b in found]):,.0f}",
-                     f"{min(full)} to {max(full)}" if full else "never"])
+                     f"{min(full)} to {max(full)}" if full else "never" if seconds else "not known"])
     return markdown(["method", "selection, s", "training, s", "trainings until it has paid against the full pool"],
                     rows)
 
@@ -266,17 +262,19 @@ def costs_halve(study: Recorded) -> Claim:
             enough = bool(e["ratio"]) and e["relation"] in ("=", ">") and e["ratio"] >= 2
             halves += enough
             fewer += bool(e["ratio"]) and e["relation"] in ("=", "<") and e["ratio"] < 2
-            paid = next((b["against_random"] for b in study.told["analyses"]["break_even"]
-                         if (b["target"], b["budget"], b["name"]) == (c["target"], e["budget"], c["name"])), None)
-            trainings = paid["trainings"] if paid else None
+            pays = next(b for b in study.told["analyses"]["break_even"]
+                        if (b["target"], b["budget"], b["name"]) == (c["target"], e["budget"], c["name"]))
+            trainings = (pays["against_random"] or {}).get("trainings")
+            known = pays["selection_seconds"] is not None
+            paid = str(trainings or "never") if known else "not known"
             bound = "" if e["relation"] == "=" else f"{e['relation']} "
             rows.append([c["target"], c["name"], e["budget"], "" if e["ratio"] is None else f"{bound}{e['ratio']:.1f}x",
-                         "never" if trainings is None else str(trainings)])
+                         paid])
     verdict = HOLDS if halves > total / 2 else NOT if fewer > total / 2 else OPEN
     return Claim("Training costs halve (targeted instruction selection)", verdict,
                  f"In {halves} of {total} cases (three selectors, two budgets, four targets) it takes at least twice "
-                 f"as many random rows to reach the same loss, in {fewer} fewer. That counts training alone: "
-                 "the last column says how often one must train before the selection itself has paid.",
+                 f"as many random rows to reach the same loss, in {fewer} fewer. That counts training alone; "
+                 "how often one must train before the selection has paid stands in the last column of the numbers.",
                  markdown(["target", "method", "budget", "random rows for the same loss", "paid after, trainings"],
                           rows), study.name)
 
@@ -411,8 +409,7 @@ def of(name: str, make: Callable[[Recorded], str]) -> Callable[[], str]:
 TABLES: dict[str, Callable[[], str]] = {
     "state": state, "separation": separation,
     "claims": verdicts, "details": details, "ranking": of("study", ranking), "arms": of("study", arms),
-    "distances": of("study", distances), "costs": of("study", costs), "tokens": of("tokens", ranking),
-    "ablations": of("ablations", ranking), "deciles": of("deciles", ranking),
+    "distances": of("study", distances), "costs": of("study", costs),
 }
 
 
@@ -424,9 +421,7 @@ def main() -> None:
             path = ROOT / folder / "study.json"
             if path.is_file():
                 write_json(RESULTS / f"{name}.json", read_json(path))
-    page = ROOT / "docs" / "results.md"
-    text = page.read_text(encoding="utf-8")
-    write_text(page, _MARK.sub(lambda m: f"{m[1]}\n{TABLES[m['name']]()}\n{m[3]}", text))
+    fill("results.md", TABLES)
 
 
 if __name__ == "__main__":
