@@ -315,6 +315,15 @@ def test_headline_and_baselines_come_first(setting):
     assert list(names) == ["random", "less-round-robin", "longest", "bm25", "logra", "full"]
 
 
+def test_an_ablation_may_be_of_the_headline(setting):
+    told = {"name": "centred", "method": "less-round-robin", "settings": {"center": True}}
+    made = config(*setting, "order", ablations=[told, {**told, "name": "plain", "settings": {"adam": "none"}}],
+                  headline=["centred", "less-round-robin"], headline_seeds=3, seeds=1)
+    assert made.methods[0] == made.reference == "less-round-robin"
+    trainings = {w.name: len(w.seeds) for w in wanted_subsets(made) if w.kind in ("method", "ablation")}
+    assert trainings == {"less-round-robin": 3, "centred": 3, "plain": 1, "bm25": 1, "logra": 1}
+
+
 @pytest.mark.parametrize(("changes", "parts"), [
     ({"tragets": []}, ("unknown setting 'tragets'", "did you mean 'targets'?")),
     ({"budget": "5%"}, ("'budget' is not one of a study", "budgets")),

@@ -57,7 +57,7 @@ class StudyConfig:
         methods: names as for ``--method``, those of ``headline`` first, the others in alphabetical order.
         budgets: in rows, shares or tokens, in the order written.
         seeds: trainings of each method.
-        headline: the methods that get ``headline_seeds`` trainings.
+        headline: the methods and ablations that get ``headline_seeds`` trainings.
         headline_seeds: see there.
         baselines: how many subsets (random, length-matched-random) or trainings (longest, full) of each.
         train_models: further models that are trained on the same subsets.
@@ -121,9 +121,10 @@ def load_study(path: str | Path, flags: Mapping[str, Any] | None = None) -> Stud
     headline = _texts(values, "headline", where, needed=False)
     for name in methods:
         _check_method(name, common, where)
+    ablations = read_ablations(values.get("ablations"), methods, (*BASELINES, "zero-shot"), common, where)
     for name in headline:
-        if name not in methods:
-            raise unknown_name("method of the headline", name, methods, flag=where)
+        if name not in (known := (*methods, *(one.name for one in ablations))):
+            raise unknown_name("method of the headline", name, known, flag=where)
     deciles = _texts(values, "deciles", where, needed=False)
     for name in deciles:
         representation_named(name, common)
@@ -134,7 +135,7 @@ def load_study(path: str | Path, flags: Mapping[str, Any] | None = None) -> Stud
     return StudyConfig(
         common=common,
         targets=_targets(values.get("targets"), where),
-        methods=(*headline, *sorted(set(methods) - set(headline))),
+        methods=(*(name for name in headline if name in methods), *sorted(set(methods) - set(headline))),
         budgets=_budgets(values, where),
         seeds=_count(values, "seeds", 1, where),
         headline=headline,
@@ -143,7 +144,7 @@ def load_study(path: str | Path, flags: Mapping[str, Any] | None = None) -> Stud
         train_models=others,
         deciles=tuple(sorted(deciles)),
         steps=_steps(values.get("steps", "epochs"), where),
-        ablations=read_ablations(values.get("ablations"), methods, (*BASELINES, "zero-shot"), common, where),
+        ablations=ablations,
     )
 
 

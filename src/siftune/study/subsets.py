@@ -99,14 +99,15 @@ def _wanted(config: StudyConfig) -> Iterator[Wanted]:
     for budget in config.budgets:
         for k in range(counts["random"]):
             yield Wanted("baseline", "random", None, budget, k, (k,))
-    yield from _methods(config, config.headline)
+    headline = tuple(name for name in config.methods if name in config.headline)
+    yield from _methods(config, headline)
     for budget in config.budgets:
         for k in range(counts.get("length-matched-random", 0)):
             for target in targets:
                 yield Wanted("baseline", "length-matched-random", target, budget, k, (k,))
         if count := counts.get("longest", 0):
             yield Wanted("baseline", "longest", None, budget, None, tuple(range(count)))
-    yield from _methods(config, config.methods[len(config.headline):])
+    yield from _methods(config, config.methods[len(headline):])
     yield from _ablations(config)
     for name in config.deciles:
         representation = representation_of(representation_named(name, config.common))
@@ -126,11 +127,12 @@ def _methods(config: StudyConfig, names: tuple[str, ...]) -> Iterator[Wanted]:
 
 
 def _ablations(config: StudyConfig) -> Iterator[Wanted]:
-    """As their methods, with as many trainings as a method outside of the headline."""
+    """As their methods."""
     for budget in config.budgets:
         for one in config.ablations:
+            seeds = tuple(range(config.trainings(one.name)))
             for target in [t.name for t in config.targets] if looks_at_target(one.method, config) else [None]:
-                yield Wanted("ablation", one.name, target, budget, None, tuple(range(config.seeds)), one.method)
+                yield Wanted("ablation", one.name, target, budget, None, seeds, one.method)
 
 
 def looks_at_target(name: str, config: StudyConfig) -> bool:
