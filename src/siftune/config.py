@@ -120,6 +120,8 @@ class SelectConfig(DataConfig, ModelConfig):
                          "to length-K).", group=METHOD)
     must_include: str = option("", "File with ids of rows that must be selected, one a line.", group=METHOD)
     must_exclude: str = option("", "File with ids of rows that must not be selected, one a line.", group=METHOD)
+    center: bool = option(False, "Take what all rows of the pool share out of their vectors (gradients, hidden states, "
+                          "embeddings) before they are compared. No paper does.", group=METHOD)
     near_duplicates: float = option(0.0, "Take at most one of rows whose word shingles overlap by this Jaccard "
                                     "similarity or more (for example 0.8); 0 for off.",
                                     group=METHOD, rule=SHARE_OR_NONE)

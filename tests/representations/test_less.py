@@ -82,6 +82,12 @@ def oracle(made: Context) -> tuple[np.ndarray, dict[str, np.ndarray]]:
             direction = projected(parts)
             x.append(direction if dot else direction / np.linalg.norm(direction))
         q = [projected(gradient(row)) for row in made.target.rendered]
+        if config.center:
+            plain = [projected(gradient(row)) for row in made.pool.rendered]
+            common = sum(g / np.linalg.norm(g) for g in plain) / len(plain)
+            q = [g - np.linalg.norm(g) * common for g in q]
+            mean = sum(x) / len(x)
+            x = [(row - mean) / np.linalg.norm(row - mean) for row in x]
         weight = eta / sum(etas)
         for i, target in enumerate(q):
             for j, row in enumerate(x):
@@ -109,10 +115,12 @@ def oracle(made: Context) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     {"checkpoints": "last"},
     {"gradient_score": "dot", "adam": "none"},
     {"gradient_score": "dot", "target_mean": "cosine"},
+    {"center": True},
+    {"center": True, "adam": "none", "target_mean": "cosine", "checkpoints": "last"},
     {"projection": "none"},
     {"projection": "none", "target_mean": "cosine", "adam": "less-code", "architecture": "gpt2"},
-], ids=["paper", "code", "plain", "dense", "hadamard", "last", "dot", "dot of cosines", "exact",
-        "exact code"])
+], ids=["paper", "code", "plain", "dense", "hadamard", "last", "dot", "dot of cosines", "centred",
+        "centred plain", "exact", "exact code"])
 def test_scores_equal_a_plain_loop_oracle_of_the_paper(tmp_path, changes):
     made = context(tmp_path, **changes)
     found = Less().compute(made)
@@ -124,11 +132,16 @@ def test_scores_equal_a_plain_loop_oracle_of_the_paper(tmp_path, changes):
     np.testing.assert_allclose(subtasks, np.stack([influence["b"], influence["a"]]), rtol=1e-3, atol=near)
 
 
-@pytest.mark.parametrize("given", [{"projection": "none"}, {"damping": 0.1}])
+@pytest.mark.parametrize("given", [{"projection": "none"}, {"damping": 0.1}, {"center": True}])
 def test_inner_products_of_what_is_kept_as_a_cosine_are_refused(tmp_path, given):
     with pytest.raises(ConfigError, match="inner products") as caught:
         Less().compute(context(tmp_path, gradient_score="dot", **given))
     assert next(iter(given)) in str(caught.value)
+
+
+def test_without_features_there_is_no_mean_to_take_out(tmp_path):
+    with pytest.raises(ConfigError, match="nothing to centre"):
+        Less().compute(context(tmp_path, center=True, projection="none"))
 
 
 def test_the_last_checkpoint_and_inner_products_need_no_other_features(tmp_path):

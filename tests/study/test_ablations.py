@@ -22,6 +22,7 @@ from tests.study.studies import config, plain, study_file, timeless, write_files
 SETTINGS = {
     "plain": {"adam": "none"}, "last": {"checkpoints": "last"}, "dot": {"gradient_score": "dot"},
     "narrow": {"projection_dim": 16}, "short": {"warmup_epochs": 1}, "forfeit": {"on_taken": "forfeit"},
+    "centred": {"center": True},
 }
 METHOD = "less-round-robin"
 CHANGES = {
@@ -65,7 +66,7 @@ def test_its_rows_are_those_of_select_with_these_settings(setting, done, tmp_pat
 
 
 def test_the_settings_matter_here(done):
-    varied = {tuple(ids(done, name)) for name in ("plain", "last", "dot", "narrow", "short")}
+    varied = {tuple(ids(done, name)) for name in ("plain", "last", "dot", "narrow", "short", "centred")}
     assert len(varied | {tuple(ids(done, METHOD))}) >= 4, "else the test above would pass whatever was selected"
 
 

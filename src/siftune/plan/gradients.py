@@ -21,7 +21,8 @@ def estimate(config: SelectConfig, representation: GradientRepresentation, conte
     """Add to a plan what a representation by gradients takes."""
     import torch
 
-    from siftune.representations.gradient_settings import settled, warmup_settings
+    from siftune.representations.centring import reference_rows
+    from siftune.representations.gradient_settings import needs_reference, settled, warmup_settings
     from siftune.store.codec import bytes_per_row
 
     config, tokens = settled(config, representation), int(context.pool.tokens.sum())
@@ -45,7 +46,10 @@ def estimate(config: SelectConfig, representation: GradientRepresentation, conte
     pass_seconds = tokens / speed / config.workers
     numbers = probe.numbers
     kind = config.feature_dtype if representation.keeps_features(config) else "float32"
-    made.seconds = warmup_seconds + (pass_seconds + int(context.target.tokens.sum()) / speed) * passes
+    extra = int(context.target.tokens.sum())
+    if needs_reference(config, representation.name):
+        extra += int(reference_rows(context.pool, config.seed).tokens.sum())
+    made.seconds = warmup_seconds + (pass_seconds + extra / speed) * passes
     made.disk = (len(context.pool) + len(context.target)) * bytes_per_row(numbers, kind) * passes
     each = f" in each of {config.workers} processes" if config.workers > 1 else ""
     made.lines.append(("model", f"{config.model}: {probe.loaded.parameters / 1e6:,.0f}M parameters, gradients of "

@@ -16,6 +16,7 @@ from siftune.data.rows import Examples
 from siftune.models.sentence_embedding import BATCH_ROWS, SentenceModel, load_sentence_model
 from siftune.progress import bar
 from siftune.representations.base import Context, Evidence
+from siftune.representations.centring import centred
 from siftune.representations.cosines import alike_vectors, cosines
 from siftune.representations.work import Work
 from siftune.selectors.problem import Blocks
@@ -35,14 +36,15 @@ class Embedding:
 
     def compute(self, context: Context) -> Evidence:
         embeddings = Embeddings(context)
-        vectors = embeddings.pool()
+        every = embeddings.pool()
         pool = embeddings.store(context.pool, "pool")
         queries = features(embeddings.store(context.target, "target")) if len(context.target) else None
         existing = features(embeddings.store(context.existing, "existing")) if len(context.existing) else None
         cut = {kind: rows_cut(embeddings.store(rows, kind))
                for kind, rows in (("pool", context.pool), ("target", context.target)) if len(rows)}
-        notes = {
-            "embedding_model": context.config.embedding_model, "embedding_dim": next(vectors())[1].shape[1],
+        vectors, (queries, existing), notes = centred(context, every, queries, existing)
+        notes |= {
+            "embedding_model": context.config.embedding_model, "embedding_dim": next(every())[1].shape[1],
             "embedding_max_tokens": embeddings.model.max_tokens, "embedding_rows_cut": cut,
         }
         return Evidence(blocks=None if queries is None else cosines(vectors, queries), vectors=vectors,

@@ -17,6 +17,7 @@ import numpy as np
 
 from siftune.errors import ConfigError, DataError
 from siftune.representations.base import Context, Evidence
+from siftune.representations.centring import centred
 from siftune.representations.cosines import cosines
 from siftune.representations.user_files import Supplied, read_supplied
 
@@ -51,14 +52,16 @@ class FromFile:
         notes |= {"vector_dim": pool.array.shape[1],
                   "zero_vectors": sum(int((~block.any(axis=1)).sum()) for _, block in pool.blocks())}
         if target is None:
-            return Evidence(vectors=lambda: unit_blocks(pool), fingerprint=fingerprint, notes=notes)
+            vectors, _, common = centred(context, lambda: unit_blocks(pool))
+            return Evidence(vectors=vectors, fingerprint=fingerprint, notes=notes | common)
         if target.array.shape[1:] != pool.array.shape[1:]:
             raise DataError(f"the vectors of the targets have the shape {list(target.array.shape)}, those of the pool "
                             f"{list(pool.array.shape)}", where=f"--target-vectors {config.target_vectors}",
                             hint="make both with the same model")
         queries = np.concatenate([block for _, block in unit_blocks(target)])
-        return Evidence(blocks=cosines(lambda: unit_blocks(pool), queries), vectors=lambda: unit_blocks(pool),
-                        fingerprint=fingerprint, notes=notes)
+        vectors, (lines,), common = centred(context, lambda: unit_blocks(pool), queries)
+        assert lines is not None
+        return Evidence(blocks=cosines(vectors, lines), vectors=vectors, fingerprint=fingerprint, notes=notes | common)
 
     def _check_targets(self, context: Context, pool: Supplied) -> None:
         if pool.array.ndim == 1:

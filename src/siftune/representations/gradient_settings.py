@@ -33,13 +33,17 @@ def settled(config: SelectConfig, representation: GradientRepresentation) -> Sel
         raise ConfigError(f"the representation {representation.name} does not work with the projection {kind}",
                           where="--projection", why=_WHY.get(kind, ""),
                           hint=f"choose one of {', '.join(representation.projections)}, or leave the flag out")
-    if config.damping and not representation.keeps_features(replace(config, projection=kind)):
+    kept = representation.keeps_features(replace(config, projection=kind))
+    if config.damping and not kept:
         raise ConfigError("there is nothing to precondition without features", where="--damping",
                           why="With --projection none only scores are kept, and the Gram matrix is of features.",
                           hint="leave --damping out, or choose --projection sparse-jl")
-    if config.gradient_score == "dot" and (config.damping
-                                           or not representation.keeps_features(replace(config, projection=kind))):
-        given = "--damping" if config.damping else "--projection none"
+    if config.center and not kept:
+        raise ConfigError("there is nothing to centre without features", where="--center",
+                          why="With --projection none only cosines are kept, and the mean is one of features.",
+                          hint="leave --center out, or choose --projection sparse-jl")
+    if config.gradient_score == "dot" and (config.damping or config.center or not kept):
+        given = "--damping" if config.damping else "--center" if config.center else "--projection none"
         raise ConfigError("inner products take projected gradients as they are", where="--gradient-score",
                           why=f"With {given} what is kept of a row is a cosine.",
                           hint=f"leave {given} out, or choose --gradient-score cosine")
@@ -68,6 +72,11 @@ def warmup_settings(config: SelectConfig) -> Any:
                           micro_batch_tokens=config.micro_batch_tokens)
     return WarmupSettings(share=config.warmup_share, min_rows=config.warmup_rows, epochs=config.warmup_epochs,
                           train=train)
+
+
+def needs_reference(config: SelectConfig, representation: str) -> bool:
+    """Whether plain gradients of some pool rows are taken besides, see :mod:`siftune.representations.centring`."""
+    return config.center and representation == "less" and config.adam != "none"
 
 
 def config_projection(config: SelectConfig) -> Any:

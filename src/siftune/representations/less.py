@@ -15,6 +15,8 @@ that look at single targets, S[q, j] = sum_i w_i <q_i, x_ij>.
 With ``projection = "none"`` the targets come first: each pool row is multiplied with their unprojected directions
 in the pass itself and only the cosines are kept. That is exact and takes a few floats a row, but has to be done again
 for other targets.
+
+``center`` takes out what all rows share; that is not in the paper, see :mod:`siftune.representations.centring`.
 """
 
 from __future__ import annotations
@@ -27,11 +29,13 @@ import numpy as np
 
 from siftune.config import SelectConfig
 from siftune.representations.base import Context, Evidence, targets_key
+from siftune.representations.centring import Centred, centred_queries, mean_feature, note, reference_rows
 from siftune.representations.gradient_passes import Pass, Passes
 from siftune.representations.gradient_settings import (
     base_fingerprint,
     config_projection,
     make_engine,
+    needs_reference,
     settled,
     warmup_fingerprint,
 )
@@ -39,12 +43,14 @@ from siftune.representations.passes import refuse_other
 from siftune.representations.similarity import (
     Queries,
     Subtasks,
+    UnitFeatures,
     alike,
     first_alike,
     stacked_blocks,
     weighted_blocks,
 )
 from siftune.representations.warmed_up import warmed_up
+from siftune.seeds import derive
 from siftune.store import FeatureStore
 
 if TYPE_CHECKING:
@@ -105,7 +111,12 @@ def _projected(context: Context, passes: Passes, checkpoints: Sequence[Checkpoin
     pool = passes.over(context.pool, directions, "pool")
     target = passes.over(context.target, [Pass(c) for c in checkpoints], "target")
     known = existing_features(context, passes, directions)
-    return compared(context, pool, [Queries.of(store) for store in target], weights, passes.fingerprint, notes, known)
+    plain: list[FeatureStore] = []
+    if needs_reference(config, Less.name):
+        rows = reference_rows(context.pool, derive(config.seed, "centre"))
+        plain = passes.over(rows, [Pass(c) for c in checkpoints], "reference")
+    return compared(context, pool, [Queries.of(store) for store in target], weights, passes.fingerprint, notes, known,
+                    plain)
 
 
 def existing_features(context: Context, passes: Passes, how: Sequence[Pass]) -> list[FeatureStore]:
@@ -114,17 +125,30 @@ def existing_features(context: Context, passes: Passes, how: Sequence[Pass]) -> 
 
 
 def compared(context: Context, pool: Sequence[FeatureStore], queries: Sequence[Queries], weights: np.ndarray,
-             fingerprint: dict[str, Any], notes: dict[str, Any], known: Sequence[FeatureStore] = ()) -> Evidence:
+             fingerprint: dict[str, Any], notes: dict[str, Any], known: Sequence[FeatureStore] = (),
+             plain: Sequence[FeatureStore] = ()) -> Evidence:
     """Similarities and subtask scores from unit features of the pool and the targets at every checkpoint.
 
-    With ``gradient_score = "dot"`` they are the inner products <q, x> of the projected gradients themselves (LESS,
-    section 2, before the normalisation of section 3.2); pool rows are still compared with each other by cosine.
+    With ``center`` all of them are taken less their mean: the targets less that of ``plain``, plain gradients of rows
+    of the pool (the pool's features themselves where none are given). With ``gradient_score = "dot"`` they are the
+    inner products <q, x> of the projected gradients themselves (LESS, section 2, before the normalisation of section
+    3.2); pool rows are still compared with each other by cosine.
     """
     config = context.config
     subtasks = Subtasks(context.target)
     dot = config.gradient_score == "dot"
+    rows: Sequence[UnitFeatures] = pool
+    existing = [Queries.of(store) for store in known]
+    if config.center:
+        with context.clock.measure("centre"):
+            means = [mean_feature(store) for store in pool]
+            plain_means = [mean_feature(store) for store in plain] or means
+        rows = [Centred(store, mean) for store, mean in zip(pool, means, strict=True)]
+        queries = [centred_queries(q, mean) for q, mean in zip(queries, plain_means, strict=True)]
+        existing = [centred_queries(x, mean) for x, mean in zip(existing, means[: len(existing)], strict=True)]
+        notes |= note(means)
     lines = [query.feature * query.norm[:, None] if dot else query.feature for query in queries]
-    means = [subtasks.directions(query, config.target_mean, unit=not dot) for query in queries]
+    towards = [subtasks.directions(query, config.target_mean, unit=not dot) for query in queries]
     norms = None
     if dot:  # the stores hold unit features and their lengths: dividing by 1 / length gives the gradients back
         norms = [1 / np.maximum(store.array("projected_norm").astype(np.float64), 1e-30) for store in pool]
@@ -132,21 +156,21 @@ def compared(context: Context, pool: Sequence[FeatureStore], queries: Sequence[Q
     if config.damping:
         with context.clock.measure("preconditioner"):
             norms = []
-            for i, store in enumerate(pool):
-                lines[i], means[i], norm = _whitened(store, lines[i], means[i], config.damping)
+            for i, features in enumerate(rows):
+                lines[i], towards[i], norm = _whitened(features, lines[i], towards[i], config.damping)
                 norms.append(norm)
         notes["damping"] = config.damping
     first = first_alike(context.pool)
-    old = [Queries.of(store).feature for store in known]
+    old = [x.feature for x in existing]
     # Whitened similarities are to the targets only: pool rows are compared with each other as they are.
-    return Evidence(blocks=alike(lambda: weighted_blocks(pool, lines, weights, norms), first),
-                    subtask_blocks=alike(lambda: weighted_blocks(pool, means, weights, norms), first),
-                    vectors=lambda: stacked_blocks(pool, weights),
-                    existing=(lambda: weighted_blocks(pool, old, weights)) if old else None,
+    return Evidence(blocks=alike(lambda: weighted_blocks(rows, lines, weights, norms), first),
+                    subtask_blocks=alike(lambda: weighted_blocks(rows, towards, weights, norms), first),
+                    vectors=lambda: stacked_blocks(rows, weights),
+                    existing=(lambda: weighted_blocks(rows, old, weights)) if old else None,
                     stores=[store.folder for store in pool], fingerprint=fingerprint, notes=notes)
 
 
-def _whitened(store: FeatureStore, lines: np.ndarray, means: np.ndarray, damping: float,
+def _whitened(store: UnitFeatures, lines: np.ndarray, means: np.ndarray, damping: float,
               ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(lines, means, norms of the pool [N]) for cosines under the pool's damped inverse Gram matrix."""
     from siftune.gradients.gram import DampedInverse

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from siftune.representations.base import Context, Evidence
+from siftune.representations.centring import centred
 from siftune.representations.cosines import alike_vectors, cosines
 from siftune.representations.forward_passes import forward_stores
 from siftune.representations.similarity import first_alike
@@ -39,10 +40,12 @@ class Rds:
         [pool] = forward_stores(context, context.pool, own, "pool")
         target = forward_stores(context, context.target, own, "target") if len(context.target) else []
         known = forward_stores(context, context.existing, own, "existing") if len(context.existing) else []
-        vectors = alike_vectors(lambda: _features(pool), first_alike(context.pool))
-        return Evidence(blocks=cosines(vectors, _whole(target[0])) if target else None, vectors=vectors,
-                        existing=cosines(vectors, _whole(known[0])) if known else None,
-                        stores=[pool.folder], fingerprint=pool.fingerprint)
+        vectors, (queries, existing), notes = centred(
+            context, alike_vectors(lambda: _features(pool), first_alike(context.pool)),
+            _whole(target[0]) if target else None, _whole(known[0]) if known else None)
+        return Evidence(blocks=None if queries is None else cosines(vectors, queries), vectors=vectors,
+                        existing=None if existing is None else cosines(vectors, existing),
+                        stores=[pool.folder], fingerprint=pool.fingerprint, notes=notes)
 
     def work(self, context: Context) -> list[Work]:
         """What `siftune plan` tells."""

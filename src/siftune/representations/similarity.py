@@ -4,16 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 
 from siftune.data.rows import Examples
 from siftune.selectors.problem import Blocks
-from siftune.store import FeatureStore
+from siftune.store import FeatureStore, Shard
 
 LARGEST_COORDINATES = 64
 """How many coordinates of its vector a row without feature sets of its own covers."""
+
+
+class UnitFeatures(Protocol):
+    """Vectors of length 1, read shard by shard: a store, or one seen in another way."""
+
+    @property
+    def folder(self) -> Path:
+        """Where what they are made of is kept."""
+        ...
+
+    def shards(self) -> Sequence[Shard]: ...
+
+    def features(self, shard: Shard) -> np.ndarray:
+        """float32 [n, d]."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -61,12 +77,12 @@ class Subtasks:
         return mean.astype(np.float32)
 
 
-def weighted_blocks(pool: Sequence[FeatureStore], queries: Sequence[np.ndarray], weights: np.ndarray,
+def weighted_blocks(pool: Sequence[UnitFeatures], queries: Sequence[np.ndarray], weights: np.ndarray,
                     norms: Sequence[np.ndarray] | None = None) -> Iterator[tuple[int, np.ndarray]]:
     """(first row, float64 [Q, n]) of sum_i w_i Q_i X_i^T, one shard of every checkpoint in memory at a time.
 
     Args:
-        pool: one store per checkpoint with unit features.
+        pool: one per checkpoint.
         queries: one [Q, d] per checkpoint.
         weights: float64 [checkpoints].
         norms: one float64 [N] per checkpoint to divide by, where the features have another length in the metric used.
@@ -79,7 +95,7 @@ def weighted_blocks(pool: Sequence[FeatureStore], queries: Sequence[np.ndarray],
         yield shard.start, total
 
 
-def stacked_blocks(pool: Sequence[FeatureStore], weights: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+def stacked_blocks(pool: Sequence[UnitFeatures], weights: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
     """(first row, float32 [n, C d]): the features of all checkpoints side by side, each times sqrt(w_i), so that the
     inner product of two rows is sum_i w_i <x_i, y_i>."""
     scale = np.sqrt(weights).astype(np.float32)

@@ -30,7 +30,7 @@ READ_BY: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("adam", "directions"), ("less",)),
     "target_rank": ("gist",),
     "autocast": (*_GRADIENTS, *_FORWARD),
-    "feature_dtype": (*_GRADIENTS, "rds", "embed"),
+    **dict.fromkeys(("feature_dtype", "center"), (*_GRADIENTS, "rds", "embed")),
     **dict.fromkeys(("neurons", "span"), _NEURONS),
     **dict.fromkeys(("aggregate", "active", "threshold"), _ACTIVE),
     "nait_score": ("nait",),
@@ -45,7 +45,7 @@ read any of them."""
 SELECTORS_OWN = ("on_taken", "options")
 """Settings of the selector: what a representation knows stays the same."""
 
-READINGS = ("target_mean", "gradient_score", "damping", "checkpoints", "nait_score")
+READINGS = ("target_mean", "gradient_score", "damping", "center", "checkpoints", "nait_score")
 """Settings by which a representation reads the same features in another way."""
 
 TRAINED = ("warmup_share", "warmup_rows", "warmup_epochs")

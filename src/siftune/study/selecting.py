@@ -40,7 +40,7 @@ NEUTRAL = ("pool", "target", "test", "existing", "method", "budget", "output_dir
            "executor", "batch_tokens", "shard_rows", "device")
 """Settings that do not decide a subset, or that its key tells in another way."""
 
-LATER = ("gradient_score", "checkpoints")
+LATER = ("gradient_score", "checkpoints", "center")
 """Settings that came after subsets were first kept: their defaults are left out of the key, so that those are found."""
 
 
