@@ -73,8 +73,7 @@ def test_the_selection_is_the_same_for_every_batch_size_worker_count_and_after_a
 
     first = run("wide", batch_tokens=1024)
     assert len(first) == 5
-    assert run("narrow", batch_tokens=100) == first
-    assert run("workers", batch_tokens=300, workers=2) == first
+    assert run("narrow", batch_tokens=100, workers=2) == first
 
     real, written = FeatureStore.write, []
 

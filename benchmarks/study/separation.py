@@ -25,8 +25,11 @@ from siftune.study.inputs import StudyInputs, read_study
 HERE = Path(__file__).resolve().parent
 ARMS: dict[str, tuple[str, dict[str, Any]]] = {
     "less": ("less", {}), "less, last checkpoint": ("less", {"checkpoints": "last"}),
-    "less, inner product": ("less", {"gradient_score": "dot"}), "gist": ("gist", {}), "rds": ("rds", {}),
-    "embed": ("embed", {}), "bm25": ("bm25", {}),
+    "less, inner product": ("less", {"gradient_score": "dot"}), "less, centred": ("less", {"center": True}),
+    "less, centred, last checkpoint": ("less", {"center": True, "checkpoints": "last"}),
+    "gist": ("gist", {}), "gist, centred": ("gist", {"center": True}),
+    "rds": ("rds", {}), "rds, centred": ("rds", {"center": True}),
+    "embed": ("embed", {}), "embed, centred": ("embed", {"center": True}), "bm25": ("bm25", {}),
 }
 
 

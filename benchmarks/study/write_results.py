@@ -205,6 +205,32 @@ def separation() -> str:
                      for name, of in told.items()])
 
 
+def common_direction() -> str:
+    path = RESULTS / "common_direction.json"
+    if not path.is_file():
+        return "Not run yet.\n"
+    told = read_json(path)["checkpoints"]
+    rows = []
+    for epoch, forms in told.items():
+        for form, found in forms.items():
+            topics = [f"{found[how][topic]:.2f}" for topic in found["centred"] for how in ("as they are", "centred")]
+            rows.append([epoch, form, f"{found['shared_by_all_rows']:.2f}", *topics])
+    topics = next(iter(next(iter(told.values())).values()))["centred"]
+    return markdown(["checkpoint", "directions of the pool", "length of their mean",
+                     *(f"{t}, {how}" for t in topics for how in ("as they are", "centred"))], rows)
+
+
+def settings_table(study: Recorded) -> str:
+    """What each setting changes, method by method: of all test rows of a target and budget."""
+    words = {"better": "lower", "worse": "higher", "no different": "no difference shown"}
+    rows = [[a["name"], a["method"], a["target"], a["budget"], f"{a['jaccard']:.2f}", f"{a['method_loss']:.3f}",
+             f"{a['loss']:.3f}", f"{a['difference']:+.3f} [{a['low']:+.3f}, {a['high']:+.3f}]",
+             f"{a['p_value_holm']:.2g}", words.get(a["verdict"], a["verdict"])]
+            for a in study.told["analyses"]["ablations"] if a["difference"] is not None]
+    return markdown(["with the setting", "method", "target", "budget", "Jaccard", "loss without", "loss with",
+                     "difference [95%]", "p (Holm)", "loss is"], rows)
+
+
 # -------------------------------------------------------------------------------------------------------- the claims
 
 @dataclass
@@ -409,7 +435,8 @@ def of(name: str, make: Callable[[Recorded], str]) -> Callable[[], str]:
 TABLES: dict[str, Callable[[], str]] = {
     "state": state, "separation": separation,
     "claims": verdicts, "details": details, "ranking": of("study", ranking), "arms": of("study", arms),
-    "distances": of("study", distances), "costs": of("study", costs),
+    "distances": of("study", distances), "costs": of("study", costs), "common": common_direction,
+    "settings-ranking": of("ablations", ranking), "settings": of("ablations", settings_table),
 }
 
 
