@@ -43,8 +43,11 @@ def separation(inputs: StudyInputs, target: str, representation: str, changes: d
     ranks = rankdata(nearest)
     auc = (ranks[own].sum() - own.sum() * (own.sum() + 1) / 2) / (own.sum() * (~own).sum())
     top = np.argsort(-nearest, kind="stable")[:51]
-    return {"own": int(own.sum()), "auc": round(float(auc), 4), "own_in_top_51": int(own[top].sum()),
-            "largest": [round(float(v), 4) for v in nearest[top[:5]]], "median": round(float(np.median(nearest)), 4)}
+    shared = found.notes.get("shared_by_all_rows")  # of centred vectors: the length of the mean that was taken out
+    told: dict[str, Any] = {"shared_by_all_rows": shared} if shared else {}
+    return told | {"own": int(own.sum()), "auc": round(float(auc), 4), "own_in_top_51": int(own[top].sum()),
+                   "largest": [round(float(v), 4) for v in nearest[top[:5]]],
+                   "median": round(float(np.median(nearest)), 4)}
 
 
 def main() -> None:

@@ -19,6 +19,7 @@ from siftune.progress import log
 from siftune.recommend import Situation, speed
 from siftune.registry import unknown_name
 from siftune.representations.base import Clock, Context, Evidence
+from siftune.representations.centring import SHARED
 from siftune.representations.collect import check as check_collect
 from siftune.representations.gradient_settings import warmup_settings
 from siftune.representations.similarity import largest_coordinates
@@ -172,6 +173,8 @@ def choose(config: SelectConfig, *, inputs: Inputs | None = None, context: Conte
     if method.reason:
         log(f"method auto: {method.representation} with {method.selector} ({method.reason})")
     found: Evidence = evidence or representation.compute(context)
+    if config.center and SHARED not in found.notes:
+        log(f"--center changes nothing here: {method.representation} has no vectors to take a mean of")
     problem = with_pairs(to_problem(bare, inputs, found), found, SELECTORS.get(method.selector).info.needs)
     if by_score(config.strata):
         problem = _stratified(config, inputs, problem, row_scores(problem))

@@ -16,6 +16,7 @@ FORMS = {
     "less, store-free": ("--method", "less", "--projection", "none"),
     "less, store-free by subtask": ("--method", "less", "--projection", "none", "--directions", "subtasks"),
     "less, last layer, damped": ("--method", "less", "--lora-layers", 1, "--damping", 0.1),
+    "less, centred": ("--method", "less", "--center"),
     "gist": ("--method", "gist"),
     "logra": ("--method", "logra"),
     "logra, damped, last layer": ("--method", "logra", "--damping", 0.1, "--lora-layers", 1),
@@ -92,3 +93,16 @@ def test_features_of_an_earlier_run_serve_another_selector(files: Files, tmp_pat
 def test_what_does_not_fit_is_refused(arguments: tuple[object, ...], parts: tuple[str, ...], files: Files,
                                       tmp_path: Path) -> None:
     siftune(*files.select, *arguments, "--output-dir", tmp_path / "run").refused(*parts)
+
+
+def test_centring_reads_the_same_features_and_says_where_there_is_nothing_to_centre(files: Files, tmp_path: Path,
+                                                                                   ) -> None:
+    siftune(*files.select, "--method", "less", "--center", "--output-dir", tmp_path / "with").ok()
+    told = json.loads((tmp_path / "with" / "manifest.json").read_text())
+    assert all(0 < share < 1 for share in told["diagnostics"]["shared_by_all_rows"])
+    siftune("select", "--from", tmp_path / "with", "--no-center", "--output-dir", tmp_path / "without").ok()
+    without = json.loads((tmp_path / "without" / "manifest.json").read_text())
+    assert {s["reused"] for s in without["times"] if "features" in s["step"] or s["step"] == "warmup"} == {True}
+    assert "shared_by_all_rows" not in without["diagnostics"]
+    words = siftune(*files.select, "--method", "bm25", "--center", "--output-dir", tmp_path / "words").ok()
+    assert "--center changes nothing here: bm25 has no vectors" in words.err

@@ -32,6 +32,9 @@ from siftune.store import FeatureStore, Shard
 REFERENCE_ROWS = 256
 """How many random rows of the pool give the mean of plain gradients, where the pool's features are something else."""
 
+SHARED = "shared_by_all_rows"
+"""What the notes of a run call the length of the mean that was taken out."""
+
 _GRID = 2.0**34  # coordinates of unit vectors in such steps add up exactly in 63 bits for 2^28 rows, in any order
 _NOTHING = 1e-5  # a row that is nearer to the mean than this has no direction of its own, only rounding errors
 
@@ -54,7 +57,7 @@ def centred(context: Context, vectors: Blocks, *others: np.ndarray | None,
 
 def note(means: Sequence[np.ndarray]) -> dict[str, Any]:
     """For the report: the length of the mean unit vector. 0: rows point in all directions; 1: all in the same."""
-    return {"shared_by_all_rows": [round(float(np.linalg.norm(mean)), 4) for mean in means]}
+    return {SHARED: [round(float(np.linalg.norm(mean)), 4) for mean in means]}
 
 
 def mean_vector(vectors: Blocks) -> np.ndarray:
