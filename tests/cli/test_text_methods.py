@@ -10,11 +10,11 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from siftune.store import FeatureStore
 from tests.cli.command import siftune
 from tests.cli.conftest import Files
 from tests.cli.pools import conversation, jsonl, records
 from tests.cli.runs import check_run_folder, ids_of, table
+from tests.interrupt import stopped_after
 
 METHODS = ("embed", "bm25", "dsir")
 
@@ -45,20 +45,10 @@ def test_rows_of_the_targets_kind_are_chosen(method: str, files: Files, tmp_path
     assert all(conversation(i)[0].startswith("Sort") for i in chosen)
 
 
-def test_an_interrupted_embedding_continues_to_the_same_selection(files: Files, tmp_path: Path,
-                                                                  monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_embedding_continues_to_the_same_selection(files: Files, tmp_path: Path) -> None:
     siftune(*files.select, "--method", "embed", "--output-dir", tmp_path / "whole").ok()
-    real, written = FeatureStore.write, []
-
-    def interrupted(self: FeatureStore, shard: object, arrays: object) -> None:
-        if len(written) == 2:
-            raise KeyboardInterrupt
-        written.append(shard)
-        real(self, shard, arrays)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(FeatureStore, "write", interrupted)
-    assert siftune(*files.select, "--method", "embed", "--output-dir", tmp_path / "part").code == 130
-    monkeypatch.setattr(FeatureStore, "write", real)
+    with stopped_after(2):
+        assert siftune(*files.select, "--method", "embed", "--output-dir", tmp_path / "part").code == 130
     assert len(list((tmp_path / "part").rglob("shard-*.safetensors"))) == 2
     siftune(*files.select, "--method", "embed", "--output-dir", tmp_path / "part").ok()
     assert ids_of(tmp_path / "part") == ids_of(tmp_path / "whole")

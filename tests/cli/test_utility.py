@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from siftune.store import FeatureStore
 from tests.cli.command import SMALL, siftune
 from tests.cli.conftest import Files
 from tests.cli.pools import jsonl, records
 from tests.cli.runs import check_run_folder, ids_of
+from tests.interrupt import stopped_after
 
 POOL_ROWS = 18
 STAGES = {(False, False): "facility-location", (True, False): "flqmi", (False, True): "flcg", (True, True): "flcmi"}
@@ -60,21 +60,11 @@ def test_each_stage_makes_what_it_needs_and_its_run_folder_is_sound(
     siftune("doctor", run, "--model", "none").ok()
 
 
-def test_an_interrupted_run_continues_to_the_same_selection(files: Files, pool: Path, tmp_path: Path,
-                                                            monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_run_continues_to_the_same_selection(files: Files, pool: Path, tmp_path: Path) -> None:
     run = (*arguments(files, pool), "--selector", "flmi", "--target", files.target, "--shard-rows", 3)
     siftune(*run, "--output-dir", tmp_path / "whole").ok()
-    real, written = FeatureStore.write, []
-
-    def interrupted(self: FeatureStore, shard: object, arrays: object) -> None:
-        if len(written) == 9:
-            raise KeyboardInterrupt
-        written.append(shard)
-        real(self, shard, arrays)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(FeatureStore, "write", interrupted)
-    assert siftune(*run, "--output-dir", tmp_path / "part").code == 130
-    monkeypatch.setattr(FeatureStore, "write", real)
+    with stopped_after(9):
+        assert siftune(*run, "--output-dir", tmp_path / "part").code == 130
     siftune(*run, "--output-dir", tmp_path / "part").ok()
     assert ids_of(tmp_path / "part") == ids_of(tmp_path / "whole")
     siftune("select", "--from", tmp_path / "part", "--selector", "flqmi", "--budget", 3,

@@ -17,6 +17,7 @@ from siftune.representations.gradient_settings import lora_settings, warmup_sett
 from siftune.representations.less import Less
 from siftune.seeds import derive
 from siftune.store import FeatureStore
+from tests.interrupt import stopped_after
 from tests.representations.contexts import context, examples
 
 
@@ -155,19 +156,9 @@ def test_the_last_checkpoint_and_inner_products_need_no_other_features(tmp_path)
 def test_features_are_reused_and_an_interrupted_pass_continues(tmp_path, monkeypatch):
     whole = np.concatenate([b for _, b in Less().compute(context(tmp_path / "whole")).blocks()], axis=1)
 
-    written = []
-    real = FeatureStore.write
-
-    def interrupted(self, shard, arrays):
-        if len(written) == 4:
-            raise KeyboardInterrupt
-        written.append(shard)
-        real(self, shard, arrays)
-
-    monkeypatch.setattr(FeatureStore, "write", interrupted)
-    with pytest.raises(KeyboardInterrupt):
+    with stopped_after(4), pytest.raises(KeyboardInterrupt):
         Less().compute(context(tmp_path / "part"))
-    computed = []
+    computed, real = [], FeatureStore.write
     monkeypatch.setattr(FeatureStore, "write",
                         lambda self, shard, arrays: (computed.append(shard), real(self, shard, arrays)))
     again = Less().compute(context(tmp_path / "part"))

@@ -14,9 +14,9 @@ from siftune.data.rows import Examples, Message, Rendered, Row, content_hash
 from siftune.errors import ConfigError, StoreMismatch
 from siftune.representations.utility import Stages, Utility
 from siftune.selectors import Problem, select
-from siftune.store import FeatureStore
 from tests import tiny
 from tests.cli.pools import conversation
+from tests.interrupt import stopped_after
 from tests.representations.contexts import context as plain_context
 from tests.representations.contexts import whole
 from tests.utility.fitted import fitted
@@ -206,21 +206,11 @@ def test_a_row_that_leaves_no_room_is_helped_by_nothing(tmp_path):
     assert stages.notes["pairs"]["pairs_without_room"] == 8 * len(full)
 
 
-def test_an_interrupted_pass_continues_to_the_very_same_numbers(tmp_path, monkeypatch):
+def test_an_interrupted_pass_continues_to_the_very_same_numbers(tmp_path):
     for name, changes in (("dense", {}), ("sparse", {"pairs": "sparse", "nominees": 2})):
         wanted = dense(Stages(context(tmp_path / name / "whole", **changes)).kernel())
-        real, written = FeatureStore.write, []
-
-        def interrupted(self, shard, arrays, written=written, real=real):
-            if len(written) == 5:
-                raise KeyboardInterrupt
-            written.append(shard)
-            real(self, shard, arrays)
-
-        monkeypatch.setattr(FeatureStore, "write", interrupted)
-        with pytest.raises(KeyboardInterrupt):
+        with stopped_after(5), pytest.raises(KeyboardInterrupt):
             Stages(context(tmp_path / name / "part", **changes)).kernel()
-        monkeypatch.setattr(FeatureStore, "write", real)
         again = context(tmp_path / name / "part", **changes)
         np.testing.assert_array_equal(dense(Stages(again).kernel()), wanted)
         assert [step["reused"] for step in again.clock.steps] == [True, False]
