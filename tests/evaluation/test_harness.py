@@ -125,6 +125,24 @@ def test_a_task_file_is_read_with_what_it_includes_and_the_data_beside_it(tmp_pa
     assert by_file.key != by_rows.key
 
 
+def test_an_answer_longer_than_the_models_window_is_said_to_be_what_cannot_be_scored(tmp_path):
+    model, tokenizer = tiny.model("gpt2", n_positions=32), tiny.tokenizer()
+    [task] = harness_tasks([write(tmp_path / "long.jsonl", [{"prompt": PROMPTS[0], "answer": "Paris"}])], code=False,
+                           tokenizer=tokenizer)
+    with pytest.raises(SiftuneError, match="cannot score") as caught:
+        harness_scores(model, tokenizer, task)
+    assert isinstance(caught.value.__cause__, AssertionError)
+    assert "maximum sequence length (32)" in str(caught.value)
+
+
+def test_a_defect_is_not_said_to_be_a_task_that_does_not_fit(tmp_path):
+    model, tokenizer = tiny.model("llama"), tiny.tokenizer()
+    [task] = harness_tasks([write(tmp_path / "mine.jsonl", choice_rows())], code=False, tokenizer=tokenizer)
+    model.forward = lambda *arguments, **more: None
+    with pytest.raises((TypeError, AttributeError)):
+        harness_scores(model, tokenizer, task)
+
+
 def test_scoring_leaves_model_tokenizer_and_random_numbers_as_they_were(tmp_path):
     model, tokenizer = tiny.model("llama").train(), tiny.tokenizer()
     tokenizer.pad_token = None

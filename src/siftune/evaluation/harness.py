@@ -116,7 +116,9 @@ def harness_scores(model: Any, tokenizer: Any, task: HarnessTask, *, batch_size:
                 wrapped, {"tasks": tasks}, log_samples=True, bootstrap_iters=1000,
                 apply_chat_template=getattr(tokenizer, "chat_template", None) is not None, fewshot_as_multiturn=True,
                 confirm_run_unsafe_code=task.code)
-        except (ValueError, AssertionError, NotImplementedError) as error:  # so it says that they do not fit together
+        # The harness has no errors of its own. A task that the model cannot take (images, a longer answer than its
+        # window, no log-likelihoods) is one of these; anything else is a defect and comes through as it is.
+        except (ValueError, AssertionError, NotImplementedError) as error:
             raise SiftuneError(f"cannot score {task.name}", where=WHERE, why=first_line(error),
                                hint="try the task with the `lm_eval` command on the same model") from error
         finally:
