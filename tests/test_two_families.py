@@ -67,12 +67,13 @@ def test_the_selection_is_the_same_for_every_batch_size_worker_count_and_after_a
         return select(SelectConfig(
             pool=(str(tmp_path / "pool.jsonl"),), target=(str(tmp_path / "target.jsonl"),), model=model, budget="5",
             output_dir=str(tmp_path / name), warmup_rows=4, warmup_epochs=1, learning_rate=1e-3, max_length=96,
-            shard_rows=4, projection_dim=2048, lora_layers=6, method="less-round-robin", batch_size=4, bad_rows="drop",
+            shard_rows=4, projection_dim=2048, method="less-round-robin", batch_size=4, bad_rows="drop",
             **changes)).ids  # type: ignore
 
     first = run("wide", batch_tokens=1024)
     assert len(first) == 5
-    assert run("narrow", batch_tokens=100, workers=2) == first
+    assert run("narrow", batch_tokens=100) == first
+    assert run("workers", batch_tokens=300, workers=2) == first
 
     with stopped_after(1), pytest.raises(KeyboardInterrupt):
         run("interrupted", batch_tokens=512)

@@ -29,15 +29,16 @@ def chosen(run: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_a_form_runs_and_selects_the_same_whatever_the_batches(form: str, files: Files, tmp_path: Path) -> None:
+def test_a_form_runs_and_selects_the_same_whatever_the_batches_and_workers(form: str, files: Files, tmp_path: Path,
+                                                                           ) -> None:
     made = []
-    for name, more in (("wide", ("--batch-tokens", 4096)),
-                       ("narrow", ("--batch-tokens", 1, "--shard-rows", 3, "--checkpointing"))):
+    for name, more in (("wide", ("--batch-tokens", 4096)), ("narrow", ("--batch-tokens", 1, "--shard-rows", 3)),
+                       ("checkpointed", ("--checkpointing", "--batch-tokens", 100))):
         run = tmp_path / name
         siftune(*files.select, *FORMS[form], *more, "--output-dir", run).ok()
         made.append(chosen(run))
         assert (run / "report.html").is_file()
-    assert made[0] == made[1]
+    assert made[0] == made[1] == made[2]
     siftune("doctor", tmp_path / "wide", "--model", "none").ok()
 
 

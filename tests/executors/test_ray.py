@@ -105,7 +105,6 @@ def test_more_workers_than_there_is_room_for_are_refused(cluster):
 
 def test_features_and_trainings_are_those_of_this_process_which_goes_on_where_actors_ended(cluster, tmp_path):
     values = write_files(tmp_path)
-    values["targets"] = values["targets"][:1]
     brief = {"methods": ["logra"], "headline": None, "budgets": ["10%"], "headline_seeds": None}
     there = config(tmp_path, values, "there", executor="ray", workers=2, **brief)
 

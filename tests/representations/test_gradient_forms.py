@@ -86,9 +86,10 @@ def test_base_model_gradients_through_both_factors_equal_the_projected_autograd_
     np.testing.assert_allclose(whole(found.blocks), q @ x.T, atol=1e-4)
 
 
-def test_base_model_gradients_have_other_projections_and_workers(tmp_path):
-    one = LoGra().compute(context(tmp_path / "one", projection="factgrass"))
-    two = context(tmp_path / "two", projection="factgrass", workers=2)
+@pytest.mark.parametrize("projection", ["factgrass", "sparse-jl"])
+def test_base_model_gradients_have_other_projections_and_workers(tmp_path, projection):
+    one = LoGra().compute(context(tmp_path / "one", projection=projection))
+    two = context(tmp_path / "two", projection=projection, workers=2)
     two.load = tiny_model
     np.testing.assert_allclose(whole(LoGra().compute(two).blocks), whole(one.blocks), atol=1e-5)
 
