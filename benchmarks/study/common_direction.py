@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.stats import rankdata
 
 from siftune.data.render import Renderer
 from siftune.files import read_json, write_json
@@ -29,12 +28,14 @@ from siftune.models.loading import load_model
 from siftune.models.lora import attach_lora, load_adapter_state
 from siftune.models.warmup import Checkpoint
 from siftune.progress import bar
+from siftune.representations.centring import SHARED
 from siftune.representations.gradient_settings import lora_settings
 from siftune.study.config import load_study
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 import build_real_pool  # noqa: E402  # pyright: ignore[reportMissingImports]
+from separation import area  # noqa: E402  # pyright: ignore[reportMissingImports]
 
 LIMITS = {"programming": 42, "writing": 55, "other": 150}
 SHORTEST, LONGEST, DRAWS, QUERIES = 131, 200, 40, 8
@@ -75,9 +76,7 @@ def auc(similarities: np.ndarray, topics: np.ndarray, topic: str) -> float:
     for _ in range(DRAWS):
         queries = rng.choice(np.flatnonzero(topics == topic), QUERIES, replace=False)
         others = np.setdiff1d(np.arange(len(topics)), queries)
-        own = topics[others] == topic
-        ranks = rankdata(similarities[np.ix_(queries, others)].max(axis=0))
-        found.append((ranks[own].sum() - own.sum() * (own.sum() + 1) / 2) / (own.sum() * (~own).sum()))
+        found.append(area(similarities[np.ix_(queries, others)].max(axis=0), topics[others] == topic))
     return round(float(np.mean(found)), 4)
 
 
@@ -93,7 +92,7 @@ def told(plain: torch.Tensor, others: torch.Tensor, topics: np.ndarray) -> dict[
     as_is = (queries @ others.T).numpy()
     others -= shared
     centred = ((queries - queries.mean(dim=0)) @ others.T / others.norm(dim=1)).numpy()
-    return {"shared_by_all_rows": round(float(shared.norm()), 4),
+    return {SHARED: round(float(shared.norm()), 4),
             **{name: {t: auc(s, topics, t) for t in LIMITS if t != "other"}
                for name, s in (("as they are", as_is), ("centred", centred))}}
 

@@ -19,6 +19,7 @@ from scipy.stats import rankdata
 
 from siftune.files import write_json
 from siftune.methods import representation_of
+from siftune.representations.centring import SHARED
 from siftune.study.config import load_study
 from siftune.study.inputs import StudyInputs, read_study
 
@@ -33,6 +34,13 @@ ARMS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
+def area(scores: np.ndarray, own: np.ndarray) -> float:
+    """The chance that a row of ``own`` (bool [N]) has a higher score than one that is not: the area under the ROC
+    curve."""
+    ranks = rankdata(scores)
+    return float((ranks[own].sum() - own.sum() * (own.sum() + 1) / 2) / (own.sum() * (~own).sum()))
+
+
 def separation(inputs: StudyInputs, target: str, representation: str, changes: dict[str, Any]) -> dict[str, Any]:
     context = inputs.context(target)
     context.config = dataclasses.replace(context.config, **changes)
@@ -40,12 +48,10 @@ def separation(inputs: StudyInputs, target: str, representation: str, changes: d
     assert found.blocks is not None
     nearest = np.concatenate([block for _, block in found.blocks()], axis=1).max(axis=0)
     own = np.array([row.group == target for row in inputs.pool.rows])
-    ranks = rankdata(nearest)
-    auc = (ranks[own].sum() - own.sum() * (own.sum() + 1) / 2) / (own.sum() * (~own).sum())
     top = np.argsort(-nearest, kind="stable")[:51]
-    shared = found.notes.get("shared_by_all_rows")  # of centred vectors: the length of the mean that was taken out
-    told: dict[str, Any] = {"shared_by_all_rows": shared} if shared else {}
-    return told | {"own": int(own.sum()), "auc": round(float(auc), 4), "own_in_top_51": int(own[top].sum()),
+    shared = found.notes.get(SHARED)  # of centred vectors: the length of the mean that was taken out
+    told: dict[str, Any] = {SHARED: shared} if shared else {}
+    return told | {"own": int(own.sum()), "auc": round(area(nearest, own), 4), "own_in_top_51": int(own[top].sum()),
                    "largest": [round(float(v), 4) for v in nearest[top[:5]]],
                    "median": round(float(np.median(nearest)), 4)}
 

@@ -8,6 +8,7 @@ stream, whose bits NumPy guarantees.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -26,3 +27,9 @@ def random_bits(n: int, seed: int, *names: str | int) -> np.ndarray:
 def permutation(n: int, seed: int, *names: str | int) -> np.ndarray:
     """A uniformly random order of ``range(n)`` (int64): the stable argsort of random 64-bit keys."""
     return np.argsort(random_bits(n, seed, *names), kind="stable")
+
+
+def shuffled(ids: Sequence[str], seed: int, *names: str | int) -> list[int]:
+    """The positions of the ids in a random order that is the same for every order of the ids themselves."""
+    by_id = sorted(range(len(ids)), key=ids.__getitem__)
+    return [by_id[k] for k in permutation(len(ids), seed, *names)]

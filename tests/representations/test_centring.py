@@ -13,7 +13,7 @@ from siftune.representations.centring import (
     centred,
     centred_queries,
     less_mean,
-    mean_feature,
+    mean_vector,
     reference_rows,
 )
 from siftune.representations.embedding import Embedding
@@ -51,16 +51,16 @@ def test_what_is_left_of_unit_vectors_is_of_length_one_and_the_mean_is_gone(seed
 
 def test_the_mean_is_the_same_to_the_last_bit_for_every_order_and_shard(tmp_path):
     features = unit(np.random.default_rng(0).standard_normal((100, 16)) + 3)
-    first = mean_feature(stored(tmp_path / "a", features))
+    first = mean_vector(stored(tmp_path / "a", features).feature_blocks)
     np.testing.assert_allclose(first, features.astype(np.float64).mean(axis=0), atol=1e-9)
     for number, size in enumerate((1, 13, 100)):
         order = np.random.default_rng(size).permutation(100)
-        assert (mean_feature(stored(tmp_path / f"{number}", features[order], size)) == first).all()
+        assert (mean_vector(stored(tmp_path / f"{number}", features[order], size).feature_blocks) == first).all()
 
 
 def test_rows_that_are_all_alike_have_no_direction_left(tmp_path):
     store = stored(tmp_path, np.repeat(unit(np.ones((1, 8))), 10, axis=0))
-    view = Centred(store, mean_feature(store))
+    view = Centred(store, mean_vector(store.feature_blocks))
     assert all((view.features(shard) == 0).all() for shard in view.shards())
 
 
@@ -80,7 +80,7 @@ def test_a_shared_direction_no_longer_decides_who_is_near(tmp_path):
 
     before = similarities(store, target)
     query = centred_queries(Queries(target, np.ones(1, np.float32)), unit(plain).astype(np.float64).mean(axis=0))
-    after = similarities(Centred(store, mean_feature(store)), query.feature)
+    after = similarities(Centred(store, mean_vector(store.feature_blocks)), query.feature)
     assert set(np.argsort(-after)[:few]) == set(range(few))
     assert not set(np.argsort(-before)[:few]) & set(range(few))
 

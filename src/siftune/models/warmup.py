@@ -176,8 +176,7 @@ def warmup_rows(ids: Sequence[str], settings: WarmupSettings, seed: int) -> list
     """
     if not ids:
         raise DataError("the pool has no usable row to warm up on", hint="look at dropped.jsonl for the reasons")
-    by_id = sorted(range(len(ids)), key=lambda i: ids[i])
-    return [by_id[k] for k in seeds.permutation(len(ids), seed, "warmup rows")[: settings.rows_of(len(ids))]]
+    return seeds.shuffled(ids, seed, "warmup rows")[: settings.rows_of(len(ids))]
 
 
 def score_weights(checkpoints: Sequence[Checkpoint]) -> np.ndarray:

@@ -46,11 +46,11 @@ def estimate(config: SelectConfig, representation: GradientRepresentation, conte
     pass_seconds = tokens / speed / config.workers
     numbers = probe.numbers
     kind = config.feature_dtype if representation.keeps_features(config) else "float32"
-    extra = int(context.target.tokens.sum())
+    small = [context.target]
     if needs_reference(config, representation.name):
-        extra += int(reference_rows(context.pool, config.seed).tokens.sum())
-    made.seconds = warmup_seconds + (pass_seconds + extra / speed) * passes
-    made.disk = (len(context.pool) + len(context.target)) * bytes_per_row(numbers, kind) * passes
+        small.append(reference_rows(context.pool, config.seed))
+    made.seconds = warmup_seconds + (pass_seconds + sum(int(rows.tokens.sum()) for rows in small) / speed) * passes
+    made.disk = (len(context.pool) + sum(map(len, small))) * bytes_per_row(numbers, kind) * passes
     each = f" in each of {config.workers} processes" if config.workers > 1 else ""
     made.lines.append(("model", f"{config.model}: {probe.loaded.parameters / 1e6:,.0f}M parameters, gradients of "
                                 f"{probe.adapted / 1e6:,.2f}M, {probe.loaded.dtype} on {probe.loaded.device}"))

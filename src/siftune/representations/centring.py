@@ -24,8 +24,8 @@ import numpy as np
 
 from siftune.data.rows import Examples
 from siftune.representations.base import Context
-from siftune.representations.similarity import Queries, UnitFeatures
-from siftune.seeds import permutation
+from siftune.representations.similarity import Queries
+from siftune.seeds import derive, shuffled
 from siftune.selectors.problem import Blocks
 from siftune.store import FeatureStore, Shard
 
@@ -70,11 +70,6 @@ def mean_vector(vectors: Blocks) -> np.ndarray:
     return total / _GRID / rows
 
 
-def mean_feature(store: UnitFeatures) -> np.ndarray:
-    """:func:`mean_vector` of a store."""
-    return mean_vector(lambda: ((shard.start, store.features(shard)) for shard in store.shards()))
-
-
 def less_mean(vectors: np.ndarray, mean: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(float32 [n, D]: ``vectors - mean``, of length 1, or 0 where nothing is left; float32 [n]: the lengths before
     that). A vector of zeros has no direction and gets none."""
@@ -116,7 +111,10 @@ def centred_queries(queries: Queries, mean: np.ndarray) -> Queries:
 
 
 def reference_rows(pool: Examples, seed: int) -> Examples:
-    """Random rows of the pool, the same for every order of it."""
-    by_id = sorted(range(len(pool)), key=lambda i: pool.rows[i].id)
-    chosen = sorted(by_id[k] for k in permutation(len(pool), seed, "reference rows")[:REFERENCE_ROWS])
+    """Random rows of the pool, the same for every order of it.
+
+    Args:
+        seed: of the run.
+    """
+    chosen = sorted(shuffled(pool.ids, derive(seed, "centre"), "reference rows")[:REFERENCE_ROWS])
     return Examples([pool.rows[i] for i in chosen], [pool.rendered[i] for i in chosen])

@@ -38,8 +38,8 @@ class Embedding:
         embeddings = Embeddings(context)
         every = embeddings.pool()
         pool = embeddings.store(context.pool, "pool")
-        queries = features(embeddings.store(context.target, "target")) if len(context.target) else None
-        existing = features(embeddings.store(context.existing, "existing")) if len(context.existing) else None
+        queries = embeddings.store(context.target, "target").whole_features() if len(context.target) else None
+        existing = embeddings.store(context.existing, "existing").whole_features() if len(context.existing) else None
         cut = {kind: rows_cut(embeddings.store(rows, kind))
                for kind, rows in (("pool", context.pool), ("target", context.target)) if len(rows)}
         vectors, (queries, existing), notes = centred(context, every, queries, existing)
@@ -91,8 +91,7 @@ class Embeddings:
     def pool(self) -> Blocks:
         """Streamed (first row, float32 [n, D]) of the pool."""
         store = self.store(self.context.pool, "pool")
-        return alike_vectors(lambda: ((shard.start, store.features(shard)) for shard in store.shards()),
-                             first_same_text(self.context.pool.rows))
+        return alike_vectors(store.feature_blocks, first_same_text(self.context.pool.rows))
 
     def store(self, examples: Examples, kind: str) -> FeatureStore:
         """The complete store of some rows.
@@ -135,11 +134,6 @@ class Embeddings:
         if not store.complete:
             store.finish()
         return store, not missing
-
-
-def features(store: FeatureStore) -> np.ndarray:
-    """float32 [n, D]: all of a small store."""
-    return np.concatenate([store.features(shard) for shard in store.shards()])
 
 
 def rows_cut(store: FeatureStore) -> int | None:

@@ -29,7 +29,7 @@ import numpy as np
 
 from siftune.config import SelectConfig
 from siftune.representations.base import Context, Evidence, targets_key
-from siftune.representations.centring import Centred, centred_queries, mean_feature, note, reference_rows
+from siftune.representations.centring import Centred, centred_queries, mean_vector, note, reference_rows
 from siftune.representations.gradient_passes import Pass, Passes
 from siftune.representations.gradient_settings import (
     base_fingerprint,
@@ -50,7 +50,6 @@ from siftune.representations.similarity import (
     weighted_blocks,
 )
 from siftune.representations.warmed_up import warmed_up
-from siftune.seeds import derive
 from siftune.store import FeatureStore
 
 if TYPE_CHECKING:
@@ -113,7 +112,7 @@ def _projected(context: Context, passes: Passes, checkpoints: Sequence[Checkpoin
     known = existing_features(context, passes, directions)
     plain: list[FeatureStore] = []
     if needs_reference(config, Less.name):
-        rows = reference_rows(context.pool, derive(config.seed, "centre"))
+        rows = reference_rows(context.pool, config.seed)
         plain = passes.over(rows, [Pass(c) for c in checkpoints], "reference")
     return compared(context, pool, [Queries.of(store) for store in target], weights, passes.fingerprint, notes, known,
                     plain)
@@ -141,8 +140,8 @@ def compared(context: Context, pool: Sequence[FeatureStore], queries: Sequence[Q
     existing = [Queries.of(store) for store in known]
     if config.center:
         with context.clock.measure("centre"):
-            means = [mean_feature(store) for store in pool]
-            plain_means = [mean_feature(store) for store in plain] or means
+            means = [mean_vector(store.feature_blocks) for store in pool]
+            plain_means = [mean_vector(store.feature_blocks) for store in plain] or means
         rows = [Centred(store, mean) for store, mean in zip(pool, means, strict=True)]
         queries = [centred_queries(q, mean) for q, mean in zip(queries, plain_means, strict=True)]
         existing = [centred_queries(x, mean) for x, mean in zip(existing, means[: len(existing)], strict=True)]

@@ -8,10 +8,7 @@ that is the selector ``round-robin-subtask``.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 from siftune.representations.base import Context, Evidence
 from siftune.representations.centring import centred
@@ -22,7 +19,6 @@ from siftune.representations.work import Work, forward_work
 
 if TYPE_CHECKING:
     from siftune.forward.reader import Reader
-    from siftune.store import FeatureStore
 
 
 class Rds:
@@ -41,8 +37,8 @@ class Rds:
         target = forward_stores(context, context.target, own, "target") if len(context.target) else []
         known = forward_stores(context, context.existing, own, "existing") if len(context.existing) else []
         vectors, (queries, existing), notes = centred(
-            context, alike_vectors(lambda: _features(pool), first_alike(context.pool)),
-            _whole(target[0]) if target else None, _whole(known[0]) if known else None)
+            context, alike_vectors(pool.feature_blocks, first_alike(context.pool)),
+            target[0].whole_features() if target else None, known[0].whole_features() if known else None)
         return Evidence(blocks=None if queries is None else cosines(vectors, queries), vectors=vectors,
                         existing=None if existing is None else cosines(vectors, existing),
                         stores=[pool.folder], fingerprint=pool.fingerprint, notes=notes)
@@ -58,13 +54,3 @@ def readers(context: Context) -> list[Reader]:
     from siftune.forward.hidden import PositionWeightedMean
 
     return [PositionWeightedMean()]
-
-
-def _features(store: FeatureStore) -> Iterator[tuple[int, np.ndarray]]:
-    """(first row, float32 [n, H]), shard by shard."""
-    for shard in store.shards():
-        yield shard.start, store.features(shard)
-
-
-def _whole(store: FeatureStore) -> np.ndarray:
-    return np.concatenate([block for _, block in _features(store)])

@@ -46,8 +46,7 @@ class Queries:
 
     @classmethod
     def of(cls, store: FeatureStore) -> Queries:
-        features = [store.features(shard) for shard in store.shards()]
-        return cls(np.concatenate(features), store.array("projected_norm"))
+        return cls(store.whole_features(), store.array("projected_norm"))
 
 
 class Subtasks:

@@ -195,6 +195,15 @@ class FeatureStore:
         for shard in self.shards():
             yield shard.start, self.read(shard, name)
 
+    def feature_blocks(self) -> Iterator[tuple[int, np.ndarray]]:
+        """(first row, float32 [n, d]) of every shard in row order; one shard in memory at a time."""
+        for shard in self.shards():
+            yield shard.start, self.features(shard)
+
+    def whole_features(self) -> np.ndarray:
+        """float32 [N, d]: the whole feature matrix; for small stores such as the targets'."""
+        return np.concatenate([block for _, block in self.feature_blocks()])
+
     def array(self, name: str) -> np.ndarray:
         """The whole array [N, ...]; for small arrays such as norms."""
         return np.concatenate([block for _, block in self.blocks(name)])

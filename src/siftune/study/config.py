@@ -122,8 +122,9 @@ def load_study(path: str | Path, flags: Mapping[str, Any] | None = None) -> Stud
     for name in methods:
         _check_method(name, common, where)
     ablations = read_ablations(values.get("ablations"), methods, (*BASELINES, "zero-shot"), common, where)
+    known = (*methods, *(one.name for one in ablations))
     for name in headline:
-        if name not in (known := (*methods, *(one.name for one in ablations))):
+        if name not in known:
             raise unknown_name("method of the headline", name, known, flag=where)
     deciles = _texts(values, "deciles", where, needed=False)
     for name in deciles:
