@@ -24,14 +24,14 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from siftune._common.errors import DataError
+from siftune._common.files import write_json, write_lines
+from siftune._common.progress import log
+from siftune._common.seeds import permutation
 from siftune.data.overlap import normalise
 from siftune.data.render import Renderer
 from siftune.data.rows import Message, Rendered
-from siftune.errors import DataError
-from siftune.files import write_json, write_lines
 from siftune.models.loading import load_tokenizer
-from siftune.progress import log
-from siftune.seeds import permutation
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
 import build_demo  # pyright: ignore[reportMissingImports]

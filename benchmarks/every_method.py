@@ -27,8 +27,8 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from siftune.files import read_json, write_json
-from siftune.methods import METHODS
+from siftune._common.files import read_json, write_json
+from siftune.pipeline.recipes import METHODS
 
 ROOT = Path(__file__).resolve().parents[1]
 DEMO = ROOT / "examples" / "demo"

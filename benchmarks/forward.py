@@ -31,8 +31,8 @@ from typing import Any
 import numba
 import numpy as np
 
-from siftune.files import read_json, write_json
-from siftune.progress import log
+from siftune._common.files import read_json, write_json
+from siftune._common.progress import log
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "forward.json"
@@ -45,9 +45,9 @@ def readings(rows: int, rounds: int, threads: int) -> dict[str, Any]:
     """CPU seconds of every arm in every round, and the ratios of their medians to the plain pass."""
     import torch
 
-    from siftune.api import load, read_inputs
-    from siftune.config import SelectConfig
-    from siftune.seeds import permutation
+    from siftune._common.seeds import permutation
+    from siftune.config.settings import SelectConfig
+    from siftune.pipeline.select import load, read_inputs
 
     torch.set_num_threads(threads)
     with tempfile.TemporaryDirectory() as folder:
@@ -77,11 +77,11 @@ def readings(rows: int, rounds: int, threads: int) -> dict[str, Any]:
 def arms(loaded: Any, folder: Path) -> dict[str, Callable[[Sequence[Any]], None]]:
     """What is compared, by name."""
     from siftune.evaluation.loss import row_losses
-    from siftune.forward.active_sets import ActiveNeurons
-    from siftune.forward.directions import Along
-    from siftune.forward.engine import forward_features
-    from siftune.forward.hidden import PositionWeightedMean
-    from siftune.forward.loss import Loss
+    from siftune.features.forward.active_sets import ActiveNeurons
+    from siftune.features.forward.directions import Along
+    from siftune.features.forward.engine import forward_features
+    from siftune.features.forward.hidden import PositionWeightedMean
+    from siftune.features.forward.loss import Loss
 
     directions = np.random.default_rng(0).standard_normal((2, LAYERS, NEURONS)).astype(np.float32)
     np.save(folder / "directions.npy", directions)
@@ -105,10 +105,10 @@ def arms(loaded: Any, folder: Path) -> dict[str, Callable[[Sequence[Any]], None]
 
 def coverage(rows: int, budget: int) -> dict[str, Any]:
     """Memory and seconds of one selection, made in this process."""
-    from siftune.representations.activations import Sets
+    from siftune.features.activations import Sets
+    from siftune.features.store import FeatureStore
     from siftune.selectors import Problem, select
-    from siftune.selectors.ids import PackedIds
-    from siftune.store import FeatureStore
+    from siftune.selectors.core.ids import PackedIds
 
     with tempfile.TemporaryDirectory() as folder:
         shard_rows = min(rows, 16384)

@@ -23,21 +23,21 @@ import numpy as np
 import torch
 from scipy.stats import spearmanr
 
-from siftune.config import SelectConfig
+from siftune._common.files import write_json
+from siftune._common.progress import bar
+from siftune._common.seeds import derive, permutation
+from siftune.config.settings import SelectConfig
 from siftune.data.load import load_inputs
 from siftune.data.rows import Examples, Rendered
-from siftune.files import write_json
-from siftune.gradients.adam import AdamDirection
-from siftune.gradients.batching import collate, plan_batches
-from siftune.gradients.engine import GradientEngine, LayerGradient, train_linear_weights
-from siftune.gradients.projections import projection
+from siftune.features.gradient_settings import lora_settings, warmup_settings
+from siftune.features.gradients.adam import AdamDirection
+from siftune.features.gradients.engine import GradientEngine, LayerGradient, train_linear_weights
+from siftune.features.gradients.projections import projection
+from siftune.features.gradients.warmup import run_warmup
+from siftune.features.store.codec import DTYPES, bytes_per_row, decode, encode
+from siftune.models.batching import collate, plan_batches
 from siftune.models.loading import load_model
 from siftune.models.lora import attach_lora, block_modules, load_adapter_state
-from siftune.models.warmup import run_warmup
-from siftune.progress import bar
-from siftune.representations.gradient_settings import lora_settings, warmup_settings
-from siftune.seeds import derive, permutation
-from siftune.store.codec import DTYPES, bytes_per_row, decode, encode
 
 HERE = Path(__file__).resolve().parent
 DATA = Path("runs/real-data")

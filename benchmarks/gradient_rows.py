@@ -13,12 +13,12 @@ from typing import Any
 import build_real_pool  # pyright: ignore[reportMissingImports]
 import numpy as np
 
+from siftune._common.files import write_json
+from siftune._common.seeds import permutation
 from siftune.data.problems import BadRow
 from siftune.data.render import Renderer
 from siftune.data.rows import Message, Rendered
-from siftune.files import write_json
 from siftune.models.loading import load_tokenizer
-from siftune.seeds import permutation
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
 import build_demo  # pyright: ignore[reportMissingImports]

@@ -34,11 +34,11 @@ from typing import Any
 
 from gradient_rows import SEED, WARM_UP_ROWS, prepare, rendered  # pyright: ignore[reportMissingImports]
 
+from siftune._common.errors import ModelError, SiftuneError
+from siftune._common.files import make_folder, read_json, write_json
+from siftune._common.progress import log
 from siftune.data.rows import Rendered
-from siftune.errors import ModelError, SiftuneError
-from siftune.files import make_folder, read_json, write_json
 from siftune.models.embedded import embedded_model
-from siftune.progress import log
 
 HERE = Path(__file__).resolve().parent
 BATCH_TOKENS = 1024
@@ -87,13 +87,13 @@ def ours(subject: Subject, *, kind: str = "sparse-jl", adam: bool = True, autoca
     """siftune's own, everything included: gradients, Adam, projection, and writing to a store."""
     import torch
 
-    from siftune.gradients.adam import AdamDirection
-    from siftune.gradients.basis import Basis
-    from siftune.gradients.engine import GradientEngine, parameter_sizes
-    from siftune.gradients.features import gradient_features, normalised
-    from siftune.gradients.projections import projection
-    from siftune.store import FeatureStore
-    from siftune.store.codec import encode
+    from siftune.features.gradients.adam import AdamDirection
+    from siftune.features.gradients.basis import Basis
+    from siftune.features.gradients.engine import GradientEngine, parameter_sizes
+    from siftune.features.gradients.features import gradient_features, normalised
+    from siftune.features.gradients.projections import projection
+    from siftune.features.store import FeatureStore
+    from siftune.features.store.codec import encode
 
     engine = GradientEngine(subject.model, autocast=torch.bfloat16 if autocast else None)
     if kind == "none":
@@ -120,7 +120,7 @@ def directions(folder: Path, sizes: dict[str, int], count: int = 12) -> Path:
     """Random directions, as many as a small target file has rows and subtasks: values do not matter to the time."""
     import numpy as np
 
-    from siftune.gradients.basis import Directions
+    from siftune.features.gradients.basis import Directions
 
     made = Directions.create(folder / "directions.npy", count, sizes)
     made.matrix[:] = np.random.default_rng(SEED).standard_normal(made.matrix.shape, dtype=np.float32)
@@ -164,7 +164,7 @@ def subject(folder: Path, rank: int = 8, layers: int = 0) -> Subject:
     """The embedded model with LoRA on q, k, v, o as a warmup would leave it: B not zero, moments filled."""
     import torch
 
-    from siftune.gradients.engine import train_linear_weights
+    from siftune.features.gradients.engine import train_linear_weights
     from siftune.models.loading import load_model
     from siftune.models.lora import LoraSettings, adapter_parameters, attach_lora, block_modules
 

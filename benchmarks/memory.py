@@ -19,8 +19,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from siftune.files import read_json, write_json
-from siftune.seeds import permutation
+from siftune._common.files import read_json, write_json
+from siftune._common.seeds import permutation
 
 HERE = Path(__file__).resolve().parent
 DATA = Path("runs/real-data")

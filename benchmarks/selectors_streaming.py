@@ -26,9 +26,9 @@ from typing import Any
 
 import numpy as np
 
+from siftune.features.store import FeatureStore
 from siftune.selectors import Problem, Selection, select
-from siftune.selectors.ids import PackedIds
-from siftune.store import FeatureStore
+from siftune.selectors.core.ids import PackedIds
 
 RESULTS = Path(__file__).parent / "results" / "selectors.json"
 DIM, TIME_LIMIT = 64, 1800

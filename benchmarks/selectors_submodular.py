@@ -37,8 +37,8 @@ from typing import Any
 import numpy as np
 from scipy.sparse import csc_array, csc_matrix, csr_array, csr_matrix
 
-from siftune.files import write_json
-from siftune.progress import log
+from siftune._common.files import write_json
+from siftune._common.progress import log
 from siftune.selectors import Problem, select
 
 HERE = Path(__file__).resolve().parent
@@ -71,8 +71,8 @@ def make_dense(folder: Path) -> dict[str, Any]:
 
 
 def make_neighbours(folder: Path) -> dict[str, Any]:
-    from siftune.selectors.grid import Vectors
-    from siftune.selectors.neighbors import nearest_neighbors
+    from siftune.selectors.core.grid import Vectors
+    from siftune.selectors.core.neighbors import nearest_neighbors
 
     n, k = 50_000, 32
     X = clustered(n, 128, 500)

@@ -22,16 +22,16 @@ from typing import Any
 
 import numpy as np
 
-from siftune import api
-from siftune.config import SelectConfig
+from siftune._common.files import read_json, write_json
+from siftune.config.settings import SelectConfig
 from siftune.data.load import Inputs
 from siftune.data.rows import Examples, Rendered
-from siftune.files import read_json, write_json
+from siftune.features.base import Context
+from siftune.features.in_context.nomination import nominated
+from siftune.methods.utility import Stages
 from siftune.models.loading import LoadedModel
-from siftune.representations.base import Context
-from siftune.representations.utility import Stages
+from siftune.pipeline import select as api
 from siftune.selectors import Problem, select
-from siftune.utility.nomination import nominated
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "utility.json"
@@ -81,7 +81,7 @@ def reuse(loaded: LoadedModel, rows: Examples, *, tokens: int = 100, batch: int 
           rounds: int = 3) -> dict[str, Any]:
     """CPU seconds of both arms, taking turns, where example and row have as many tokens: cuts of real rows,
     and an example is shown to 32 rows, as it is by default at least."""
-    from siftune.utility.scoring import Scorer
+    from siftune.features.in_context.scoring import Scorer
 
     text = np.concatenate([r.ids for r in rows.rendered])
     cuts = [text[at : at + tokens] for at in range(0, len(text) - tokens, tokens)]
@@ -151,7 +151,7 @@ def sparse(stages: Stages, draws: int = 200) -> dict[str, Any]:
 
 
 def embeddings(stages: Stages) -> np.ndarray:
-    from siftune.representations.embedding import embedding_vectors
+    from siftune.methods.embedding import embedding_vectors
 
     context = replace(stages.context, pool=stages.pool.examples)
     return np.concatenate([block for _, block in embedding_vectors(context)()])

@@ -22,10 +22,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from siftune.errors import DataError
-from siftune.files import write_lines
-from siftune.progress import log
-from siftune.seeds import permutation
+from siftune._common.errors import DataError
+from siftune._common.files import write_lines
+from siftune._common.progress import log
+from siftune._common.seeds import permutation
 
 BUILT_WITH = "0.1.25"
 """The version of reasoning-gym whose output is committed; another one may word its tasks differently."""

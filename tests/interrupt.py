@@ -8,7 +8,7 @@ from unittest.mock import patch
 
 import numpy as np
 
-from siftune.store import FeatureStore, Shard
+from siftune.features.store import FeatureStore, Shard
 
 
 @contextmanager

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from siftune.config import CompareConfig, SelectConfig, from_mapping, load, to_yaml
-from siftune.errors import ConfigError
+from siftune._common.errors import ConfigError
+from siftune.config.settings import CompareConfig, SelectConfig, from_mapping, load, to_yaml
 
 ROOT = Path(__file__).parents[1]
 

@@ -138,7 +138,7 @@ def test_building_again_gives_the_same_bytes(tmp_path: Path) -> None:
 
 def test_a_family_with_too_few_short_tasks_is_an_error_that_says_so() -> None:
     pytest.importorskip("reasoning_gym")
-    from siftune.errors import DataError
+    from siftune._common.errors import DataError
 
     build = builder()
     with pytest.raises(DataError, match="gcd has only 0 of 3 different tasks below 10 characters"):

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from siftune.api import select
-from siftune.config import SelectConfig
+from siftune.config.settings import SelectConfig
 from siftune.data.load import load_inputs
 from siftune.models.loading import load_model, load_tokenizer
 

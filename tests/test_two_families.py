@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from siftune.api import select
-from siftune.config import SelectConfig
+from siftune.config.settings import SelectConfig
 from siftune.models import embedded
 from tests.interrupt import stopped_after
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from siftune.data.rows import Rendered
-from siftune.gradients.projections.rademacher import Rademacher
+from siftune.features.gradients.projections.rademacher import Rademacher
 
 PROJECT_INTERVAL = 16
 BETA1, BETA2, EPS = 0.9, 0.999, 1e-8

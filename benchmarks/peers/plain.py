@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from siftune.data.rows import Rendered
-from siftune.gradients.batching import Batch, collate, plan_batches
+from siftune.models.batching import Batch, collate, plan_batches
 from siftune.models.supervised_logits import mean_loss_per_row, supervised_logits
 
 

@@ -19,18 +19,18 @@ from typing import Any
 import numpy as np
 import torch
 
+from siftune._common.files import read_json, write_json
+from siftune._common.progress import bar
 from siftune.data.render import Renderer
-from siftune.files import read_json, write_json
-from siftune.gradients.adam import AdamDirection
-from siftune.gradients.batching import collate, run_batches
-from siftune.gradients.engine import GradientEngine, parameter_sizes
+from siftune.experiments.config import load_study
+from siftune.features.centring import SHARED
+from siftune.features.gradient_settings import lora_settings
+from siftune.features.gradients.adam import AdamDirection
+from siftune.features.gradients.engine import GradientEngine, parameter_sizes
+from siftune.features.gradients.warmup import Checkpoint
+from siftune.models.batching import collate, run_batches
 from siftune.models.loading import load_model
 from siftune.models.lora import attach_lora, load_adapter_state
-from siftune.models.warmup import Checkpoint
-from siftune.progress import bar
-from siftune.representations.centring import SHARED
-from siftune.representations.gradient_settings import lora_settings
-from siftune.study.config import load_study
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))

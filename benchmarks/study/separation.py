@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 from scipy.stats import rankdata
 
-from siftune.files import write_json
-from siftune.methods import representation_of
-from siftune.representations.centring import SHARED
-from siftune.study.config import load_study
-from siftune.study.inputs import StudyInputs, read_study
+from siftune._common.files import write_json
+from siftune.experiments.config import load_study
+from siftune.experiments.inputs import StudyInputs, read_study
+from siftune.features.centring import SHARED
+from siftune.pipeline.recipes import representation_of
 
 HERE = Path(__file__).resolve().parent
 ARMS: dict[str, tuple[str, dict[str, Any]]] = {

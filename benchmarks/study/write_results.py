@@ -19,9 +19,9 @@ from typing import Any
 
 import numpy as np
 
+from siftune._common.files import read_json, write_json
 from siftune.evaluation.statistics import holm
-from siftune.files import read_json, write_json
-from siftune.study.estimates import difference
+from siftune.experiments.estimates import difference
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "benchmarks"))

@@ -9,25 +9,25 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:  # for editors and type checkers; at run time __getattr__ imports what is asked for
-    from siftune.api import compare, select
-    from siftune.config import CompareConfig, SelectConfig
-    from siftune.errors import SiftuneError
-    from siftune.selectors.budget import Budget
-    from siftune.selectors.problem import Problem
-    from siftune.selectors.selection import Selection
+from siftune._common.version import __version__
 
-__version__ = "0.1.0"
+if TYPE_CHECKING:  # for editors and type checkers; at run time __getattr__ imports what is asked for
+    from siftune._common.errors import SiftuneError
+    from siftune.api import compare, select
+    from siftune.config.settings import CompareConfig, SelectConfig
+    from siftune.selectors.core.budget import Budget
+    from siftune.selectors.core.problem import Problem
+    from siftune.selectors.core.selection import Selection
 
 _EXPORTS = {
     "select": "siftune.api",
     "compare": "siftune.api",
-    "SelectConfig": "siftune.config",
-    "CompareConfig": "siftune.config",
-    "SiftuneError": "siftune.errors",
-    "Problem": "siftune.selectors.problem",
-    "Selection": "siftune.selectors.selection",
-    "Budget": "siftune.selectors.budget",
+    "SelectConfig": "siftune.config.settings",
+    "CompareConfig": "siftune.config.settings",
+    "SiftuneError": "siftune._common.errors",
+    "Problem": "siftune.selectors.core.problem",
+    "Selection": "siftune.selectors.core.selection",
+    "Budget": "siftune.selectors.core.budget",
 }
 
 __all__ = [

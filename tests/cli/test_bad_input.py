@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from siftune.files import read_json
+from siftune._common.files import read_json
 from tests.cli.command import SMALL, Result, siftune
 from tests.cli.conftest import Files
 from tests.cli.pools import jsonl, record, records

@@ -10,8 +10,8 @@ import pytest
 import yaml
 
 import siftune as package
+from siftune._common.files import read_json
 from siftune.data.readers import read_rows
-from siftune.files import read_json
 from tests.cli.command import SMALL, TRAINING, process, siftune
 from tests.cli.conftest import Files
 from tests.cli.pools import jsonl, record, records
@@ -50,7 +50,7 @@ def test_the_command_without_anything_shows_its_help() -> None:
 
 
 def test_methods_names_whatever_select_accepts() -> None:
-    from siftune.methods import METHODS, REPRESENTATIONS
+    from siftune.pipeline.recipes import METHODS, REPRESENTATIONS
     from siftune.selectors import SELECTORS
 
     told = [line.split()[0] for line in siftune("methods").ok().out.splitlines() if line[:3].strip() and line[0] == " "]

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from siftune.files import read_json
+from siftune._common.files import read_json
 from tests.cli.command import siftune
 from tests.cli.conftest import Files
 from tests.cli.pools import jsonl, records

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from siftune.files import read_json
-from siftune.models import warmup
-from siftune.store import FeatureStore
+from siftune._common.files import read_json
+from siftune.features.store import FeatureStore
+from siftune.features.gradients import warmup
 from tests import tiny
 from tests.cli.command import SMALL, Result, siftune
 from tests.cli.conftest import Files

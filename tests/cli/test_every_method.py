@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from siftune.methods import DELIFT_STAGES, METHODS
+from siftune.pipeline.recipes import DELIFT_STAGES, METHODS
 from tests.cli.command import siftune
 from tests.cli.conftest import Files
 from tests.cli.pools import jsonl, records

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from siftune.forward import engine
-from siftune.store import FeatureStore
+from siftune.features.forward import engine
+from siftune.features.store import FeatureStore
 from tests.cli.command import siftune
 from tests.cli.conftest import Files
 from tests.cli.pools import jsonl, records

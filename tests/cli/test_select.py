@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from siftune.files import read_json
+from siftune._common.files import read_json
 from tests.cli.command import SMALL, siftune
 from tests.cli.conftest import Files
 from tests.cli.pools import CONTAINERS, FORMATS, conversation, jsonl, record, records, write

@@ -56,8 +56,8 @@ def test_wrong_strata_are_refused(files: Files, finished: Path, tmp_path: Path) 
 def test_a_stratum_does_not_depend_on_the_order_of_the_pool() -> None:
     from siftune.data.load import Inputs
     from siftune.data.overlap import Disjoint
-    from siftune.strata import strata_of
-    from tests.representations.contexts import examples
+    from siftune.pipeline.strata import strata_of
+    from tests.methods.contexts import examples
 
     pool = examples(12, 3)
     values = np.array([1.0, 1, 2, 2, 2, 0, 0, 5, 5, 5, 5, 1])

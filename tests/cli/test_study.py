@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.cli.command import siftune, start
-from tests.study.studies import study_file, timeless, write_files
+from tests.experiments.studies import study_file, timeless, write_files
 
 Values = dict[str, Any]
 

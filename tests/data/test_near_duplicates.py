@@ -5,10 +5,10 @@ import sys
 
 import pytest
 
+from siftune._common.errors import ConfigError
 from siftune.data.near_duplicates import bands, jaccard, near_duplicate_groups, shingles
 from siftune.data.overlap import normalised_key
 from siftune.data.rows import Row
-from siftune.errors import ConfigError
 from tests.data.samples import row
 
 WORDS = [first + rest for first in "bdfglmnprst" for rest in ("ad", "en", "ig", "ot", "ul")]

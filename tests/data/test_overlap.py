@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from siftune._common.errors import ConfigError, DataError
 from siftune.data.overlap import (
     check_disjoint,
     find_overlaps,
@@ -15,7 +16,6 @@ from siftune.data.overlap import (
     prompt_key,
 )
 from siftune.data.rows import Row
-from siftune.errors import ConfigError, DataError
 from tests.data.samples import row
 
 # Few texts that differ in ways that matter and in ways that do not, so that random lists overlap often.

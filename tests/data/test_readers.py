@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from siftune._common.errors import ConfigError, DataError
 from siftune.data import readers
 from siftune.data.formats import FORMATS
 from siftune.data.readers import read_rows
 from siftune.data.rows import Message
 from siftune.data.write import write_dropped, write_rows
-from siftune.errors import ConfigError, DataError
 from tests.data.samples import ANSWERS, TEXTS, jsonl, record
 
 PAIRS = st.lists(st.tuples(TEXTS, ANSWERS), min_size=1, max_size=4)

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from siftune._common.errors import DataError
 from siftune.data.problems import BadRow
 from siftune.data.render import Renderer, render_rows
 from siftune.data.rows import Message, Rendered
 from siftune.data.spans import encode_with_mask, special_ids, token_starts
-from siftune.errors import DataError
 from tests import tiny
 from tests.data.samples import ANSWERS, TEXTS, row
 

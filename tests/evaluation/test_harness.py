@@ -12,16 +12,16 @@ import numpy as np
 import pytest
 import torch
 
-from siftune.errors import ConfigError, DataError, SiftuneError
+from siftune._common.errors import ConfigError, DataError, SiftuneError
+from siftune._common.files import read_json
 from siftune.evaluation.harness import example_scores, harness_scores, harness_tasks
-from siftune.files import read_json
+from siftune.experiments import cells
+from siftune.experiments.compare import compare, table
+from siftune.experiments.run import study
+from siftune.experiments.text import tables
 from siftune.models.lora import adapter_parameters
-from siftune.study import cells
-from siftune.study.compare import compare, table
-from siftune.study.run import study
-from siftune.study.text import tables
 from tests import tiny
-from tests.study.studies import config, write_files
+from tests.experiments.studies import config, write_files
 
 pytest.importorskip("lm_eval")
 

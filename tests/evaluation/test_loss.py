@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from siftune._common.errors import DataError, ModelError
 from siftune.data.rows import Rendered
-from siftune.errors import DataError, ModelError
 from siftune.evaluation.loss import row_losses
 from siftune.models.lora import LoraSettings, adapter_parameters, attach_lora
 from siftune.models.supervised_logits import mean_loss_per_row, predicting, supervised_logits

@@ -8,8 +8,8 @@ import math
 import numpy as np
 import pytest
 
-from siftune import seeds
-from siftune.errors import ConfigError, DataError
+from siftune._common import seeds
+from siftune._common.errors import ConfigError, DataError
 from siftune.evaluation import statistics
 from siftune.evaluation.statistics import holm, interval, paired_difference, sign_flip_p_value
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from siftune._common.errors import ConfigError, DataError
 from siftune.data.readers import read_rows
-from siftune.errors import ConfigError, DataError
 from siftune.export import TARGETS, export
 
 RECORDS = [

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from siftune.evaluation.statistics import holm, interval, paired_difference
-from siftune.study.analysis.break_even import against, against_random
-from siftune.study.analysis.curves import efficiency, rows_needed
-from siftune.study.analysis.overlap import jaccard_matrix
-from siftune.study.analysis.ranks import spearman, spearman_over_rows
-from siftune.study.analysis.transfer import relative_gain
+from siftune.experiments.analysis.break_even import against, against_random
+from siftune.experiments.analysis.curves import efficiency, rows_needed
+from siftune.experiments.analysis.overlap import jaccard_matrix
+from siftune.experiments.analysis.ranks import spearman, spearman_over_rows
+from siftune.experiments.analysis.transfer import relative_gain
 
 MODEL, OTHER = "/models/SmolLM2-135M-Instruct", "Qwen/Qwen2.5-0.5B"
 GAINS = {"less-round-robin": 0.22, "rds+": 0.14, "less-top-k": 0.09, "embed": 0.03, "bm25": 0.0, "ifd": -0.18}

@@ -10,15 +10,15 @@ from typing import Any
 
 import numpy as np
 
-from siftune.config import CompareConfig
+from siftune.config.settings import CompareConfig
 from siftune.data.load import Inputs
 from siftune.data.overlap import Disjoint
 from siftune.data.rows import Examples, Message, Rendered, Row, content_hash
-from siftune.study.config import StudyConfig
-from siftune.study.inputs import StudyInputs
-from siftune.study.pool_map import STEPS
-from siftune.study.rows import study_rows
-from siftune.study.subsets import Subset, Wanted
+from siftune.experiments.config import StudyConfig
+from siftune.experiments.inputs import StudyInputs
+from siftune.experiments.pool_map import STEPS
+from siftune.experiments.rows import study_rows
+from siftune.experiments.subsets import Subset, Wanted
 from tests.report import studies
 
 TARGETS, METHODS, BUDGETS = ("math", "code"), ("less-round-robin", "rds+", "bm25"), ("1%", "20%")

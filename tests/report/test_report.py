@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from siftune.errors import DataError
+from siftune._common.errors import DataError
 from siftune.report import build, formats
 from siftune.report.runfolder import PURPOSE
 from tests.report import runs

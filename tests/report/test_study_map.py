@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from siftune.errors import DataError
+from siftune._common.errors import DataError
+from siftune.experiments.config import BASELINES
+from siftune.experiments.rows import MOST
 from siftune.report.study import build
 from siftune.report.study.pool import TEXT_BYTES, embedded_bytes
-from siftune.study.config import BASELINES
-from siftune.study.rows import MOST
 from tests.report import studies, study_pools
 from tests.report.pages import Page
 from tests.report.test_hostile import INVISIBLE, PAYLOADS, SHOWN

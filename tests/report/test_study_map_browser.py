@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from siftune.experiments.subsets import Subset
 from siftune.report.study import build
-from siftune.study.subsets import Subset
 from tests.report import study_pools
 from tests.report.browser import CHROMIUM, Browser
 from tests.report.test_hostile import PAYLOADS

@@ -13,7 +13,7 @@ import pytest
 from scipy.stats import spearmanr
 
 from siftune import report
-from siftune.errors import DataError
+from siftune._common.errors import DataError
 from siftune.report import formats
 from siftune.report.study import build
 from siftune.report.study.analyses import break_even

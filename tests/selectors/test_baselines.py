@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from siftune.errors import ConfigError
+from siftune._common.errors import ConfigError
 from siftune.selectors import Problem, select
 from siftune.selectors.baselines import random
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from siftune.errors import ConfigError
+from siftune._common.errors import ConfigError
 from siftune.selectors import Budget
 
 

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from siftune.errors import ConfigError, SiftuneError
+from siftune._common.errors import ConfigError, SiftuneError
 from siftune.selectors import Problem, select
 from siftune.selectors.deita import deita
 from siftune.selectors.herding import herding

@@ -12,12 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.sparse import csc_array
 
-from siftune.errors import ConfigError, SiftuneError
+from siftune._common.errors import ConfigError, SiftuneError
 from siftune.selectors import Problem, Selection, select
+from siftune.selectors.core.greedy import best_run
+from siftune.selectors.core.grid import Vectors
+from siftune.selectors.core.kernel_sources import dense_kernel, pool_kernel
 from siftune.selectors.facility_location import FacilityLocation
-from siftune.selectors.greedy import best_run
-from siftune.selectors.grid import Vectors
-from siftune.selectors.kernel_sources import dense_kernel, pool_kernel
 from tests.selectors.instances import Instance, some_budget
 from tests.selectors.submodular import (
     Case,

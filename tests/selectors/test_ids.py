@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from siftune.errors import SiftuneError
+from siftune._common.errors import SiftuneError
 from siftune.selectors import Problem, ordering, select
-from siftune.selectors.ids import PackedIds
+from siftune.selectors.core.ids import PackedIds
 
 # Few letters make long common prefixes; NUL, accents and characters beyond the first plane test the order of bytes.
 TEXT = st.text(alphabet="ab\0é\U0001f600\uffff", max_size=20) | st.text(max_size=4).map("a-common-prefix/{}".format)

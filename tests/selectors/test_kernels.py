@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from scipy.sparse import csc_array
 from threadpoolctl import threadpool_limits
 
-from siftune.errors import ConfigError
+from siftune._common.errors import ConfigError
 from siftune.selectors import Problem, kernel_sources, kernels, select
-from siftune.selectors.grid import Vectors, scale_of
-from siftune.selectors.kernel_sources import pool_kernel
-from siftune.selectors.kernels import on_grid
-from siftune.selectors.neighbors import nearest_neighbors
+from siftune.selectors.core.grid import Vectors, scale_of
+from siftune.selectors.core.kernel_sources import pool_kernel
+from siftune.selectors.core.kernels import on_grid
+from siftune.selectors.core.neighbors import nearest_neighbors
 from tests.selectors.submodular import in_steps, step_of
 
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from siftune.errors import ConfigError, SiftuneError
+from siftune._common.errors import ConfigError, SiftuneError
 from siftune.selectors import Problem, select
 from siftune.selectors.knn import densities, knn_kde, knn_uniform, spread_mass
 from siftune.selectors.resampling import gumbel, resampling

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from siftune.selectors import ordering
-from siftune.selectors.top_lists import top_lists
+from siftune.selectors.core import ordering
+from siftune.selectors.core.top_lists import top_lists
 
 VALUES = st.lists(st.sampled_from([-1.5, -0.0, 0.0, 0.25, 1.0]) | st.floats(-2, 2), min_size=1, max_size=60)
 

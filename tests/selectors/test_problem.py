@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.sparse import csc_array, csr_array
 
-from siftune.errors import ConfigError, SiftuneError
+from siftune._common.errors import ConfigError, SiftuneError
 from siftune.selectors import SELECTORS, Problem, methods, select
 from tests.selectors.instances import instances
 

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.sparse import csr_array
 
-from siftune.errors import ConfigError
+from siftune._common.errors import ConfigError
 from siftune.selectors import SELECTORS, Problem, select
-from siftune.selectors.constraints import Ledger
+from siftune.selectors.core.constraints import Ledger
 from tests.selectors.instances import Instance, Shelf, instances, play
 
 Quotas = dict[str, tuple[object, object]]

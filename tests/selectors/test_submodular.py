@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.sparse import csr_array
 
-from siftune.errors import ConfigError
+from siftune._common.errors import ConfigError
 from siftune.selectors import Problem, select
-from siftune.selectors.grid import Vectors
+from siftune.selectors.core.grid import Vectors
 from siftune.selectors.log_det import LogDet
 from tests.selectors.instances import Shelf, some_budget
 from tests.selectors.submodular import Case, best_plain, cases, in_steps, plain_greedy, step_of

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from siftune.errors import ConfigError, SiftuneError
+from siftune._common.errors import ConfigError, SiftuneError
 from siftune.selectors import Problem, select
-from siftune.selectors.exact_sums import ExactSums
+from siftune.selectors.core.exact_sums import ExactSums
 from siftune.selectors.transport import balanced_ot, unbalanced_ot
 from tests.selectors.instances import Instance, instances, some_budget, walk
 
@@ -91,7 +91,7 @@ def test_the_balanced_plan_is_optimal(seed, m, n, regularization):
                  regularization=regularization)
     assert got.diagnostics["converged"]
     # u from the score of rows that are not full would be circular: take the plan as a whole by solving it again.
-    from siftune.selectors.capacity_dual import CapacityDual
+    from siftune.selectors.core.capacity_dual import CapacityDual
     log_k = S / (2 * regularization)
     dual = CapacityDual(log_k, np.full(n, -math.log(limit)), np.full(m, -np.inf))
     log_u, _, residual = dual.maximise(-np.log(m) - log_k.max(axis=1), 1e-10, 500)

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from siftune import files
+from siftune._common import files
 from siftune.models.lora import LoraSettings, attach_lora
 from siftune.training import checkpoints, trainer
 from siftune.training.settings import TrainSettings

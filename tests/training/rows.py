@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from siftune import seeds
+from siftune._common import seeds
 from siftune.data.rows import Rendered
 
 

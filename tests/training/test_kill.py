@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from siftune import files
+from siftune._common import files
 
 ROOT = Path(__file__).parents[2]
 

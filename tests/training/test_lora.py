@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import MambaConfig, MambaForCausalLM
 
-from siftune.errors import ConfigError, ModelError
+from siftune._common.errors import ConfigError, ModelError
 from siftune.models.lora import (
     LoraSettings,
     adapter_parameters,

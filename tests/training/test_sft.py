@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from siftune import files, seeds
+from siftune._common import files, seeds
+from siftune._common.errors import ConfigError, DataError, ModelError, SiftuneError
 from siftune.data.rows import Rendered
-from siftune.errors import ConfigError, DataError, ModelError, SiftuneError
 from siftune.models.lora import LoraSettings, adapter_parameters, adapter_state, attach_lora
 from siftune.training.settings import TrainSettings
 from siftune.training.sft import TrainResult, train_lora, training_key

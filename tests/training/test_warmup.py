@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from siftune import files
-from siftune.errors import ConfigError, DataError, StoreCorrupt
-from siftune.models import warmup
+from siftune._common import files
+from siftune._common.errors import ConfigError, DataError, StoreCorrupt
+from siftune.features.gradients.warmup import Checkpoint, WarmupSettings, run_warmup, score_weights, warmup_rows
+from siftune.features.gradients import warmup
 from siftune.models.lora import LoraSettings, adapter_parameters, adapter_state, attach_lora
-from siftune.models.warmup import Checkpoint, WarmupSettings, run_warmup, score_weights, warmup_rows
 from siftune.training.settings import TrainSettings
 from tests import tiny
 from tests.training.rows import random_rows

@@ -9,9 +9,9 @@ from typing import Annotated, Any
 
 import typer
 
+from siftune._common.errors import ConfigError, SiftuneError
 from siftune.cli.options import with_options
-from siftune.config import CompareConfig, DataConfig, SelectConfig, load
-from siftune.errors import ConfigError, SiftuneError
+from siftune.config.settings import CompareConfig, DataConfig, SelectConfig, load
 
 app = typer.Typer(
     name="siftune",
@@ -66,17 +66,17 @@ def study(
 
     Run again, it continues, and tries again what failed. Results come in STUDY/study.json after each training.
     """
-    from siftune.study.config import load_study
+    from siftune.experiments.config import load_study
 
     flags = {"output_dir": output_dir, "workers": workers, "executor": executor}
     read = load_study(config, {name: value for name, value in flags.items() if value})
     if dry_run:
-        from siftune.study.preview import preview
+        from siftune.experiments.preview import preview
 
         print(preview(read).text())
         return
     from siftune.cli.printing import print_study
-    from siftune.study.run import study as run
+    from siftune.experiments.run import study as run
 
     finished = run(read)
     print_study(finished)
@@ -91,7 +91,7 @@ def plan(flags: dict[str, Any], config_file: str | None) -> None:
 
     Everything that `select` would check is checked, nothing is written.
     """
-    from siftune.plan import plan as run
+    from siftune.pipeline.plan import plan as run
 
     print(run(load(SelectConfig, config_file, flags)).text())
 
@@ -134,7 +134,7 @@ def export(
     """Write the selected rows as a trainer reads them."""
     from pathlib import Path
 
-    from siftune.config import read_yaml
+    from siftune.config.settings import read_yaml
     from siftune.export import export as write
 
     config = Path(run) / "config.yaml"
@@ -170,7 +170,7 @@ def doctor(
 
     The model's gradients must not depend on the batch; the stores must match their checksums.
     """
-    from siftune.doctor import doctor as check
+    from siftune.pipeline.doctor import doctor as check
 
     if not check(run, model, repair=repair):
         raise typer.Exit(1)
@@ -210,7 +210,7 @@ def main() -> None:
     except OSError as error:
         if error.filename is None and error.errno is None:
             raise
-        from siftune.files import write_error
+        from siftune._common.files import write_error
 
         print(f"error: {write_error(error.filename or '?', error)}", file=sys.stderr)
         sys.exit(2)

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import typer
 
-from siftune.config import DataConfig, flag_of
+from siftune.config.settings import DataConfig, flag_of
 
 _METAVARS = {int: "N", float: "X", bool: None}
 

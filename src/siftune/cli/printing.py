@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from siftune.config import DataConfig
+from siftune.config.settings import DataConfig
 
 if TYPE_CHECKING:
     from siftune.api import Run
-    from siftune.study.compare import Comparison
-    from siftune.study.run import Finished
+    from siftune.experiments.compare import Comparison
+    from siftune.experiments.run import Finished
 
 
 def print_run(run: Run) -> None:
     """The subset in a few lines, and where everything is."""
-    from siftune.files import read_json
+    from siftune._common.files import read_json
 
     manifest = read_json(run.folder / "manifest.json")
     method, data, budget = manifest["method"], manifest["data"], manifest["budget"]
@@ -39,7 +39,7 @@ def _print_groups(run: Run) -> None:
 
 
 def print_comparison(comparison: Comparison) -> None:
-    from siftune.study.compare import table
+    from siftune.experiments.compare import table
 
     print_table = table(comparison.result)
     print(print_table)
@@ -55,7 +55,7 @@ def print_study(finished: Finished) -> None:
     """The tables of a study; what failed goes to stderr."""
     import sys
 
-    from siftune.study.text import failures, tables
+    from siftune.experiments.text import failures, tables
 
     print(tables(finished.result))
     print(f"\nresults: {finished.file}")
@@ -118,7 +118,7 @@ def _told(counts: dict[Any, Any], most: int = 12) -> str:
 
 def print_methods() -> None:
     """Three tables: recipes, representations, selectors."""
-    from siftune.methods import METHODS, REPRESENTATIONS
+    from siftune.pipeline.recipes import METHODS, REPRESENTATIONS
     from siftune.selectors import SELECTORS
     from siftune.selectors import methods as selectors
 

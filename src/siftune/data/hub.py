@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from siftune.data.records import RawRecord, as_line
+from siftune._common.errors import DataError
+from siftune.data.raw import RawRecord, as_line
 from siftune.data.sources import Source
-from siftune.errors import DataError
 
 
 def read_dataset(source: Source) -> Iterator[RawRecord]:

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from siftune.config import DataConfig
+from siftune._common.errors import ConfigError
+from siftune._common.progress import log
+from siftune.config.settings import DataConfig
 from siftune.data.overlap import Disjoint, check_disjoint
 from siftune.data.readers import Role, read_rows
 from siftune.data.render import Renderer, render_rows
 from siftune.data.rows import Dropped, Examples, Row
-from siftune.errors import ConfigError
-from siftune.progress import log
 
 
 @dataclass

@@ -13,10 +13,10 @@ from types import ModuleType
 
 import numpy as np
 
+from siftune._common.errors import ConfigError
+from siftune._common.progress import bar
 from siftune.data.overlap import normalised_key
 from siftune.data.rows import Row
-from siftune.errors import ConfigError
-from siftune.progress import bar
 
 SHINGLE_WORDS = 3
 _PERMUTATIONS = 128

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Literal
 
+from siftune._common.errors import ConfigError, DataError
 from siftune.data.rows import Dropped, Message, Row
-from siftune.errors import ConfigError, DataError
 
 Kind = Literal["exact", "normalised", "prompt"]
 OnOverlap = Literal["error", "drop"]

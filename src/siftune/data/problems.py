@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
+from siftune._common.errors import DataError
 from siftune.data.rows import Dropped
-from siftune.errors import DataError
 
 REASONS = {
     "broken-json": "the line is not valid JSON",

@@ -13,13 +13,14 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Literal
 
+from siftune._common.errors import ConfigError, DataError
+from siftune._common.progress import Bar, bar
 from siftune.data.formats import FORMATS, detect, fits, keys_of, to_messages
 from siftune.data.problems import BadRow, bad_rows_error
-from siftune.data.records import RawRecord, read_records, utf8_hint
+from siftune.data.raw import RawRecord
+from siftune.data.records import read_records, utf8_hint
 from siftune.data.rows import Dropped, Message, Row, content_hash
 from siftune.data.sources import Source, find_sources
-from siftune.errors import ConfigError, DataError
-from siftune.progress import Bar, bar
 
 Role = Literal["pool", "target", "test", "existing"]
 BadRows = Literal["error", "drop"]

@@ -22,11 +22,11 @@ from typing import Any
 
 import numpy as np
 
+from siftune._common.progress import bar
 from siftune.data.problems import BadRow, bad_rows_error
 from siftune.data.rows import Dropped, Examples, Message, Rendered, Row
 from siftune.data.spans import encode_with_mask, special_ids
 from siftune.data.templates import ChatTemplate
-from siftune.progress import bar
 
 MASK_POLICY = "assistant-turns"
 MASK_VERSION = 1

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from siftune.errors import DataError
+from siftune._common.errors import DataError
 
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".parquet", ".csv")
 COMPRESSED = (".jsonl.gz", ".ndjson.gz", ".json.gz", ".csv.gz")

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 
+from siftune._common.files import write_lines
 from siftune.data.rows import Dropped, Row
-from siftune.files import write_lines
 
 
 def write_rows(path: str | Path, rows: Iterable[Row]) -> None:

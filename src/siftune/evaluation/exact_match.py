@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from siftune import progress
+from siftune._common import progress
 from siftune.evaluation.loss import evaluating
-from siftune.gradients.batching import BATCH_COST, plan_batches
+from siftune.models.batching import BATCH_COST, plan_batches
 
 #: Tokens that end a turn in the chat formats in use; those that a tokenizer knows also end an answer.
 END_OF_TURN = ("<|im_end|>", "<|eot_id|>", "<|end|>", "<end_of_turn>", "<|end_of_text|>", "<|endoftext|>", "</s>")

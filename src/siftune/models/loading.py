@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from siftune.errors import ConfigError, ModelError, first_line
+from siftune._common.errors import ConfigError, ModelError, first_line
+from siftune._common.progress import log
 from siftune.models.embedded import embedded_model
-from siftune.progress import log
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 

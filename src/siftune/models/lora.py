@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from siftune import seeds
-from siftune.errors import ConfigError, ModelError
+from siftune._common import seeds
+from siftune._common.errors import ConfigError, ModelError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from siftune.errors import ModelError, first_line
+from siftune._common.errors import ModelError, first_line
 from siftune.models.embedded import file_of
 from siftune.models.loading import choose_device, weights_hash
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn.functional import cross_entropy
 
-from siftune.errors import ModelError
+from siftune._common.errors import ModelError
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from siftune import files
+from siftune._common import files
 
 __all__ = ["build"]
 

@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from siftune import files
-from siftune.errors import DataError, at
+from siftune._common import files
+from siftune._common.errors import DataError, at
 
 _Model = TypeVar("_Model", bound=BaseModel)
 

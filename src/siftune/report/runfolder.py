@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel
 
-from siftune.errors import DataError, at
+from siftune._common.errors import DataError, at
 from siftune.report.reading import read_as
 from siftune.report.schema import Comparison, Manifest
 

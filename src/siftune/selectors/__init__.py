@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from siftune.registry import Registry, unknown_name
-from siftune.selectors.budget import Budget, ResolvedBudget
-from siftune.selectors.info import Selector, SelectorInfo
-from siftune.selectors.problem import Problem, Summary
-from siftune.selectors.selection import Selection
+from siftune._common.registry import Registry, unknown_name
+from siftune.selectors.core.budget import Budget, ResolvedBudget
+from siftune.selectors.core.info import Selector, SelectorInfo
+from siftune.selectors.core.problem import Problem, Summary
+from siftune.selectors.core.selection import Selection
 
 SELECTORS = Registry("selector", {
     "top-k": "siftune.selectors.topk:TOP_K",

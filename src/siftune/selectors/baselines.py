@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from siftune import seeds
-from siftune.errors import ConfigError
-from siftune.selectors import ordering
-from siftune.selectors.budget import Budget
-from siftune.selectors.constraints import Ledger
-from siftune.selectors.info import Selector, SelectorInfo
-from siftune.selectors.problem import Problem
-from siftune.selectors.selection import Selection, conclude, ties_at_cut
+from siftune._common import seeds
+from siftune._common.errors import ConfigError
+from siftune.selectors.core import ordering
+from siftune.selectors.core.budget import Budget
+from siftune.selectors.core.constraints import Ledger
+from siftune.selectors.core.info import Selector, SelectorInfo
+from siftune.selectors.core.problem import Problem
+from siftune.selectors.core.selection import Selection, conclude, ties_at_cut
 
 
 def random(problem: Problem, budget: Budget | str | int, *, seed: int = 0) -> Selection:

@@ -16,13 +16,13 @@ from typing import Any, Literal
 import numba
 import numpy as np
 
-from siftune.errors import ConfigError
-from siftune.registry import unknown_name
-from siftune.selectors.budget import Budget
-from siftune.selectors.greedy import Objective, best_run, concluded
-from siftune.selectors.info import Selector, SelectorInfo
-from siftune.selectors.problem import Problem
-from siftune.selectors.selection import Selection
+from siftune._common.errors import ConfigError
+from siftune._common.registry import unknown_name
+from siftune.selectors.core.budget import Budget
+from siftune.selectors.core.greedy import Objective, best_run, concluded
+from siftune.selectors.core.info import Selector, SelectorInfo
+from siftune.selectors.core.problem import Problem
+from siftune.selectors.core.selection import Selection
 
 Weights = Literal["uniform", "idf"]
 _WEIGHT_STEP = 2.0**-24  # weights are multiples of it, so that their sums are exact
@@ -99,8 +99,8 @@ class Coverage(Objective):
 def coverage(problem: Problem, budget: Budget | str | int, *, cap: int = 1, weights: Weights = "uniform") -> Selection:
     """Rows that together cover the features, by lazy greedy; within (1 - 1/e) of the best subset in the first round.
 
-    Diagnostics add those of :func:`siftune.selectors.greedy.concluded`, ``rounds`` (the cap of each and the rows taken
-    in it), ``features`` (that any row has), ``features_covered`` and ``coverage_curve``.
+    Diagnostics add those of :func:`siftune.selectors.core.greedy.concluded`, ``rounds`` (the cap of each and the rows
+    taken in it), ``features`` (that any row has), ``features_covered`` and ``coverage_curve``.
 
     Args:
         problem: ``sets`` [N, F].

@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import numpy as np
 
-from siftune.errors import ConfigError
-from siftune.selectors import ordering
-from siftune.selectors.budget import Budget
-from siftune.selectors.constraints import Ledger
-from siftune.selectors.info import Selector, SelectorInfo
-from siftune.selectors.problem import Problem
-from siftune.selectors.selection import Selection, conclude
+from siftune._common.errors import ConfigError
+from siftune.selectors.core import ordering
+from siftune.selectors.core.budget import Budget
+from siftune.selectors.core.constraints import Ledger
+from siftune.selectors.core.info import Selector, SelectorInfo
+from siftune.selectors.core.problem import Problem
+from siftune.selectors.core.selection import Selection, conclude
+from siftune.selectors.core.vectors import gathered, similarities, unit
 from siftune.selectors.topk import Aggregate, aggregate_score
-from siftune.selectors.vectors import gathered, similarities, unit
 
 _BATCH, _BYTES = 1024, 1 << 28
 _HALVINGS = 3

@@ -16,7 +16,7 @@ mutual-information and conditional-gain forms: Kothawade et al., PRISM, arXiv 21
 well row j represents, or helps, row i. Negative similarities count as 0. All rows of the pool are to be represented,
 excluded ones too.
 
-Cost: one pass over the kernel, then a few columns a pick (lazy greedy, :mod:`siftune.selectors.greedy`).
+Cost: one pass over the kernel, then a few columns a pick (lazy greedy, :mod:`siftune.selectors.core.greedy`).
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from typing import Any, Literal
 
 import numpy as np
 
-from siftune.errors import ConfigError
-from siftune.selectors.approximate_greedy import Algorithm, chosen_run
-from siftune.selectors.budget import Budget
-from siftune.selectors.greedy import Objective, concluded
-from siftune.selectors.grid import Negatives
-from siftune.selectors.info import Selector, SelectorInfo
-from siftune.selectors.kernel_sources import KernelForm, pool_kernel, target_kernel
-from siftune.selectors.kernels import Columns, Kernel, on_grid
-from siftune.selectors.problem import Problem
-from siftune.selectors.selection import Selection
+from siftune._common.errors import ConfigError
+from siftune.selectors.core.approximate_greedy import Algorithm, chosen_run
+from siftune.selectors.core.budget import Budget
+from siftune.selectors.core.greedy import Objective, concluded
+from siftune.selectors.core.grid import Negatives
+from siftune.selectors.core.info import Selector, SelectorInfo
+from siftune.selectors.core.kernel_sources import KernelForm, pool_kernel, target_kernel
+from siftune.selectors.core.kernels import Columns, Kernel, on_grid
+from siftune.selectors.core.problem import Problem
+from siftune.selectors.core.selection import Selection
 
 Variant = Literal["fl", "flmi", "flqmi", "flcg", "flcmi"]
 _AT_ONCE_KEPT = 16  # candidates to look up together when that costs next to nothing
@@ -109,10 +109,11 @@ def facility_location(
 
     ``gain`` (and ``score``) is what a row added to the objective; ``nearest_target`` is given where there are targets.
 
-    Diagnostics add to those of :func:`siftune.selectors.greedy.concluded`: ``kernel`` (its form, resolution, neighbours
-    and where it came from), ``represents`` (for each row selected, in order, how many rows it represents best; 0 for
-    rows that filled up), ``represented_by_none`` (rows that no selected row represents better than 0, or than what was
-    there before), ``algorithm``, and for an approximate algorithm how near it came to greedy, where that is affordable.
+    Diagnostics add to those of :func:`siftune.selectors.core.greedy.concluded`: ``kernel`` (its form, resolution,
+    neighbours and where it came from), ``represents`` (for each row selected, in order, how many rows it represents
+    best; 0 for rows that filled up), ``represented_by_none`` (rows that no selected row represents better than 0, or
+    than what was there before), ``algorithm``, and for an approximate algorithm how near it came to greedy, where that
+    is affordable.
 
     Args:
         problem: a ``kernel`` or ``vectors``; FLMI, FLQMI and FLCMI also similarities to targets, FLCG and FLCMI also
@@ -123,12 +124,12 @@ def facility_location(
             the more it counts beside their coverage (FLQMI).
         nu: how much of what the model already knows counts as represented; 0 counts nothing.
         kernel: ``auto``, ``dense``, ``sparse`` or ``blockwise``: see
-            :func:`siftune.selectors.kernel_sources.pool_kernel`.
+            :func:`siftune.selectors.core.kernel_sources.pool_kernel`.
         neighbors: of a sparse kernel.
         index: how neighbours are found: ``flat`` (exact), ``ivf`` or ``hnsw``.
         negatives: ``clip`` or ``refuse``.
         algorithm: ``greedy``; ``stochastic`` and ``partitioned`` are approximate, see
-            :mod:`siftune.selectors.approximate_greedy`.
+            :mod:`siftune.selectors.core.approximate_greedy`.
         epsilon: of the stochastic algorithm.
         parts: of the partitioned algorithm.
         seed: for the approximate algorithms.

@@ -18,15 +18,15 @@ from typing import Any
 
 import numpy as np
 
-from siftune.errors import ConfigError
-from siftune.selectors.budget import Budget
-from siftune.selectors.greedy import Objective, best_run, concluded
-from siftune.selectors.grid import Negatives
-from siftune.selectors.info import Selector, SelectorInfo
-from siftune.selectors.kernel_sources import KernelForm, pool_kernel
-from siftune.selectors.kernels import Kernel
-from siftune.selectors.problem import Problem
-from siftune.selectors.selection import Selection
+from siftune._common.errors import ConfigError
+from siftune.selectors.core.budget import Budget
+from siftune.selectors.core.greedy import Objective, best_run, concluded
+from siftune.selectors.core.grid import Negatives
+from siftune.selectors.core.info import Selector, SelectorInfo
+from siftune.selectors.core.kernel_sources import KernelForm, pool_kernel
+from siftune.selectors.core.kernels import Kernel
+from siftune.selectors.core.problem import Problem
+from siftune.selectors.core.selection import Selection
 
 
 class GraphCut(Objective):
@@ -60,14 +60,15 @@ def graph_cut(problem: Problem, budget: Budget | str | int, *, lambda_: float = 
               neighbors: int = 32, index: str = "flat", negatives: Negatives = "clip") -> Selection:
     """Greedy maximisation of graph cut.
 
-    Diagnostics add those of :func:`siftune.selectors.greedy.concluded`, ``kernel``, and ``negative_gains``: how many of
-    the rows lowered the objective.
+    Diagnostics add those of :func:`siftune.selectors.core.greedy.concluded`, ``kernel``, and ``negative_gains``: how
+    many of the rows lowered the objective.
 
     Args:
         problem: a ``kernel`` [N, N] or ``vectors``.
         budget: rows, share or tokens.
         lambda_: at least 0, what likeness among the chosen rows costs.
-        kernel: see :func:`siftune.selectors.kernel_sources.pool_kernel`, as ``neighbors``, ``index`` and ``negatives``.
+        kernel: see :func:`siftune.selectors.core.kernel_sources.pool_kernel`, as ``neighbors``, ``index`` and
+        ``negatives``.
 
     Raises:
         ConfigError: neither kernel nor vectors, a kernel that is not square, or a negative lambda.

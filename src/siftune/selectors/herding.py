@@ -11,14 +11,14 @@ from typing import Any, Literal
 
 import numpy as np
 
-from siftune.registry import unknown_name
-from siftune.selectors import ordering
-from siftune.selectors.budget import Budget
-from siftune.selectors.constraints import Ledger
-from siftune.selectors.info import Selector, SelectorInfo
-from siftune.selectors.problem import Problem
-from siftune.selectors.selection import Selection, conclude
-from siftune.selectors.vectors import gathered, similarities
+from siftune._common.registry import unknown_name
+from siftune.selectors.core import ordering
+from siftune.selectors.core.budget import Budget
+from siftune.selectors.core.constraints import Ledger
+from siftune.selectors.core.info import Selector, SelectorInfo
+from siftune.selectors.core.problem import Problem
+from siftune.selectors.core.selection import Selection, conclude
+from siftune.selectors.core.vectors import gathered, similarities
 
 Towards = Literal["pool", "targets"]
 _CHUNK = 4096

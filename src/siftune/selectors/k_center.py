@@ -15,14 +15,14 @@ from typing import Literal
 
 import numpy as np
 
-from siftune.registry import unknown_name
-from siftune.selectors import ordering
-from siftune.selectors.budget import Budget
-from siftune.selectors.constraints import Ledger
-from siftune.selectors.info import Selector, SelectorInfo
-from siftune.selectors.problem import Problem
-from siftune.selectors.selection import Selection, conclude
-from siftune.selectors.vectors import HeldVectors, distances_squared, gathered
+from siftune._common.registry import unknown_name
+from siftune.selectors.core import ordering
+from siftune.selectors.core.budget import Budget
+from siftune.selectors.core.constraints import Ledger
+from siftune.selectors.core.info import Selector, SelectorInfo
+from siftune.selectors.core.problem import Problem
+from siftune.selectors.core.selection import Selection, conclude
+from siftune.selectors.core.vectors import HeldVectors, distances_squared, gathered
 
 Start = Literal["pool", "targets"]
 _FEWEST, _BYTES = 4096, 1 << 22  # rows held between passes: at least so many, and as many as fit so much memory

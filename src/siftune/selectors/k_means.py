@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import numpy as np
 
-from siftune import seeds
-from siftune.errors import ConfigError
-from siftune.selectors import ordering
+from siftune._common import seeds
+from siftune._common.errors import ConfigError
 from siftune.selectors.baselines import shuffled
-from siftune.selectors.budget import Budget
-from siftune.selectors.constraints import Ledger
-from siftune.selectors.info import Selector, SelectorInfo
-from siftune.selectors.problem import Problem
-from siftune.selectors.selection import Selection, conclude
+from siftune.selectors.core import ordering
+from siftune.selectors.core.budget import Budget
+from siftune.selectors.core.constraints import Ledger
+from siftune.selectors.core.info import Selector, SelectorInfo
+from siftune.selectors.core.problem import Problem
+from siftune.selectors.core.selection import Selection, conclude
+from siftune.selectors.core.vectors import distances_squared, gathered
 from siftune.selectors.topk import Aggregate, aggregate_score
-from siftune.selectors.vectors import distances_squared, gathered
 
 _SAMPLE = 256  # rows per cluster that the centres are fitted to
 

@@ -22,17 +22,17 @@ from typing import Any, Literal
 
 import numpy as np
 
-from siftune.errors import ConfigError
-from siftune.registry import unknown_name
-from siftune.selectors import ordering
-from siftune.selectors.budget import Budget
-from siftune.selectors.constraints import Ledger
-from siftune.selectors.info import Selector, SelectorInfo
-from siftune.selectors.problem import Problem
+from siftune._common.errors import ConfigError
+from siftune._common.registry import unknown_name
+from siftune.selectors.core import ordering
+from siftune.selectors.core.budget import Budget
+from siftune.selectors.core.constraints import Ledger
+from siftune.selectors.core.info import Selector, SelectorInfo
+from siftune.selectors.core.problem import Problem
+from siftune.selectors.core.selection import Selection, conclude, ties_at_cut
+from siftune.selectors.core.top_lists import top_lists
+from siftune.selectors.core.vectors import gathered, similarity_tiles
 from siftune.selectors.resampling import gumbel
-from siftune.selectors.selection import Selection, conclude, ties_at_cut
-from siftune.selectors.top_lists import top_lists
-from siftune.selectors.vectors import gathered, similarity_tiles
 
 Distance = Literal["euclidean", "cosine"]
 Draw = Literal["heaviest", "sample"]

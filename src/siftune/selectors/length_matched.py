@@ -13,13 +13,13 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from siftune.errors import ConfigError
+from siftune._common.errors import ConfigError
 from siftune.selectors.baselines import required_lengths, shuffled
-from siftune.selectors.budget import Budget
-from siftune.selectors.constraints import Ledger
-from siftune.selectors.info import Selector, SelectorInfo
-from siftune.selectors.problem import Problem
-from siftune.selectors.selection import Selection, conclude
+from siftune.selectors.core.budget import Budget
+from siftune.selectors.core.constraints import Ledger
+from siftune.selectors.core.info import Selector, SelectorInfo
+from siftune.selectors.core.problem import Problem
+from siftune.selectors.core.selection import Selection, conclude
 
 _MOST_BINS = 20
 

@@ -19,13 +19,13 @@ from __future__ import annotations
 import numba
 import numpy as np
 
-from siftune.errors import ConfigError
-from siftune.selectors.budget import Budget
-from siftune.selectors.greedy import Objective, best_run, concluded
-from siftune.selectors.grid import Vectors
-from siftune.selectors.info import Selector, SelectorInfo
-from siftune.selectors.problem import Problem
-from siftune.selectors.selection import Selection
+from siftune._common.errors import ConfigError
+from siftune.selectors.core.budget import Budget
+from siftune.selectors.core.greedy import Objective, best_run, concluded
+from siftune.selectors.core.grid import Vectors
+from siftune.selectors.core.info import Selector, SelectorInfo
+from siftune.selectors.core.problem import Problem
+from siftune.selectors.core.selection import Selection
 
 _SPANNED = 1e-9  # without a ridge, a row of which less is left (of the largest squared norm) is spanned
 
@@ -73,7 +73,7 @@ def log_det(problem: Problem, budget: Budget | str | int, *, ridge: float = 1e-3
     """The rows that span the largest volume: diverse, and far from all that is chosen before.
 
     ``gain`` is the logarithm of what a row adds to the volume. Diagnostics add those of
-    :func:`siftune.selectors.greedy.concluded`.
+    :func:`siftune.selectors.core.greedy.concluded`.
 
     Args:
         problem: ``vectors``; the kernel is their inner product, and never formed.

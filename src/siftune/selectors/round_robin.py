@@ -16,13 +16,13 @@ from typing import Any, Literal
 
 import numpy as np
 
-from siftune.registry import unknown_name
-from siftune.selectors.budget import Budget
-from siftune.selectors.constraints import EXCLUDED, OPEN, Ledger
-from siftune.selectors.info import Selector, SelectorInfo
-from siftune.selectors.problem import Problem
-from siftune.selectors.selection import Selection, conclude
-from siftune.selectors.top_lists import Stream, TopLists, top_lists
+from siftune._common.registry import unknown_name
+from siftune.selectors.core.budget import Budget
+from siftune.selectors.core.constraints import EXCLUDED, OPEN, Ledger
+from siftune.selectors.core.info import Selector, SelectorInfo
+from siftune.selectors.core.problem import Problem
+from siftune.selectors.core.selection import Selection, conclude
+from siftune.selectors.core.top_lists import Stream, TopLists, top_lists
 
 OnTaken = Literal["advance", "forfeit"]
 _SHORTEST_LIST = 256

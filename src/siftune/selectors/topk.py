@@ -11,14 +11,14 @@ from typing import Literal
 
 import numpy as np
 
-from siftune.errors import ConfigError
-from siftune.registry import unknown_name
-from siftune.selectors import ordering
-from siftune.selectors.budget import Budget
-from siftune.selectors.constraints import Ledger
-from siftune.selectors.info import Selector, SelectorInfo
-from siftune.selectors.problem import Problem
-from siftune.selectors.selection import Selection, conclude, ties_at_cut
+from siftune._common.errors import ConfigError
+from siftune._common.registry import unknown_name
+from siftune.selectors.core import ordering
+from siftune.selectors.core.budget import Budget
+from siftune.selectors.core.constraints import Ledger
+from siftune.selectors.core.info import Selector, SelectorInfo
+from siftune.selectors.core.problem import Problem
+from siftune.selectors.core.selection import Selection, conclude, ties_at_cut
 
 Aggregate = Literal["max", "mean", "subtask-max"]
 

@@ -29,15 +29,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from siftune.errors import ConfigError
-from siftune.selectors import ordering
-from siftune.selectors.budget import Budget
-from siftune.selectors.capacity_dual import CapacityDual, log_of_demand
-from siftune.selectors.constraints import Ledger
-from siftune.selectors.exact_sums import LARGEST, ExactSums
-from siftune.selectors.info import Selector, SelectorInfo
-from siftune.selectors.problem import Problem
-from siftune.selectors.selection import Selection, conclude, ties_at_cut
+from siftune._common.errors import ConfigError
+from siftune.selectors.core import ordering
+from siftune.selectors.core.budget import Budget
+from siftune.selectors.core.capacity_dual import CapacityDual, log_of_demand
+from siftune.selectors.core.constraints import Ledger
+from siftune.selectors.core.exact_sums import LARGEST, ExactSums
+from siftune.selectors.core.info import Selector, SelectorInfo
+from siftune.selectors.core.problem import Problem
+from siftune.selectors.core.selection import Selection, conclude, ties_at_cut
 
 Rule = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """From the rows' numbers and log (K'u)_j to log v_j."""

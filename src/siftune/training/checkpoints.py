@@ -13,7 +13,7 @@ import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from siftune import files
+from siftune._common import files
 
 _MARKER = "complete.json"
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from siftune.errors import ConfigError
-from siftune.registry import unknown_name
+from siftune._common.errors import ConfigError
+from siftune._common.registry import unknown_name
 
 #: Our name of a learning-rate schedule -> transformers' name. All start with a linear warmup.
 SCHEDULES = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}

@@ -16,9 +16,9 @@ import numpy as np
 import safetensors.torch
 import torch
 
-from siftune import files, progress
+from siftune._common import files, progress
+from siftune._common.errors import DataError
 from siftune.data.rows import Rendered
-from siftune.errors import DataError
 from siftune.models.lora import adapter_state, load_adapter_state
 from siftune.training.checkpoints import Record, folder_of, newest_complete
 from siftune.training.settings import TrainSettings

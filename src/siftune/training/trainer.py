@@ -23,13 +23,13 @@ import torch
 from torch.utils.data import Sampler
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from siftune import files, seeds
+from siftune._common import files, seeds
+from siftune._common.errors import ConfigError, ModelError, SiftuneError
+from siftune._common.progress import Bar
 from siftune.data.rows import Rendered
-from siftune.errors import ConfigError, ModelError, SiftuneError
-from siftune.gradients.batching import batch_cost, collate, plan_batches
+from siftune.models.batching import batch_cost, collate, plan_batches
 from siftune.models.lora import adapter_state, load_adapter_state
 from siftune.models.supervised_logits import mean_loss_per_row, supervised_logits
-from siftune.progress import Bar
 from siftune.training.checkpoints import Record, folder_of, mark_complete
 from siftune.training.settings import SCHEDULES, TrainSettings
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from siftune import files
-from siftune.errors import DataError
+from siftune._common import files
+from siftune._common.errors import DataError
 
 __all__ = ["NUMBERS", "PAGE", "build"]
 

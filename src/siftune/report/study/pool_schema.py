@@ -1,5 +1,5 @@
-"""What the page reads of ``map.json`` and ``rows.json``: :mod:`siftune.study.pool_map` and
-:mod:`siftune.study.rows` tell what all of it means."""
+"""What the page reads of ``map.json`` and ``rows.json``: :mod:`siftune.experiments.pool_map` and
+:mod:`siftune.experiments.rows` tell what all of it means."""
 
 from __future__ import annotations
 

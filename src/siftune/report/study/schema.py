@@ -1,4 +1,4 @@
-"""What the page reads of ``study.json``: :mod:`siftune.study.schema` tells what all of it means.
+"""What the page reads of ``study.json``: :mod:`siftune.experiments.schema` tells what all of it means.
 
 A study that has only begun lacks nearly everything, so that nearly everything has a default; a value of the wrong kind
 is refused.

@@ -1,0 +1,236 @@
+"""One cell of an experiment: train on some rows with one seed (or not at all), score on the test rows, keep both.
+
+Cells are kept by content: the folder's name is a hash of the rows, the settings, the seed and the base model. No arm,
+run or repetition that shares a feature home trains on the same rows with the same seed twice, and a killed run
+continues with the cells that are missing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from siftune._common.files import read_json, write_json
+from siftune._common.seeds import derive
+from siftune.config.settings import CompareConfig
+from siftune.data.render import Renderer
+from siftune.data.rows import Examples, Rendered
+from siftune.features.gradient_settings import lora_settings
+
+if TYPE_CHECKING:
+    from siftune.evaluation.harness import HarnessTask
+    from siftune.models.loading import LoadedModel
+    from siftune.training.settings import TrainSettings
+
+
+_PROMPT_TOKENS = 256
+"""About what a prompt of a benchmark has: the harness takes a number of prompts for a batch, not of tokens."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training and its scores.
+
+    Attributes:
+        title: for the progress bar.
+        seed: k; with the run's seed it decides the adapter's initial weights, row order and dropout.
+        rows: what is trained on; None for the model as it is (zero-shot).
+        epochs: of the training; those of the configuration when not given.
+    """
+
+    title: str
+    seed: int
+    rows: tuple[Rendered, ...] | None
+    epochs: int | None = None
+
+
+@dataclass(frozen=True)
+class TestRows:
+    """What every cell is scored on.
+
+    Attributes:
+        ids: of the rows.
+        rendered: for the loss.
+        prompts, references: for exact match; empty where it is off.
+    """
+
+    __test__ = False  # not a test case of pytest's
+
+    ids: list[str]
+    rendered: list[Rendered]
+    prompts: list[np.ndarray]
+    references: list[str]
+
+    def key(self, limit: int) -> str:
+        digest = hashlib.blake2b(json.dumps([self.ids, limit, self.references]).encode(), digest_size=8)
+        _update(digest, self.rendered)
+        return digest.hexdigest()
+
+
+def test_rows(examples: Examples, tokenizer: Any, config: CompareConfig) -> TestRows:
+    """Test rows as every cell of a model is scored on them."""
+    prompts, references = [], []
+    if config.exact_match_tokens:
+        renderer = Renderer(tokenizer, max_length=config.max_length)
+        for row in examples.rows:
+            prompt, reference = renderer.generation_prompt(row.messages)
+            prompts.append(prompt)
+            references.append(reference)
+    return TestRows(examples.ids, examples.rendered, prompts, references)
+
+
+test_rows.__test__ = False  # type: ignore[attr-defined]
+
+
+def settings_of(config: CompareConfig, cell: Cell) -> TrainSettings:
+    """How a cell is trained."""
+    from siftune.training.settings import TrainSettings
+
+    return TrainSettings(learning_rate=config.learning_rate, batch_size=config.batch_size,
+                         micro_batch_tokens=config.micro_batch_tokens, epochs=cell.epochs or config.epochs,
+                         seed=derive(config.seed, "training", cell.seed) % 2**31)
+
+
+def scores_path(folder: Path, test: str) -> Path:
+    """Of a cell's scores on the test rows of a key, in the cell's folder."""
+    return folder / f"scores-{test}.json"
+
+
+def harness_path(folder: Path, task: HarnessTask) -> Path:
+    """Of a cell's scores on a task, in the cell's folder."""
+    return folder / f"lm-eval-{task.key}.json"
+
+
+@dataclass(frozen=True)
+class Shelf:
+    """Where cells are kept: ``<root>/<content>/`` with the adapter and one score file for each set of test rows.
+
+    Attributes:
+        root: the folder.
+        config: the run's settings.
+        base: hash and dtype of the base model.
+        harness: tasks of the lm-evaluation-harness that every cell is scored on besides.
+    """
+
+    root: Path
+    config: CompareConfig
+    base: str
+    harness: tuple[HarnessTask, ...] = ()
+
+    def folder(self, cell: Cell) -> Path:
+        if cell.rows is None:
+            return self.root / f"zero-shot-{hashlib.blake2b(self.base.encode(), digest_size=8).hexdigest()}"
+        told = {"base": self.base, "lora": asdict(lora_settings(self.config)), "adapter": self.config.seed,
+                "seed": cell.seed, "train": asdict(settings_of(self.config, cell))}
+        digest = hashlib.blake2b(json.dumps(told, sort_keys=True).encode(), digest_size=8)
+        _update(digest, cell.rows)
+        return self.root / digest.hexdigest()
+
+    def scores_file(self, cell: Cell, test: str) -> Path:
+        """Where the scores on the test rows of that key (:meth:`TestRows.key`) are kept."""
+        return scores_path(self.folder(cell), test)
+
+    def has(self, cell: Cell, test: str) -> bool:
+        return self.scores_file(cell, test).is_file()
+
+    def harness_file(self, cell: Cell, task: HarnessTask) -> Path:
+        """Where what :func:`~siftune.evaluation.harness.harness_scores` tells is kept."""
+        return harness_path(self.folder(cell), task)
+
+    def unscored(self, cell: Cell) -> list[HarnessTask]:
+        """The tasks of the harness that the cell has no scores of."""
+        return [task for task in self.harness if not self.harness_file(cell, task).is_file()]
+
+    def harness_scores(self, cell: Cell) -> dict[str, Any]:
+        """Those of all tasks, as :func:`~siftune.evaluation.harness.harness_scores` tells them."""
+        return {name: told for task in self.harness for name, told in read_json(self.harness_file(cell, task)).items()}
+
+    def scores(self, cell: Cell, test: str) -> dict[str, Any]:
+        """``loss`` [test rows], ``correct`` [test rows] of true, false or null, ``answers``, ``steps``, ``seconds``."""
+        return read_json(self.scores_file(cell, test))
+
+
+class CellWorker:
+    """Trains and scores cells with one loaded model; in a worker process or in this one.
+
+    Args:
+        number: of the worker.
+        load: loads the model of a configuration.
+        shelf: where the cells are kept.
+        tests: key -> the test rows that every cell is scored on.
+    """
+
+    def __init__(self, number: int, *, load: Callable[[Any], LoadedModel], shelf: Shelf, tests: Mapping[str, TestRows]):
+        self.shelf, self.tests = shelf, tests
+        self.loaded = load(shelf.config)
+
+    def __call__(self, cell: Cell) -> None:
+        train_and_score(self.loaded, self.shelf, cell, self.tests)
+
+
+def train_and_score(loaded: LoadedModel, shelf: Shelf, cell: Cell, tests: Mapping[str, TestRows]) -> None:
+    """Train a cell, unless its adapter is there, and score it on those test rows and tasks that it has no scores of."""
+    from siftune.models.lora import attach_lora, detach_lora
+    from siftune.training.sft import train_lora
+
+    config = shelf.config
+    missing = {key: rows for key, rows in tests.items() if not shelf.has(cell, key)}
+    if not missing and not shelf.unscored(cell):
+        return
+    if cell.rows is None:
+        for key, rows in missing.items():
+            _score(loaded, loaded.model, shelf, cell, key, rows, steps=0, seconds=0.0)
+        _score_harness(loaded, loaded.model, shelf, cell)
+        return
+    model = attach_lora(loaded.model, lora_settings(config), derive(config.seed, "training adapter", cell.seed))
+    try:
+        result = train_lora(model, cell.rows, settings_of(config, cell), shelf.folder(cell), pad_id=loaded.pad_id,
+                            device=loaded.device, base_key=shelf.base, title=cell.title)
+        for key, rows in missing.items():
+            _score(loaded, model, shelf, cell, key, rows, result.steps, result.seconds)
+        _score_harness(loaded, model, shelf, cell)
+    finally:
+        detach_lora(model).requires_grad_(False)
+
+
+def _score(loaded: LoadedModel, model: Any, shelf: Shelf, cell: Cell, key: str, test: TestRows, steps: int,
+           seconds: float) -> None:
+    from siftune.evaluation.exact_match import exact_match
+    from siftune.evaluation.loss import row_losses
+    from siftune.models.memory import batch_tokens
+
+    config = shelf.config
+    tokens = batch_tokens(config.batch_tokens, loaded)
+    loss = row_losses(model, test.rendered, batch_tokens=tokens, device=loaded.device,
+                      pad_id=loaded.pad_id, title=f"{cell.title}: loss")
+    scores: dict[str, Any] = {"ids": test.ids, "steps": steps, "seconds": seconds, "loss": loss.tolist(),
+                              "correct": [None] * len(test.ids), "answers": [None] * len(test.ids)}
+    if test.prompts:
+        found = exact_match(model, loaded.tokenizer, test.prompts, test.references,
+                            max_reference_tokens=config.exact_match_tokens, batch_tokens=tokens,
+                            device=loaded.device, title=f"{cell.title}: answers")
+        scores["correct"] = [bool(c) if a else None for c, a in zip(found.correct, found.applicable, strict=True)]
+        scores["answers"] = found.outputs
+    write_json(shelf.scores_file(cell, key), scores)
+
+
+def _score_harness(loaded: LoadedModel, model: Any, shelf: Shelf, cell: Cell) -> None:
+    from siftune.models.memory import batch_tokens
+
+    for task in shelf.unscored(cell):
+        from siftune.evaluation.harness import harness_scores
+
+        size = max(1, batch_tokens(shelf.config.batch_tokens, loaded) // _PROMPT_TOKENS)
+        write_json(shelf.harness_file(cell, task), harness_scores(model, loaded.tokenizer, task, batch_size=size))
+
+
+def _update(digest: Any, rows: Sequence[Rendered]) -> None:
+    for row in rows:
+        digest.update(len(row).to_bytes(4, "little"))
+        digest.update(np.ascontiguousarray(row.ids, dtype="<i4").tobytes() + np.packbits(row.mask).tobytes())

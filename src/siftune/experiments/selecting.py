@@ -1,0 +1,299 @@
+"""Makes the subsets of a study: each representation once per target, each subset once, failures told and passed over.
+
+A finished subset is a file (``selections/*.json``) that names what it was made from. Run again, the study reads it
+back; only what was made from something else, or is missing, is selected again, on features that are in the store.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from siftune._common.errors import DataError, SiftuneError
+from siftune._common.files import read_json, write_json
+from siftune._common.progress import log
+from siftune._common.seeds import derive, permutation
+from siftune._common.version import __version__
+from siftune.config.settings import SelectConfig
+from siftune.experiments.ablations import Ablation, settings_key
+from siftune.experiments.config import representation_named
+from siftune.experiments.costs import Costs, Step
+from siftune.experiments.inputs import StudyInputs
+from siftune.experiments.subsets import BINS, Subset, Wanted, wanted_subsets
+from siftune.experiments.variants import varied_context
+from siftune.features.base import Context, Evidence, content_key
+from siftune.pipeline.recipes import Method, representation_of, resolve
+from siftune.pipeline.select import choose, constrain, to_problem
+from siftune.selectors import Problem, Selection
+from siftune.selectors import select as run_selector
+
+NEUTRAL = ("pool", "target", "test", "existing", "method", "budget", "output_dir", "from_run", "recompute", "workers",
+           "executor", "batch_tokens", "shard_rows", "device")
+"""Settings that do not decide a subset, or that its key tells in another way."""
+
+LATER = ("gradient_score", "checkpoints", "center")
+"""Settings that came after subsets were first kept: their defaults are left out of the key, so that those are found."""
+
+
+class Selecting:
+    """Makes what is wanted; keeps what several subsets share.
+
+    Args:
+        inputs: of the study.
+        folder: of the study; ``selections`` and ``costs.json`` go there.
+    """
+
+    def __init__(self, inputs: StudyInputs, folder: Path):
+        self.inputs, self.folder, self.config = inputs, folder, inputs.config
+        self.costs = Costs(folder / "costs.json")
+        self.wanted = wanted_subsets(self.config)
+        self.made: dict[Wanted, Subset] = {}
+
+        self._evidence: dict[tuple[str, str | None, str], tuple[Evidence, list[Step]] | Exception] = {}
+        self._asked: dict[tuple[str, str | None, str], list[Step]] = {}
+        self._keys: dict[Wanted, str] = {}
+        self._orders: dict[tuple[str, str | None], np.ndarray] = {}
+        self._place = {row_id: i for i, row_id in enumerate(inputs.pool.ids)}
+
+    def kept(self) -> list[Subset]:
+        """The subsets that are there, without making any."""
+        found = [self._read(wanted) for wanted in self.wanted]
+        return [subset for subset in found if subset is not None]
+
+    def all(self) -> list[Subset]:
+        """Every subset, in the order wanted; those that failed carry their error."""
+        # Length-matched rows and deciles look at other subsets, so they come last.
+        later = ("length-matched-random",)
+        for wanted in sorted(self.wanted, key=lambda w: (w.kind == "decile", w.name in later)):
+            self.made[wanted] = self._one(wanted)
+        return [self.made[wanted] for wanted in self.wanted]
+
+    def evidence(self, representation: str, target: str | None, ablation: Ablation | None = None,
+                 ) -> tuple[Evidence, list[Step]]:
+        """What a representation knows for a target, and what that takes; computed once.
+
+        Args:
+            representation, target: which.
+            ablation: whose settings it is to have; the study's own when not given.
+
+        Raises:
+            Exception: what computing it raised, each time it is asked for.
+        """
+        varied = ablation if ablation and ablation.evidence else None
+        key = representation, target, settings_key(varied.evidence) if varied else ""
+        if key not in self._evidence:
+            clock, before = self.inputs.clock, len(self.inputs.clock.steps)
+            try:
+                found: Evidence | Exception = representation_of(representation).compute(self.context(target, varied))
+            except Exception as error:  # it is told with each subset that needs it, and the others go on
+                found = error
+            steps = self.costs.charge(varied.label(representation) if varied else representation, target,
+                                      clock.steps[before:], () if varied else self.inputs.collected_by(representation))
+            self._evidence[key] = found if isinstance(found, Exception) else (found, steps)
+        known = self._evidence[key]
+        if isinstance(known, Exception):
+            raise known
+        return known
+
+    def context(self, target: str | None, ablation: Ablation | None) -> Context:
+        """What a representation is computed in, with the settings and the stores of an ablation where one is given."""
+        return varied_context(self.inputs, target, ablation) if ablation else self.inputs.context(target)
+
+    def _one(self, wanted: Wanted) -> Subset:
+        kept = self._read(wanted)
+        if kept is not None:
+            return kept
+        try:
+            if wanted.kind in ("method", "ablation"):
+                subset = self._by_method(wanted)
+            elif wanted.kind == "decile":
+                subset = self._bin(wanted)
+            else:
+                subset = self._baseline(wanted)
+        except Exception as error:
+            told = str(error) if isinstance(error, SiftuneError) else f"{type(error).__name__}: {error}"
+            log(f"warning: no subset for {wanted.title}: {told.splitlines()[0]}")
+            return Subset(wanted, error=told, traceback=traceback.format_exc())
+        self._write(subset)
+        return subset
+
+    def _by_method(self, wanted: Wanted) -> Subset:
+        ablation = self.config.ablation(wanted.name)
+        config = dataclasses.replace(self.inputs.config_of(wanted.target), method=wanted.method,
+                                     budget=wanted.budget or "", **(ablation.settings if ablation else {}))
+        method = self._method(wanted)
+        evidence, steps = self.evidence(method.representation, wanted.target, ablation)
+        clock, before = self.inputs.clock, len(self.inputs.clock.steps)
+        with self._timed() as entry:
+            outcome = choose(config, inputs=self.inputs.of(wanted.target),
+                                 context=self.context(wanted.target, ablation), evidence=evidence)
+        # Some features (pairwise utilities, vectors to cluster) are computed when a selector first asks for them.
+        inside = [e for e in clock.steps[before:-1] if not e["step"].startswith("select")]
+        label = ablation.label(method.representation) if ablation else method.representation
+        asked = self._asked.setdefault((label, wanted.target, method.selector), [])
+        asked += self.costs.charge(label, wanted.target, inside)
+        seconds = entry["seconds"] - sum(e["seconds"] for e in inside)
+        notes = {"shortfall": outcome.shortfall} if outcome.shortfall else {}
+        return _told(wanted, outcome.selection, max(0.0, seconds), [*steps, *asked], notes)
+
+    def _method(self, wanted: Wanted) -> Method:
+        return resolve(wanted.method, has_target=wanted.target is not None,
+                       has_existing=bool(self.config.common.existing))
+
+    def _baseline(self, wanted: Wanted) -> Subset:
+        bare, common = self.bare, self.config.common
+        if wanted.name == "full":
+            rows = np.flatnonzero(~bare.exclude)
+            return Subset(wanted, rows, diagnostics={"budget": {"rows": len(rows)}})
+        lengths = np.array([r.supervised for r in self.inputs.pool.rendered], dtype=np.int64)
+        problem = dataclasses.replace(bare, lengths=lengths)
+        if wanted.name == "length-matched-random":
+            problem = dataclasses.replace(problem, reference_lengths=lengths[self._reference(wanted).rows])
+        with self._timed() as entry:
+            seed = derive(common.seed, "baseline", wanted.name, wanted.draw or 0)  # as `compare` draws
+            selection = run_selector(problem, wanted.budget or "", wanted.name, seed=seed)
+        return _told(wanted, selection, entry["seconds"], [])
+
+    def _reference(self, wanted: Wanted) -> Subset:
+        name = self.config.reference
+        found = next(s for w, s in self.made.items() if w.kind == "method" and w.name == name
+                     and w.target in (None, wanted.target) and w.budget == wanted.budget)
+        if found.error:
+            raise DataError(f"there are no lengths to match: {name} has no subset", where=wanted.title,
+                            why=found.error.splitlines()[0], hint="mend that first")
+        return found
+
+    def _bin(self, wanted: Wanted) -> Subset:
+        """Random rows of one tenth of the pool in a representation's order, as many in each as the budget has rows."""
+        random = next(s for w, s in self.made.items() if w.name == "random" and w.budget == wanted.budget)
+        order, steps = self._order(wanted)
+        bins = np.array_split(order, BINS)
+        assert wanted.draw is not None, "a bin has a number"
+        members = bins[wanted.draw]
+        size = min(len(random.rows), *map(len, bins))
+        if not size:
+            raise DataError(f"{len(order)} rows are too few to be cut into {BINS} bins", where=wanted.title,
+                            hint="leave deciles out for a pool as small as this")
+        drawn = permutation(len(members), self.config.common.seed, "decile", wanted.name, wanted.target or "",
+                            wanted.draw)[:size]
+        return Subset(wanted, members[np.sort(drawn)], features=steps,
+                      diagnostics={"bin": wanted.draw, "of": BINS, "bin_rows": len(members)})
+
+    def _order(self, wanted: Wanted) -> tuple[np.ndarray, list[Step]]:
+        """The usable pool by round-robin over the targets, or by score where there are no similarities."""
+        representation = representation_named(wanted.name, self.config.common)
+        evidence, steps = self.evidence(representation, wanted.target)
+        key = representation, wanted.target
+        if key not in self._orders:
+            problem = to_problem(self.bare, self.inputs.of(wanted.target), evidence)
+            by = "top-k" if evidence.blocks is None else "round-robin"
+            self._orders[key] = run_selector(problem, "100%", by, seed=self.config.common.seed).indices
+        return self._orders[key], steps
+
+    @cached_property
+    def bare(self) -> Problem:
+        """The pool under the user's constraints alone: baselines draw from it."""
+        pool = self.inputs.pool
+        return constrain(self.config.common, self.inputs.free, Problem(ids=pool.ids, tokens=pool.tokens))
+
+    @contextmanager
+    def _timed(self) -> Iterator[dict[str, Any]]:
+        with self.inputs.clock.measure("select") as entry:
+            yield entry
+
+    def _path(self, wanted: Wanted) -> Path:
+        return self.folder / "selections" / f"{wanted.id}.json"
+
+    def _read(self, wanted: Wanted) -> Subset | None:
+        path = self._path(wanted)
+        if not path.is_file():
+            return None
+        told = read_json(path)
+        if told["key"] != self._key(wanted):
+            return None
+        return Subset(wanted, np.array([self._place[row_id] for row_id in told["ids"]], np.int64), told["scores"],
+                      told["seconds"], told["features"], told["diagnostics"])
+
+    def _write(self, subset: Subset) -> None:
+        wanted, pool = subset.wanted, self.inputs.pool
+        write_json(self._path(wanted), {
+            "key": self._key(wanted), "kind": wanted.kind, "name": wanted.name, "target": wanted.target,
+            "budget": wanted.budget, "draw": wanted.draw, "rows": len(subset.rows),
+            "tokens": int(pool.tokens[subset.rows].sum()), "seconds": subset.seconds, "features": subset.features,
+            "scores": subset.scores, "diagnostics": subset.diagnostics,
+            "ids": [pool.rows[i].id for i in subset.rows.tolist()],
+        })
+
+    def _key(self, wanted: Wanted) -> str:
+        if wanted not in self._keys:
+            self._keys[wanted] = self._key_of(wanted)
+        return self._keys[wanted]
+
+    def _key_of(self, wanted: Wanted) -> str:
+        """Hash of everything that decides a subset."""
+        config = self.config.common
+        told: dict[str, Any] = {"wanted": [wanted.kind, wanted.name, wanted.target, wanted.budget, wanted.draw],
+                                "pool": self._pool_told}
+        if wanted.kind != "baseline":
+            told["evidence"] = self.evidence_key(representation_named(wanted.method, config), wanted.target)
+        if ablation := self.config.ablation(wanted.name):
+            told["ablation"] = [ablation.method, settings_key(ablation.settings)]
+        if wanted.kind == "decile":
+            told["size"] = self._key(next(w for w in self.wanted if w.name == "random" and w.budget == wanted.budget))
+        if wanted.name == "length-matched-random":
+            told["reference"] = self._key(next(
+                w for w in self.wanted if w.kind == "method" and w.name == self.config.reference
+                and w.target in (None, wanted.target) and w.budget == wanted.budget))
+        return _hash(told)
+
+    def evidence_key(self, representation: str, target: str | None) -> str:
+        """Hash of everything that decides what a representation knows for a target."""
+        inputs = self.inputs.of(target)
+        path = representation.removeprefix("file:") if representation.startswith("file:") else ""
+        return _hash({
+            "pool": self._pool_told, "representation": [representation, _stamp(path)],
+            "model": self.inputs.load(self.config.common).base_key, "target": content_key(inputs.target),
+            "subtasks": [row.subtask for row in inputs.target.rows], "existing": content_key(inputs.existing)})
+
+    @cached_property
+    def _pool_told(self) -> str:
+        config = self.config.common
+        return _hash({
+            "siftune": __version__, "rows": self.inputs.pool_key, "render": self.inputs.free.render,
+            "groups": [(row.group, row.source) for row in self.inputs.pool.rows], "settings": deciding(config),
+            "files": [_stamp(path) for path in (config.must_include, config.must_exclude)]})
+
+
+def deciding(config: SelectConfig) -> dict[str, Any]:
+    """The settings that a subset's key tells."""
+    return {f.name: getattr(config, f.name) for f in dataclasses.fields(SelectConfig) if f.name not in NEUTRAL
+            and not (f.name in LATER and getattr(config, f.name) == f.default)}
+
+
+def _told(wanted: Wanted, selection: Selection, seconds: float, steps: list[Step],
+          notes: dict[str, Any] | None = None) -> Subset:
+    score = selection.score
+    told = {"mean": float(score.mean()), "least": float(score.min()), "largest": float(score.max())}
+    return Subset(wanted, selection.indices, told if score.any() else {}, round(seconds, 3), steps,
+                  {**selection.diagnostics, **(notes or {})})
+
+
+def _hash(told: dict[str, Any]) -> str:
+    return hashlib.blake2b(json.dumps(told, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+
+def _stamp(path: str) -> list[Any] | None:
+    """What tells a changed file from the one before."""
+    if not path or not Path(path).is_file():
+        return None
+    found = Path(path).stat()
+    return [path, found.st_size, found.st_mtime_ns]

@@ -1,0 +1,180 @@
+"""What a representation is given and what it gives back."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+import numpy as np
+
+from siftune.config.settings import SelectConfig
+from siftune.data.rows import Examples
+from siftune.selectors.core.problem import Blocks
+
+if TYPE_CHECKING:
+    from siftune.models.loading import LoadedModel
+
+
+@dataclass
+class Clock:
+    """Wall time of each step of a run, and whether its result was taken from an earlier run."""
+
+    steps: list[dict[str, Any]] = field(default_factory=list)
+    _within: list[float] = field(default_factory=list)  # of each step that is running: the time of steps inside it
+
+    @contextmanager
+    def measure(self, step: str) -> Iterator[dict[str, Any]]:
+        """Time a step; set ``entry["reused"] = True`` inside if nothing had to be computed.
+
+        A step inside another (features that a selector asks for) counts for itself alone, so that the times add up.
+        """
+        entry: dict[str, Any] = {"step": step, "seconds": 0.0, "reused": False}
+        start = time.monotonic()
+        self._within.append(0.0)
+        try:
+            yield entry
+        finally:
+            whole, inside = time.monotonic() - start, self._within.pop()
+            if self._within:
+                self._within[-1] += whole
+            entry["seconds"] = round(max(0.0, whole - inside), 3)
+            self.steps.append(entry)
+
+
+@dataclass
+class Context:
+    """Everything a representation may use.
+
+    Attributes:
+        config: the run's settings.
+        pool, target: usable rows, rendered; ``target`` is empty where there is none.
+        existing: rows that the model already knows; empty where there are none.
+        render: the renderer's fingerprint (tokenizer, template, mask policy, length).
+        folder: the run folder; stores go below ``folder / "store"``.
+        load: loads the model of a configuration; worker processes call it too, so it must be picklable.
+        clock: where steps are timed.
+        siblings: makes the contexts of other targets for the same pool, of which a representation may serve several
+            with one pass; none unless in a study.
+        trained: the run folder that keeps the warmup run, where that is another one.
+    """
+
+    config: SelectConfig
+    pool: Examples
+    target: Examples
+    render: dict[str, Any]
+    folder: Path
+    load: Callable[[SelectConfig], LoadedModel]
+    clock: Clock = field(default_factory=Clock)
+    existing: Examples = field(default_factory=lambda: Examples([], []))
+    siblings: Callable[[], Sequence[Context]] = tuple
+    trained: Path | None = None
+
+    @cached_property
+    def model(self) -> LoadedModel:
+        return self.load(self.config)
+
+    @cached_property
+    def pool_key(self) -> str:
+        return content_key(self.pool)
+
+
+@dataclass
+class Evidence:
+    """What a representation knows about the pool, ready for a :class:`~siftune.selectors.core.problem.Problem`.
+
+    Attributes:
+        blocks: streamed similarities S[M, n] of pool rows to targets, where the representation compares with them.
+        subtask_blocks: streamed scores [K, n] per subtask in order of first appearance, where the paper defines them
+            otherwise than as the mean of ``blocks``.
+        lines: names of the lines of ``blocks``, where they are not the target rows but, say, the subtasks.
+        vectors: streamed (first row, float32 [n, D]) whose inner products are similarities between pool rows.
+        existing: streamed similarities [E, n] of pool rows to rows that the model already knows.
+        kernel: makes the directed kernel [N, N] of a representation that compares pool rows as such (see
+            :class:`~siftune.selectors.core.problem.Problem`); called only for a selector that needs one.
+        sets: makes the feature sets [N, F] of the rows (``csr_array`` of 0/1); called only for a selector that needs
+            them.
+        scores: float64 [N], for representations that score rows on their own.
+        excluded: reason -> int64 rows that the method itself rules out; they are listed in ``dropped.jsonl``.
+        stores: folders of the pool's features.
+        fingerprint: what the features were made from.
+        notes: numbers worth showing in the report, JSON-ready.
+    """
+
+    blocks: Blocks | None = None
+    subtask_blocks: Blocks | None = None
+    lines: Sequence[str] = ()
+    vectors: Blocks | None = None
+    existing: Blocks | None = None
+    kernel: Callable[[], Any] | None = None
+    sets: Callable[[], Any] | None = None
+    scores: np.ndarray | None = None
+    excluded: dict[str, np.ndarray] = field(default_factory=dict)
+    stores: list[Path] = field(default_factory=list)
+    fingerprint: dict[str, Any] = field(default_factory=dict)
+    notes: dict[str, Any] = field(default_factory=dict)
+
+
+class Representation(Protocol):
+    """One way of knowing rows.
+
+    Attributes:
+        name, summary, paper, cost: for ``siftune methods``.
+        needs_target: whether it compares with target rows. A representation that has ``without_target``, a tuple of
+            what selectors may need (:class:`~siftune.selectors.core.info.SelectorInfo`), serves these without a target.
+        needs_model: whether it runs a language model.
+    """
+
+    name: str
+    summary: str
+    paper: str
+    cost: str
+    needs_target: bool
+    needs_model: bool
+
+    def compute(self, context: Context) -> Evidence: ...
+
+
+@runtime_checkable
+class GradientRepresentation(Representation, Protocol):
+    """A representation by gradients: what `siftune plan` asks of it.
+
+    Attributes:
+        projection: the projection that ``auto`` stands for.
+        projections: those it works with.
+        warmup: whether it takes gradients at the checkpoints of a warmup run, or once, of the base model.
+    """
+
+    projection: str
+    projections: tuple[str, ...]
+    warmup: bool
+
+    def numbers_per_row(self, config: SelectConfig, targets: int, subtasks: int) -> int:
+        """How many numbers a pass keeps of a row, at most."""
+        ...
+
+    def keeps_features(self, config: SelectConfig) -> bool:
+        """Whether they are features, stored as ``feature_dtype`` says, rather than scores."""
+        ...
+
+
+def content_key(examples: Examples) -> str:
+    """BLAKE2 of ids, token ids and masks in order: equal exactly where a pass over the rows would do the same."""
+    digest = hashlib.blake2b(digest_size=16)
+    for row, rendered in zip(examples.rows, examples.rendered, strict=True):
+        identity = row.id.encode()
+        digest.update(len(identity).to_bytes(4, "little") + identity + len(rendered).to_bytes(4, "little"))
+        digest.update(np.ascontiguousarray(rendered.ids, dtype="<i4").tobytes())
+        digest.update(np.packbits(rendered.mask).tobytes())
+    return digest.hexdigest()
+
+
+def targets_key(targets: Examples) -> str:
+    """Equal where directions made from the targets are: the same rows in the same subtasks."""
+    subtasks = "\n".join(row.subtask or "all" for row in targets.rows)
+    return hashlib.blake2b(f"{content_key(targets)}\n{subtasks}".encode(), digest_size=16).hexdigest()

@@ -1,0 +1,124 @@
+"""Passes over rows that write what readers read of a forward pass, each into a store of its own.
+
+Whatever several readers lack of a shard is read in one pass; so features that a later run will want are collected for
+next to nothing (``--collect``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from siftune._common.seeds import derive
+from siftune.config.settings import SelectConfig
+from siftune.data.rows import Examples
+from siftune.features.base import Context
+from siftune.features.collect import further_readers
+from siftune.features.forward.reader import Reader
+from siftune.features.gradient_settings import autocast_type, lora_settings
+from siftune.features.passes import Job, ShardWorker, fill, on_own_device, rows_key
+from siftune.features.store import FeatureStore, Shard
+
+if TYPE_CHECKING:
+    from siftune.features.gradients.warmup import Checkpoint
+    from siftune.models.loading import LoadedModel
+
+
+def forward_stores(context: Context, examples: Examples, readers: Sequence[Reader], kind: str, *, step: str = "",
+                   adapted: Any = None, checkpoint: Checkpoint | None = None) -> list[FeatureStore]:
+    """One complete store per reader, made in as few passes as possible.
+
+    A pass of the plain model over the pool keeps what ``--collect`` names as well, in stores that are not returned.
+
+    Args:
+        context: of the run.
+        examples: the pool, or other rows.
+        readers: what to read; distinct names.
+        kind: ``pool``, ``target`` or ``existing``.
+        step: what the clock calls it; ``{kind} forward pass`` when not given.
+        adapted: the model with an adapter (see :func:`siftune.features.warmed_up.warmed_up`), which is read at
+            ``checkpoint``; the plain model when not given.
+        checkpoint: of the adapter.
+
+    Raises:
+        StoreMismatch: a store holds something else, and ``--recompute`` was not given.
+    """
+    config, loaded = context.config, context.model
+    own = len(readers)
+    if examples is context.pool and adapted is None:
+        readers = [*readers, *further_readers(context, readers)]
+    if kind != "pool":  # what the pool is compared with keeps its precision
+        config = replace(config, feature_dtype="float32")
+    rows, folder = rows_key(context, examples, kind)
+    stores = []
+    for reader in readers:
+        path = context.folder / "store" / reader.name / folder
+        fingerprint = {
+            "model": loaded.identity, "dtype": loaded.dtype,
+            "autocast": config.autocast, "render": context.render, "reader": reader.settings(), "rows": rows,
+            **({"feature_dtype": config.feature_dtype} if reader.features else {}),
+            **({"checkpoint": checkpoint.blake2} if checkpoint else {}),
+        }
+        stores.append(FeatureStore.open(path / f"epoch-{checkpoint.epoch}" if checkpoint else path / "base",
+                                        fingerprint, rows=len(examples), shard_rows=config.shard_rows,
+                                        recompute=config.recompute))
+
+    def missing() -> list[Job]:
+        lacking: dict[Shard, list[int]] = {}
+        for i, store in enumerate(stores):
+            for shard in store.missing():
+                lacking.setdefault(shard, []).append(i)
+        return [Job((tuple(readers[i] for i in some), checkpoint), tuple(stores[i] for i in some), shard,
+                    examples.rendered[shard.start : shard.stop])
+                for shard, some in sorted(lacking.items(), key=lambda item: (item[0].start, item[0].stop))]
+
+    here = adapted if adapted is not None else loaded.model
+    start = partial(_start_worker, load=context.load, config=config, adapted=adapted is not None)
+    fill(context, step or f"{kind} forward pass", stores, missing, lambda: int(examples.tokens.sum()),
+         lambda advance: ForwardWorker(config, loaded, here, advance), start)
+    return stores[:own]
+
+
+class ForwardWorker(ShardWorker):
+    """What readers read of the rows of a shard."""
+
+    def __init__(self, config: SelectConfig, loaded: LoadedModel, model: Any,
+                 advance: Callable[[float], None] = lambda tokens: None):
+        super().__init__(config, loaded, advance)
+        self.model = model
+        self.prepared: Checkpoint | None = None
+
+    def arrays(self, job: Job) -> list[dict[str, np.ndarray]]:
+        from siftune.features.forward.engine import forward_features
+        from siftune.features.store.codec import encode
+        from siftune.models.lora import load_adapter_state
+
+        readers, checkpoint = job.of
+        if checkpoint is not None and checkpoint != self.prepared:
+            load_adapter_state(self.model, checkpoint.load_weights())
+            self.prepared = checkpoint
+        found = forward_features(
+            self.model, job.rendered, readers, pad_id=self.loaded.pad_id, batch_tokens=self.batch_tokens,
+            device=self.loaded.device, autocast=autocast_type(self.config),
+            on_batch=lambda positions: self.advance(sum(len(job.rendered[i]) for i in positions)),
+        )
+        for reader, arrays in zip(readers, found, strict=True):
+            for name in reader.features:
+                arrays.update(encode(name, arrays.pop(name), self.config.feature_dtype))
+        return found
+
+
+def _start_worker(number: int, *, load: Callable[[SelectConfig], LoadedModel], config: SelectConfig,
+                  adapted: bool) -> ForwardWorker:
+    from siftune.models.lora import attach_lora
+
+    config = on_own_device(config, number)
+    loaded = load(config)
+    model = loaded.model
+    if adapted:
+        model = attach_lora(model, lora_settings(config), derive(config.seed, "adapter"))
+    return ForwardWorker(config, loaded, model)

@@ -1,0 +1,189 @@
+"""Passes over rows that write gradient features, checkpoint by checkpoint.
+
+LESS, GIST and LoGra differ in which gradients they take and what they are mapped to; the rest is the same for all of
+them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from siftune._common.seeds import derive
+from siftune.config.settings import SelectConfig
+from siftune.data.rows import Examples
+from siftune.features.base import Context
+from siftune.features.gradient_settings import (
+    choose_linear_weights,
+    config_projection,
+    lora_settings,
+    make_engine,
+)
+from siftune.features.passes import Job, ShardWorker, fill, on_own_device, rows_key
+from siftune.features.store import FeatureStore, Shard
+
+if TYPE_CHECKING:
+    from siftune.features.gradients.warmup import Checkpoint
+    from siftune.models.loading import LoadedModel
+
+
+@dataclass(frozen=True)
+class Pass:
+    """What one pass takes and what it keeps.
+
+    Attributes:
+        checkpoint: where the adapter and Adam's moments come from; None for a base model.
+        adam: ``paper``, ``less-code`` or ``none`` (plain gradients).
+        basis: a matrix of directions to multiply with; None for the configured random projection.
+        cosines: keep inner products divided by the direction's norm (``similarity``) instead of unit features.
+    """
+
+    checkpoint: Checkpoint | None = None
+    adam: str = "none"
+    basis: Path | None = None
+    cosines: bool = False
+
+
+class Passes:
+    """Runs passes for one run."""
+
+    def __init__(self, context: Context, config: SelectConfig, model: Any, fingerprint: dict[str, Any], root: Path):
+        """``config`` is that of the context with its open choices made, see :func:`settled`."""
+        self.context, self.config, self.model = context, config, model
+        self.fingerprint, self.root = fingerprint, root
+
+    def over(self, examples: Examples, passes: Sequence[Pass], kind: str, step: str = "") -> list[FeatureStore]:
+        """One complete store per pass, timed as ``step``.
+
+        Args:
+            examples: the pool, or other rows.
+            passes: what to take of them.
+            kind: ``pool``, ``target`` or ``existing``: the stores' folder, with the rows' content where it may change.
+            step: what the clock calls it; the features of that kind when not given.
+        """
+        return together([(self, passes)], examples, kind, step)[0]
+
+    def stores(self, examples: Examples, passes: Sequence[Pass], kind: str) -> list[FeatureStore]:
+        """The stores of :meth:`over`, with what they hold already."""
+        rows, folder = rows_key(self.context, examples, kind)
+        return [
+            FeatureStore.open(
+                self.root / folder / (f"epoch-{p.checkpoint.epoch}" if p.checkpoint else "base"),
+                {**self.fingerprint, "rows": rows, "adam": p.adam,
+                 "checkpoint": p.checkpoint.blake2 if p.checkpoint else None},
+                rows=len(examples), shard_rows=self.config.shard_rows,
+                recompute=True,  # what may not be replaced was refused before the warmup
+            )
+            for p in passes
+        ]
+
+
+def together(several: Sequence[tuple[Passes, Sequence[Pass]]], examples: Examples, kind: str, step: str = "",
+             ) -> list[list[FeatureStore]]:
+    """:meth:`Passes.over` for several owners of stores at once: one backward pass gives all of them their numbers.
+
+    Args:
+        several: who keeps what. The first runs the passes and times them; the k-th passes of all differ in their
+            ``basis`` alone.
+        examples, kind, step: see :meth:`Passes.over`.
+    """
+    first = several[0][0]
+    stores = [passes.stores(examples, wanted, kind) for passes, wanted in several]
+
+    def missing() -> list[Job]:
+        found = []
+        for k in range(len(several[0][1])):
+            lacking: dict[int, list[tuple[Pass, FeatureStore, Shard]]] = {}
+            for (_, wanted), kept in zip(several, stores, strict=True):
+                for shard in kept[k].missing():
+                    lacking.setdefault(shard.index, []).append((wanted[k], kept[k], shard))
+            for _, some in sorted(lacking.items()):
+                shard = some[0][2]
+                found.append(Job(tuple(p for p, _, _ in some), tuple(store for _, store, _ in some), shard,
+                                 examples.rendered[shard.start : shard.stop]))
+        return found
+
+    context = first.context
+    start = partial(_start_worker, load=context.load, config=first.config,
+                    adapted=first.model is not context.model.model)
+    fill(context, step or f"{kind} features", [store for kept in stores for store in kept], missing,
+         lambda: len(several[0][1]) * int(examples.tokens.sum()),
+         lambda advance: Worker(first.config, context.model, first.model, advance), start, title=f"{kind} gradients")
+    return stores
+
+
+class Worker(ShardWorker):
+    """Gradients of the rows of a shard; remembers the pass that it is prepared for."""
+
+    def __init__(self, config: SelectConfig, loaded: LoadedModel, model: Any,
+                 advance: Callable[[float], None] = lambda tokens: None):
+        super().__init__(config, loaded, advance)
+        self.model = model
+        self.engine = make_engine(config, model)
+        self.prepared: tuple[Pass, ...] = ()
+
+    def arrays(self, job: Job) -> list[dict[str, np.ndarray]]:
+        from siftune.features.gradients.features import gradient_features
+
+        if self.prepared != job.of:
+            self._prepare(job.of)
+        arrays = gradient_features(
+            self.engine, job.rendered, projection=self.projection, precondition=self.precondition,
+            pad_id=self.loaded.pad_id, batch_tokens=self.batch_tokens, device=self.loaded.device,
+            on_batch=lambda positions: self.advance(sum(len(job.rendered[i]) for i in positions)),
+        )
+        places = self.projection.places if len(job.of) > 1 else [slice(None)]
+        return [self._kept(p, {**arrays, "projected": arrays["projected"][:, place]})
+                for p, place in zip(job.of, places, strict=True)]
+
+    def _kept(self, wanted: Pass, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        from siftune.features.gradients.features import normalised
+        from siftune.features.store.codec import encode
+
+        if wanted.cosines:
+            arrays["similarity"] = arrays.pop("projected") / arrays["norm"][:, None]
+        else:
+            arrays = normalised(arrays)
+            arrays.update(encode("feature", arrays.pop("feature"), self.config.feature_dtype))
+        return arrays
+
+    def _prepare(self, several: tuple[Pass, ...]) -> None:
+        from siftune.features.gradients.adam import AdamDirection
+        from siftune.features.gradients.basis import Basis, Stacked
+        from siftune.models.lora import load_adapter_state
+
+        before, self.prepared = self.prepared, several
+        wanted = several[0]
+        if [p.basis for p in before] != [p.basis for p in several]:
+            bases = [Basis.stored(p.basis) for p in several if p.basis]
+            self.projection: Any = (Stacked(bases) if len(bases) > 1 else bases[0] if bases
+                                    else config_projection(self.config))
+        checkpoint = wanted.checkpoint
+        if checkpoint is not None:
+            load_adapter_state(self.model, checkpoint.load_weights())
+        self.precondition: Any = None
+        if wanted.adam != "none":
+            assert checkpoint is not None, "Adam's moments belong to a checkpoint"
+            first, second = ({n: t.to(self.loaded.device) for n, t in part.items()}
+                             for part in checkpoint.load_moments())
+            form = "less-code" if wanted.adam == "less-code" else "paper"
+            self.precondition = AdamDirection(first, second, checkpoint.step, checkpoint.betas, checkpoint.eps, form)
+
+
+def _start_worker(number: int, *, load: Callable[[SelectConfig], LoadedModel], config: SelectConfig,
+                  adapted: bool) -> Worker:
+    """In a worker process: its own model, on its own GPU where there are several."""
+    from siftune.models.lora import attach_lora
+
+    config = on_own_device(config, number)
+    loaded = load(config)
+    if adapted:
+        model = attach_lora(loaded.model, lora_settings(config), derive(config.seed, "adapter"))
+    else:
+        model = choose_linear_weights(loaded.model, config)
+    return Worker(config, loaded, model)

@@ -1,0 +1,70 @@
+"""The direction in which Adam would move the parameters, were it given one example's gradient next.
+
+LESS (arXiv 2402.04333, section 3.1 and appendix B): with the moments m, v of a warmup checkpoint taken after step t,
+
+    m' = b1 m + (1 - b1) g            v' = b2 v + (1 - b2) g^2
+    Gamma = (m' / (1 - b1^(t+1))) / (sqrt(v' / (1 - b2^(t+1))) + eps)
+
+which is ``torch.optim.AdamW``'s own update divided by -lr, without weight decay (``form="paper"``). The released code
+has no bias correction and puts eps inside the square root, Gamma = m' / sqrt(v' + eps); since v is mostly far below
+eps = 1e-8 that nearly flattens the preconditioner. It is offered for parity as ``form="less-code"``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from siftune._common.errors import ModelError
+
+Form = Literal["paper", "less-code"]
+
+
+@dataclass(frozen=True)
+class AdamDirection:
+    """Turns gradients into Adam directions from a checkpoint's moments, matched by parameter name.
+
+    Attributes:
+        first: parameter name -> exp_avg (m), any shape.
+        second: parameter name -> exp_avg_sq (v), the same shape.
+        step: t, the number of optimizer steps that the moments have seen.
+        betas: (b1, b2).
+        eps: Adam's epsilon.
+        form: ``"paper"`` or ``"less-code"``.
+    """
+
+    first: Mapping[str, Tensor]
+    second: Mapping[str, Tensor]
+    step: int
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    form: Form = "paper"
+
+    def __call__(self, name: str, gradients: Tensor) -> Tensor:
+        """The directions of a batch.
+
+        Args:
+            name: the parameter's name.
+            gradients: float32 [rows, n], flattened per-example gradients; not changed.
+
+        Returns:
+            float32 [rows, n].
+
+        Raises:
+            ModelError: the checkpoint holds no moments for that parameter.
+        """
+        if name not in self.first or name not in self.second:
+            raise ModelError(f"the warmup checkpoint holds no Adam moments for {name!r}",
+                             hint="the adapter has changed since the warmup run: run again with --recompute")
+        b1, b2 = self.betas
+        m, v = (part[name].reshape(1, -1).to(gradients.device, torch.float32) for part in (self.first, self.second))
+        direction = torch.mul(gradients, 1 - b1).add_(m, alpha=b1)
+        root = torch.mul(gradients, gradients).mul_(1 - b2).add_(v, alpha=b2)
+        if self.form == "less-code":
+            return direction.div_(root.add_(self.eps).sqrt_())
+        root.mul_(1 / (1 - b2 ** (self.step + 1))).sqrt_().add_(self.eps).mul_(1 - b1 ** (self.step + 1))
+        return direction.div_(root)

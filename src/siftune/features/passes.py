@@ -1,0 +1,197 @@
+"""Passes over rows that fill stores: shard by shard, only what is missing, in this process or in several.
+
+What is read of a row (gradients, hidden states, activations, losses) is for :class:`ShardWorker`'s children to say;
+how rows become stores is the same for all of them and lives here.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from siftune._common.progress import bar, log
+from siftune.config.settings import SelectConfig
+from siftune.data.rows import Examples, Rendered
+from siftune.features.base import Context, content_key
+from siftune.features.store import FeatureStore, Shard, first_difference
+from siftune.features.store.shards import mismatch
+
+if TYPE_CHECKING:
+    from siftune.execution import LocalExecutor
+    from siftune.execution.ray import RayExecutor
+    from siftune.models.loading import LoadedModel
+
+
+@dataclass(frozen=True)
+class Job:
+    """One shard of one pass: what is taken of the rows, and the stores that it is written to."""
+
+    of: Any
+    stores: tuple[FeatureStore, ...]
+    shard: Shard
+    rendered: list[Rendered]
+
+    @property
+    def tokens(self) -> int:
+        return sum(len(r) for r in self.rendered)
+
+
+class ShardWorker(ABC):
+    """Computes shards; a shard is written while the next is computed.
+
+    Args:
+        config: the run's settings.
+        loaded: the model of this process.
+        advance: told how many tokens each batch had.
+    """
+
+    def __init__(self, config: SelectConfig, loaded: LoadedModel,
+                 advance: Callable[[float], None] = lambda tokens: None):
+        from siftune.models.memory import batch_tokens
+
+        self.config, self.loaded, self.advance = config, loaded, advance
+        self.batch_tokens = batch_tokens(config.batch_tokens, loaded)
+        self.writer = _Writer()
+
+    @abstractmethod
+    def arrays(self, job: Job) -> Sequence[Mapping[str, np.ndarray]]:
+        """What each of the job's stores keeps of the rows: arrays [rows of the shard, ...] by name."""
+
+    def __call__(self, job: Job) -> int:
+        for store, arrays in zip(job.stores, self.arrays(job), strict=True):
+            self.writer.submit(store.write, job.shard, arrays)
+        return job.tokens
+
+    def close(self) -> None:
+        """Wait for the last write."""
+        self.writer.close()
+
+
+def fill(context: Context, step: str, stores: Sequence[FeatureStore], missing: Callable[[], list[Job]],
+         total: Callable[[], int], here: Callable[[Callable[[float], None]], ShardWorker],
+         start: Callable[[int], ShardWorker], *, title: str = "") -> None:
+    """Run the jobs that are missing, until the stores are complete.
+
+    Args:
+        context: of the run.
+        step: what the clock calls it.
+        stores: what the jobs write to.
+        missing: the jobs that are still to be done; asked again at the end.
+        total: counts the tokens of all jobs, done or not; asked only where some are missing.
+        here: makes a worker in this process.
+        start: makes one in a worker process, given its number; picklable.
+        title: of the progress bar; ``step`` when not given.
+    """
+    with context.clock.measure(step) as entry:
+        jobs = missing()
+        entry["reused"] = not jobs
+        if jobs:
+            with bar(title or step, total(), "tokens") as progress:
+                progress.skip(progress.total - sum(job.tokens for job in jobs))
+                from siftune.execution import LocalExecutor, executor_of
+
+                _run(jobs, executor_of(context.config, context.folder, len(jobs)), progress.advance, here, start)
+                # A worker process that ends takes the error of its last write with it: write those again from here.
+                _run(missing(), LocalExecutor(), progress.advance, here, start)
+    for store in stores:
+        if not store.complete:
+            store.finish()
+
+
+def _run(jobs: list[Job], executor: LocalExecutor | RayExecutor, advance: Callable[[float], None],
+         here: Callable[[Callable[[float], None]], ShardWorker], start: Callable[[int], ShardWorker]) -> None:
+    if not jobs:
+        return
+    if executor.elsewhere:
+        for tokens in executor.map(start, jobs):
+            advance(tokens)
+    else:
+        worker = here(advance)
+        with worker.writer:
+            for _ in executor.map(lambda number: worker, jobs):
+                pass
+
+
+class _Writer:
+    """Writes in a thread of its own, one shard behind; an error of the last write appears at the next, or at exit."""
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="shard-writer")
+        self._last: Future[None] | None = None
+
+    def submit(self, write: Callable[..., None], *arguments: Any) -> None:
+        self._wait()
+        self._last = self._thread.submit(write, *arguments)
+
+    def _wait(self) -> None:
+        if self._last is not None:
+            last, self._last = self._last, None
+            last.result()
+
+    def __enter__(self) -> _Writer:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        try:
+            self._wait()
+        finally:
+            self._thread.shutdown()
+
+
+def rows_key(context: Context, examples: Examples, kind: str) -> tuple[str, str]:
+    """(content key, folder name) of the pool, or of other rows, which may change between runs of one folder."""
+    if examples is context.pool:
+        return context.pool_key, kind
+    key = content_key(examples)
+    return key, f"{kind}-{key[:12]}"
+
+
+def on_own_device(config: SelectConfig, number: int) -> SelectConfig:
+    """The settings of worker process ``number``: its own GPU where there are several."""
+    import torch
+
+    if torch.cuda.is_available() and config.device in ("auto", "cuda"):
+        return replace(config, device=f"cuda:{number % torch.cuda.device_count()}")
+    return config
+
+
+def refuse_other(root: Path, fingerprint: dict[str, Any], *, recompute: bool, training: str = "warmup") -> None:
+    """Refuse before the warmup, not after it, to replace features that took hours.
+
+    Args:
+        root: of the representation's stores, below ``store`` of the run folder.
+        fingerprint: what they are to be made from.
+        recompute: replace those made from something else, and the training run they came from.
+        training: folder of that training run, below the run folder.
+
+    Raises:
+        StoreMismatch: they were made from something else, and are not to be replaced.
+    """
+    from siftune._common.files import make_folder, read_json, write_json
+
+    head = root / "fingerprint.json"
+    if head.exists():
+        try:
+            difference = first_difference(read_json(head), fingerprint)
+        except (ValueError, AttributeError):  # a disk fault: what the features were made from is not known
+            difference = ("fingerprint", "not readable", "as configured")
+        if difference is None:
+            return
+        if not recompute:
+            raise mismatch(root, *difference)
+        log(f"--recompute: replacing features made with another {difference[0]}")
+        import shutil
+
+        shutil.rmtree(root)
+        shutil.rmtree(root.parent.parent / training, ignore_errors=True)
+    make_folder(root)
+    write_json(head, fingerprint)

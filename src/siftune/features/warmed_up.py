@@ -1,0 +1,53 @@
+"""The model with an adapter that a warmup run trains, and the run's checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from siftune._common.seeds import derive
+from siftune.features.base import Context
+from siftune.features.gradient_settings import lora_settings, warmup_settings
+
+if TYPE_CHECKING:
+    from siftune.features.gradients.warmup import Checkpoint, WarmupSettings
+
+
+@contextmanager
+def warmed_up(context: Context, *, settings: WarmupSettings | None = None, folder: str = "warmup",
+              stop_after: int | None = None) -> Iterator[tuple[Any, list[Checkpoint]]]:
+    """The model with its adapter, and the checkpoints of its warmup run (LESS, section 4.1), trained where missing.
+
+    With ``checkpoints = "last"`` it is the last of them alone, of the very same run.
+
+    Args:
+        context: of the run.
+        settings: of another training run, all of whose checkpoints are wanted; the warmup run's when not given.
+        folder: where the checkpoints are kept, below the run folder; also the name of the step.
+        stop_after: only the first so many epochs are wanted; see :func:`siftune.features.gradients.warmup.run_warmup`.
+    """
+    from siftune.features.gradients.warmup import run_warmup
+    from siftune.models.lora import attach_lora, detach_lora
+
+    config, loaded = context.config, context.model
+    model = attach_lora(loaded.model, lora_settings(config), derive(config.seed, "adapter"))
+    path = (context.trained or context.folder) / folder
+    try:
+        with context.clock.measure(folder) as entry:
+            before = _newest(path)
+            checkpoints = run_warmup(
+                model, context.pool.rendered, context.pool.ids, settings or warmup_settings(config), path,
+                derive(config.seed, "warmup"), pad_id=loaded.pad_id, device=loaded.device,
+                base_key=loaded.base_key, stop_after=stop_after, title=folder.replace("-", " "),
+            )
+            entry["reused"] = before == _newest(path)
+        yield model, checkpoints[-1:] if settings is None and config.checkpoints == "last" else checkpoints
+    finally:
+        detach_lora(model)
+
+
+def _newest(folder: Path) -> int:
+    """Modification time of the newest file below a folder, in ns; 0 where there is none."""
+    return max((p.stat().st_mtime_ns for p in folder.rglob("*") if p.is_file()), default=0)

@@ -1,0 +1,142 @@
+"""EMBED: L2-normalised sentence embeddings of whole rows; the similarity is their cosine.
+
+The representation that targeted selection is most often compared with (arXiv 2602.14696, which uses GTR-T5-base). Any
+model of sentence-transformers serves; the text of a row is its prompt and response (see :mod:`siftune.data.text.rows`),
+cut where the model stops reading, which is counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cached_property
+
+import numpy as np
+
+from siftune._common.progress import bar
+from siftune.data.rows import Examples
+from siftune.data.text.rows import FORM, conversation_text, first_same_text, text_key
+from siftune.features.base import Context, Evidence
+from siftune.features.centring import centred
+from siftune.features.cosines import alike_vectors, cosines
+from siftune.features.store import FeatureStore
+from siftune.features.store.codec import encode
+from siftune.features.work import Work
+from siftune.models.sentence_embedding import BATCH_ROWS, SentenceModel, load_sentence_model
+from siftune.selectors.core.problem import Blocks
+
+
+class Embedding:
+    name = "embed"
+    summary = "Sentence embeddings of prompt and response (--embedding-model); cosine to the targets."
+    paper = "arXiv 2602.14696"
+    cost = "one forward pass of a small encoder over the pool"
+    needs_target = True
+    without_target = ("vectors", "kernel")
+    needs_model = False
+
+    def compute(self, context: Context) -> Evidence:
+        embeddings = Embeddings(context)
+        every = embeddings.pool()
+        pool = embeddings.store(context.pool, "pool")
+        queries = embeddings.store(context.target, "target").whole_features() if len(context.target) else None
+        existing = embeddings.store(context.existing, "existing").whole_features() if len(context.existing) else None
+        cut = {kind: rows_cut(embeddings.store(rows, kind))
+               for kind, rows in (("pool", context.pool), ("target", context.target)) if len(rows)}
+        vectors, (queries, existing), notes = centred(context, every, queries, existing)
+        notes |= {
+            "embedding_model": context.config.embedding_model, "embedding_dim": next(every())[1].shape[1],
+            "embedding_max_tokens": embeddings.model.max_tokens, "embedding_rows_cut": cut,
+        }
+        return Evidence(blocks=None if queries is None else cosines(vectors, queries), vectors=vectors,
+                        existing=None if existing is None else cosines(vectors, existing),
+                        stores=[pool.folder], fingerprint=pool.fingerprint, notes=notes)
+
+    def work(self, context: Context) -> list[Work]:
+        """What `siftune plan` tells."""
+        parts = (("pool", context.pool), ("target", context.target), ("existing", context.existing))
+        return [Work(f"{name} embeddings", "sentences", int(rows.tokens.sum()), sentence_rows=len(rows))
+                for name, rows in parts if len(rows)]
+
+
+def embedding_vectors(context: Context) -> Blocks:
+    """Streamed (first row, float32 [n, D]): unit sentence embeddings of the pool, for whatever needs neighbours.
+
+    Nothing is loaded or computed before the stream is first asked for; then they are computed, or read from the store
+    that the representation ``embed`` keeps as well. Rows with the same text have the very same vector.
+    """
+    made: list[Blocks] = []
+
+    def stream() -> Iterator[tuple[int, np.ndarray]]:
+        if not made:
+            made.append(Embeddings(context).pool())
+        return made[0]()
+
+    return stream
+
+
+class Embeddings:
+    """Embeds rows into stores below ``store/embed-<hash of the model>``; reads what is there already."""
+
+    def __init__(self, context: Context):
+        self.context = context
+        self._stores: dict[str, FeatureStore] = {}
+
+    @cached_property
+    def model(self) -> SentenceModel:
+        config = self.context.config
+        with self.context.clock.measure("embedding model"):
+            return load_sentence_model(config.embedding_model, device=config.device, dtype=config.dtype,
+                                       trust_remote_code=config.trust_remote_code)
+
+    def pool(self) -> Blocks:
+        """Streamed (first row, float32 [n, D]) of the pool."""
+        store = self.store(self.context.pool, "pool")
+        return alike_vectors(store.feature_blocks, first_same_text(self.context.pool.rows))
+
+    def store(self, examples: Examples, kind: str) -> FeatureStore:
+        """The complete store of some rows.
+
+        Args:
+            examples: the pool, or other rows.
+            kind: ``pool``, ``target`` or ``existing``. The pool is kept as ``feature_dtype`` says; what it is
+                compared with keeps its precision.
+
+        Raises:
+            StoreMismatch: the pool's store was made from something else.
+            ModelError: the model cannot be loaded.
+        """
+        if kind not in self._stores:
+            _ = self.model  # timed by itself
+            with self.context.clock.measure(f"{kind} embeddings") as entry:
+                self._stores[kind], entry["reused"] = self._store(examples, kind)
+        return self._stores[kind]
+
+    def _store(self, examples: Examples, kind: str) -> tuple[FeatureStore, bool]:
+        config, model = self.context.config, self.model
+        rows, is_pool = text_key(examples.rows), kind == "pool"
+        dtype = config.feature_dtype if is_pool else "float32"
+        root = self.context.folder / "store" / f"embed-{model.weights[:8]}"
+        store = FeatureStore.open(
+            root / (kind if is_pool else f"{kind}-{rows[:12]}"),
+            {"model": model.fingerprint(), "text": FORM, "data": rows, "feature_dtype": dtype},
+            rows=len(examples), shard_rows=config.shard_rows, recompute=config.recompute,
+        )
+        missing = store.missing()
+        batch_rows = max(1, config.batch_tokens // (model.max_tokens or 512)) if config.batch_tokens else BATCH_ROWS
+        with bar(f"{kind} embeddings", len(examples)) as progress:
+            progress.skip(len(examples) - sum(len(shard) for shard in missing))
+            for shard in missing:
+                texts = [conversation_text(row) for row in examples.rows[shard.start : shard.stop]]
+                cut = model.cut(texts)
+                known = np.full(len(texts), -1, np.int8) if cut is None else cut.astype(np.int8)
+                store.write(shard, {**encode("feature", model.encode(texts, batch_rows), dtype), "cut": known})
+                progress.advance(len(shard))
+        if not store.complete:
+            store.finish()
+        return store, not missing
+
+
+def rows_cut(store: FeatureStore) -> int | None:
+    """How many rows are longer than the model reads; None where its tokenizer cannot tell."""
+    cut = store.array("cut")
+    return None if (cut < 0).any() else int(cut.sum())

@@ -1,0 +1,251 @@
+"""LESS: low-rank gradient similarity search (Xia et al., arXiv 2402.04333).
+
+1. Warmup (section 4.1): LoRA on a random share of the pool; a checkpoint with Adam's moments after every epoch.
+2. Pool features (sections 3.1, 4.1): the Adam direction of each row's gradient at every checkpoint, randomly
+   projected, L2-normalised.
+3. Target features: the plain gradient at the same checkpoints, same projection.
+4. Score (section 4.2): Inf(j, k) = sum_i w_i <t_ik, x_ij> with w_i = eta_i / sum(eta), where x_ij is row j's feature at
+   checkpoint i and t_ik stands for subtask k: the normalised mean of its targets' gradients (``target_mean =
+   "gradient"``, the paper) or the mean of their normalised gradients (``"cosine"``, the released code).
+
+Cosines rather than inner products, because gradient norms fall with response length (section 3.2; ``gradient_score =
+"dot"`` takes inner products nevertheless, so that the difference can be measured). For selectors
+that look at single targets, S[q, j] = sum_i w_i <q_i, x_ij>.
+
+With ``projection = "none"`` the targets come first: each pool row is multiplied with their unprojected directions
+in the pass itself and only the cosines are kept. That is exact and takes a few floats a row, but has to be done again
+for other targets.
+
+``center`` takes out what all rows share; that is not in the paper, see :mod:`siftune.features.centring`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from siftune.config.settings import SelectConfig
+from siftune.features.base import Context, Evidence, targets_key
+from siftune.features.centring import Centred, centred_queries, mean_vector, note, reference_rows
+from siftune.features.gradient_passes import Pass, Passes
+from siftune.features.gradient_settings import (
+    base_fingerprint,
+    config_projection,
+    make_engine,
+    needs_reference,
+    settled,
+    warmup_fingerprint,
+)
+from siftune.features.passes import refuse_other
+from siftune.features.similarity import (
+    Queries,
+    Subtasks,
+    UnitFeatures,
+    alike,
+    first_alike,
+    stacked_blocks,
+    weighted_blocks,
+)
+from siftune.features.store import FeatureStore
+from siftune.features.warmed_up import warmed_up
+
+if TYPE_CHECKING:
+    from siftune.features.gradients.warmup import Checkpoint
+
+
+class Less:
+    name = "less"
+    summary = "Projected LoRA gradients at warmup checkpoints: Adam directions for the pool, plain for targets."
+    paper = "arXiv 2402.04333"
+    cost = "one backward pass over the pool per checkpoint, plus a warmup run on 5% of it"
+    needs_target = True
+    needs_model = True
+    projection = "sparse-jl"
+    projections: tuple[str, ...] = ("sparse-jl", "countsketch", "srht", "rademacher", "grass", "none")
+    warmup = True
+
+    def numbers_per_row(self, config: SelectConfig, targets: int, subtasks: int) -> int:
+        """What a pass keeps of a row."""
+        if config.projection == "none":
+            return subtasks + (targets if config.directions == "targets" else 0)
+        return config.projection_dim
+
+    def keeps_features(self, config: SelectConfig) -> bool:
+        return config.projection != "none"
+
+    def compute(self, context: Context) -> Evidence:
+        from siftune.features.gradients.warmup import score_weights
+
+        config = settled(context.config, self)
+        exact = config.projection == "none"
+        fingerprint = self.fingerprint(context, config)
+        name = f"less-exact-{targets_key(context.target)[:12]}" if exact else "less"
+        root = context.folder / "store" / name
+        refuse_other(root, fingerprint, recompute=config.recompute)
+        with warmed_up(context) as (model, checkpoints):
+            passes = Passes(context, config, model, fingerprint, root)
+            weights = score_weights(checkpoints)
+            notes = {"checkpoint_weights": [round(float(w), 6) for w in weights],
+                     "warmup_steps": [c.step for c in checkpoints]}
+            run = _exact if exact else _projected
+            return run(context, passes, checkpoints, weights, notes)
+
+    def fingerprint(self, context: Context, config: SelectConfig) -> dict[str, Any]:
+        if config.projection == "none":
+            projected = {"kind": "none", "targets": targets_key(context.target), "lines": config.directions,
+                         "target_mean": config.target_mean}
+        else:
+            projected = config_projection(config).fingerprint()
+        return {**base_fingerprint(context), **warmup_fingerprint(context), "adam": config.adam,
+                "projection": projected}
+
+
+def _projected(context: Context, passes: Passes, checkpoints: Sequence[Checkpoint], weights: np.ndarray,
+               notes: dict[str, Any]) -> Evidence:
+    config = context.config
+    directions = [Pass(c, config.adam) for c in checkpoints]
+    pool = passes.over(context.pool, directions, "pool")
+    target = passes.over(context.target, [Pass(c) for c in checkpoints], "target")
+    known = existing_features(context, passes, directions)
+    plain: list[FeatureStore] = []
+    if needs_reference(config, Less.name):
+        rows = reference_rows(context.pool, config.seed)
+        plain = passes.over(rows, [Pass(c) for c in checkpoints], "reference")
+    return compared(context, pool, [Queries.of(store) for store in target], weights, passes.fingerprint, notes, known,
+                    plain)
+
+
+def existing_features(context: Context, passes: Passes, how: Sequence[Pass]) -> list[FeatureStore]:
+    """Features of the rows that the model already knows, made as those of the pool; empty where there are none."""
+    return passes.over(context.existing, how, "existing") if len(context.existing) else []
+
+
+def compared(context: Context, pool: Sequence[FeatureStore], queries: Sequence[Queries], weights: np.ndarray,
+             fingerprint: dict[str, Any], notes: dict[str, Any], known: Sequence[FeatureStore] = (),
+             plain: Sequence[FeatureStore] = ()) -> Evidence:
+    """Similarities and subtask scores from unit features of the pool and the targets at every checkpoint.
+
+    With ``center`` all of them are taken less their mean: the targets less that of ``plain``, plain gradients of rows
+    of the pool (the pool's features themselves where none are given). With ``gradient_score = "dot"`` they are the
+    inner products <q, x> of the projected gradients themselves (LESS, section 2, before the normalisation of section
+    3.2); pool rows are still compared with each other by cosine.
+    """
+    config = context.config
+    subtasks = Subtasks(context.target)
+    dot = config.gradient_score == "dot"
+    rows: Sequence[UnitFeatures] = pool
+    existing = [Queries.of(store) for store in known]
+    if config.center:
+        with context.clock.measure("centre"):
+            means = [mean_vector(store.feature_blocks) for store in pool]
+            plain_means = [mean_vector(store.feature_blocks) for store in plain] or means
+        rows = [Centred(store, mean) for store, mean in zip(pool, means, strict=True)]
+        queries = [centred_queries(q, mean) for q, mean in zip(queries, plain_means, strict=True)]
+        existing = [centred_queries(x, mean) for x, mean in zip(existing, means[: len(existing)], strict=True)]
+        notes |= note(means)
+    lines = [query.feature * query.norm[:, None] if dot else query.feature for query in queries]
+    towards = [subtasks.directions(query, config.target_mean, unit=not dot) for query in queries]
+    norms = None
+    if dot:  # the stores hold unit features and their lengths: dividing by 1 / length gives the gradients back
+        norms = [1 / np.maximum(store.array("projected_norm").astype(np.float64), 1e-30) for store in pool]
+        notes["gradient_score"] = "dot"
+    if config.damping:
+        with context.clock.measure("preconditioner"):
+            norms = []
+            for i, features in enumerate(rows):
+                lines[i], towards[i], norm = _whitened(features, lines[i], towards[i], config.damping)
+                norms.append(norm)
+        notes["damping"] = config.damping
+    first = first_alike(context.pool)
+    old = [x.feature for x in existing]
+    # Whitened similarities are to the targets only: pool rows are compared with each other as they are.
+    return Evidence(blocks=alike(lambda: weighted_blocks(rows, lines, weights, norms), first),
+                    subtask_blocks=alike(lambda: weighted_blocks(rows, towards, weights, norms), first),
+                    vectors=lambda: stacked_blocks(rows, weights),
+                    existing=(lambda: weighted_blocks(rows, old, weights)) if old else None,
+                    stores=[store.folder for store in pool], fingerprint=fingerprint, notes=notes)
+
+
+def _whitened(store: UnitFeatures, lines: np.ndarray, means: np.ndarray, damping: float,
+              ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(lines, means, norms of the pool [N]) for cosines under the pool's damped inverse Gram matrix."""
+    from siftune.features.gradients.gram import DampedInverse
+
+    inverse = DampedInverse((store.features(shard) for shard in store.shards()), damping)
+    norms = np.concatenate([inverse.norms(store.features(shard)) for shard in store.shards()])
+    solved = [inverse.solve(x) / np.maximum(inverse.norms(x), 1e-30)[:, None] for x in (lines, means)]
+    return solved[0], solved[1], norms
+
+
+def _exact(context: Context, passes: Passes, checkpoints: Sequence[Checkpoint], weights: np.ndarray,
+           notes: dict[str, Any]) -> Evidence:
+    """Store-free: the targets' directions first, then cosines with them in one pass over the pool."""
+    config = context.config
+    subtasks = Subtasks(context.target)
+    with context.clock.measure("target directions") as entry:
+        made = [target_directions(context, passes, c, subtasks) for c in checkpoints]
+        entry["reused"] = not any(fresh for _, fresh in made)
+    pool = passes.over(context.pool, [Pass(c, config.adam, path, cosines=True)
+                                      for c, (path, _) in zip(checkpoints, made, strict=True)], "pool", "pool scores")
+    count = len(subtasks.names)
+    ahead = len(context.target) if config.directions == "targets" else 0
+    first = first_alike(context.pool)
+    per_subtask = alike(lambda: _weighted(pool, weights, slice(ahead, ahead + count)), first)
+    if not ahead:
+        return Evidence(blocks=per_subtask, lines=subtasks.names, stores=[s.folder for s in pool],
+                        fingerprint=passes.fingerprint, notes=notes)
+    return Evidence(blocks=alike(lambda: _weighted(pool, weights, slice(0, ahead)), first), subtask_blocks=per_subtask,
+                    stores=[s.folder for s in pool], fingerprint=passes.fingerprint, notes=notes)
+
+
+def target_directions(context: Context, passes: Passes, checkpoint: Checkpoint, subtasks: Subtasks,
+                      ) -> tuple[Path, bool]:
+    """The unit gradients of the targets (unless ``directions = "subtasks"``), then every subtask's direction.
+
+    Returns:
+        Where the matrix is, and whether it was made just now.
+    """
+    config = context.config
+    path = passes.root / "directions" / f"epoch-{checkpoint.epoch}.npy"
+    done = path.with_suffix(".done")
+    if done.exists():
+        return path, False
+    gradients = target_gradients(context, passes, checkpoint, path.with_name(f"gradients-{checkpoint.epoch}.npy"))
+    gram = gradients.gram()
+    norms = np.sqrt(np.diag(gram))
+    unit = np.diag(1 / norms)
+    mean = subtasks.weights(norms, config.target_mean) @ unit
+    if config.target_mean == "gradient":
+        mean /= np.sqrt(np.einsum("km,mn,kn->k", mean, gram, mean))[:, None]
+    combination = np.concatenate([unit, mean]) if config.directions == "targets" else mean
+    gradients.combined(path, combination)
+    gradients.remove()
+    done.touch()
+    return path, True
+
+
+def target_gradients(context: Context, passes: Passes, checkpoint: Checkpoint, path: Path) -> Any:
+    """The targets' plain gradients at a checkpoint, whole, [M, D]: see :mod:`siftune.features.gradients.basis`."""
+    from siftune._common.progress import bar
+    from siftune.features.gradients.basis import collect
+    from siftune.models.lora import load_adapter_state
+    from siftune.models.memory import batch_tokens
+
+    config, loaded = passes.config, context.model
+    load_adapter_state(passes.model, checkpoint.load_weights())
+    rendered = context.target.rendered
+    with bar("target gradients", int(context.target.tokens.sum()), "tokens") as progress:
+        return collect(make_engine(config, passes.model), rendered, path, pad_id=loaded.pad_id,
+                       batch_tokens=batch_tokens(config.batch_tokens, loaded), device=loaded.device,
+                       on_batch=lambda rows: progress.advance(sum(len(rendered[i]) for i in rows)))
+
+
+def _weighted(pool: Sequence[FeatureStore], weights: np.ndarray, lines: slice) -> Iterator[tuple[int, np.ndarray]]:
+    """(first row, float64 [lines, n]): the stored cosines of every checkpoint, weighed."""
+    for shard in pool[0].shards():
+        parts = [w * store.read(shard, "similarity")[:, lines].astype(np.float64)
+                 for store, w in zip(pool, weights, strict=True)]
+        yield shard.start, np.sum(parts, axis=0).T

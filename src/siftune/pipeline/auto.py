@@ -1,0 +1,111 @@
+"""`--method auto`: what the published recipes say for this target, this budget and this machine, and what it will cost.
+
+* With a target: LESS gradients with greedy round-robin for a small budget, with optimal transport for a larger one
+  (arXiv 2602.14696). Where gradients would take longer than half a day, RDS+ with round-robin, which needs one forward
+  pass (arXiv 2503.01807 finds it the best at scale).
+* With rows that the model already knows (`--existing`): conditional facility location, DELIFT's continual stage (arXiv
+  2411.04425), on LESS features where there is a target, on DELIFT's own utility where its pairs can be afforded, else
+  on RDS+.
+* Without either: the coverage of neural activations, MADS (arXiv 2605.30857).
+
+The cost is arithmetic, not a measurement, so that the same command chooses the same on machines of one kind: 2 FLOPs a
+parameter and token forward, 6 with the backward pass, at a rough speed of the device. `siftune plan` measures.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from siftune._common.progress import about
+
+#: FLOPs a second that a feature pass reaches: per core of a CPU, on a GPU, on an Apple chip.
+CPU_CORE_SPEED, CUDA_SPEED, MPS_SPEED = 5e10, 4e13, 2e12
+#: A budget is small up to 500 rows, and up to 5,000 where that is at most a tenth of the pool. The paper compares
+#: budgets of 500 to 10,000 rows and finds the advantage of round-robin to fade; where exactly to change is our choice.
+ALWAYS_SMALL, SMALL_ROWS, SMALL_SHARE = 500, 5_000, 0.10
+PATIENCE = 12 * 3600.0  # seconds
+
+
+@dataclass(frozen=True)
+class Situation:
+    """What the choice depends on.
+
+    Attributes:
+        has_target, has_existing: whether these files are given.
+        budget_rows: about how many rows are to be selected.
+        rows, tokens: of the usable pool.
+        parameters: of the model.
+        speed: FLOPs a second, see :func:`speed`.
+        warmup_epochs, warmup_share: of the warmup run.
+        pairs_per_row: how many rows DELIFT would score each example on.
+    """
+
+    has_target: bool
+    has_existing: bool = False
+    budget_rows: int = 0
+    rows: int = 0
+    tokens: int = 0
+    parameters: int = 0
+    speed: float = CPU_CORE_SPEED
+    warmup_epochs: int = 4
+    warmup_share: float = 0.05
+    pairs_per_row: int = 32
+
+    @property
+    def forward(self) -> float:
+        """Seconds of a forward pass over the pool."""
+        return 2.0 * self.parameters * self.tokens / self.speed
+
+    @property
+    def gradients(self) -> float:
+        """Seconds of LESS: the warmup run, and a gradient pass over the pool for every checkpoint."""
+        return 3 * self.forward * self.warmup_epochs * (1 + self.warmup_share)
+
+    @property
+    def pairs(self) -> float:
+        """Seconds of DELIFT's pairwise utility with a sparse kernel."""
+        return self.forward * (self.pairs_per_row + 1)
+
+
+@dataclass(frozen=True)
+class Advice:
+    """A method's name, a selector instead of its own (or nothing), and why, with the expected cost."""
+
+    method: str
+    selector: str
+    reason: str
+
+
+def recommend(s: Situation) -> Advice:
+    """The recipe for a situation."""
+    if s.has_target and s.has_existing:
+        if s.gradients <= PATIENCE:
+            return Advice("less", "flcmi", "a target and rows that the model already knows are given: LESS gradients "
+                          f"with conditional mutual information; {about(s.gradients)}")
+        return Advice("rds+", "flcmi", "a target and rows that the model already knows are given, and gradients would "
+                      f"take {about(s.gradients)}: RDS+ with conditional mutual information; {about(s.forward)}")
+    if s.has_existing:
+        if s.pairs <= PATIENCE:
+            return Advice("delift", "", "rows that the model already knows are given: DELIFT's continual stage; "
+                          f"{about(s.pairs)}")
+        return Advice("rds+", "flcg", "rows that the model already knows are given, and DELIFT's pairs would take "
+                      f"{about(s.pairs)}: RDS+ with conditional facility location; {about(s.forward)}")
+    if not s.has_target:
+        return Advice("mads", "", "no target is given: the rows that together activate most of the model's neurons; "
+                      f"{about(s.forward)}")
+    if s.gradients > PATIENCE:
+        return Advice("rds+", "", f"gradients would take {about(s.gradients)} here: RDS+ with greedy round-robin "
+                      f"needs one forward pass; {about(s.forward)}")
+    if s.budget_rows <= ALWAYS_SMALL or s.budget_rows <= min(SMALL_ROWS, SMALL_SHARE * s.rows):
+        return Advice("less-round-robin", "", "a target and a small budget are given: LESS gradients with greedy "
+                      f"round-robin; {about(s.gradients)}")
+    return Advice("less-ot", "", "a target and a larger budget are given: LESS gradients with optimal transport; "
+                  f"{about(s.gradients)}")
+
+
+def speed(device: str) -> float:
+    """FLOPs a second, roughly, of ``cuda:1``, ``mps`` or ``cpu``."""
+    if device.startswith("cuda"):
+        return CUDA_SPEED
+    return MPS_SPEED if device == "mps" else CPU_CORE_SPEED * (os.cpu_count() or 1)

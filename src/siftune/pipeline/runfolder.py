@@ -1,0 +1,259 @@
+"""Writing a run folder: the files that `select` leaves, each atomic, the manifest last."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from siftune._common.errors import SiftuneError
+from siftune._common.files import make_folder, write_json, write_lines, write_text, write_with
+from siftune._common.version import __version__
+from siftune.config.settings import SelectConfig, to_yaml
+from siftune.data.load import Inputs
+from siftune.data.rows import Dropped
+from siftune.data.write import write_dropped, write_rows
+from siftune.features.base import Context, Evidence
+from siftune.pipeline.recipes import Method
+from siftune.selectors import Problem, Selection
+
+NEARLY = 100  # rows of rejected_sample.jsonl
+
+
+def prepare(folder: str | Path) -> Path:
+    """Create the run folder and make sure that it can be written to, before any work is done.
+
+    Raises:
+        SiftuneError: it cannot be written to.
+    """
+    path = make_folder(folder)
+    if not os.access(path, os.W_OK):
+        raise SiftuneError("cannot write to the run folder", where=str(path),
+                           hint="choose an --output-dir that you may write to")
+    write_text(path / ".writable", "")  # what the permission bits say is not always what the file system does
+    (path / ".writable").unlink()
+    return path
+
+
+@dataclass
+class Outcome:
+    """A finished selection with all that it came from; ``bare`` is the pool under the user's constraints alone."""
+
+    config: SelectConfig
+    method: Method
+    inputs: Inputs
+    context: Context
+    evidence: Evidence
+    bare: Problem
+    problem: Problem
+    selection: Selection
+    command: str = ""
+
+    @property
+    def dropped(self) -> list[Dropped]:
+        """Every row that could not be selected: for what it is, or because the method rules it out."""
+        rows, wanted = self.inputs.pool.rows, set(self.bare.include.tolist())  # what must be included stays in
+        return [*self.inputs.dropped, *(
+            Dropped(rows[i].id, rows[i].source, rows[i].where, reason, f"ruled out by {self.method.representation}")
+            for reason, found in self.evidence.excluded.items() for i in found.tolist() if i not in wanted)]
+
+    @property
+    def shortfall(self) -> str | None:
+        """What to tell the user where the method rules out so many rows that the budget cannot be met."""
+        out = {i for rows in self.evidence.excluded.values() for i in rows.tolist()}
+        if not out or not self.selection.diagnostics["exhausted"]:
+            return None
+        return (f"the budget {self.config.budget} is not met: {self.method.representation} rules out {len(out):,} of "
+                f"{len(self.inputs.pool):,} usable rows (see dropped.jsonl), and {len(self.selection):,} rows are all "
+                "that may be selected of the rest")
+
+
+def write_run(folder: Path, outcome: Outcome) -> None:
+    """Write every file of the run folder but the report."""
+    rows, problem, selection = outcome.inputs.pool.rows, outcome.problem, outcome.selection
+    chosen = selection.indices.tolist()
+    taken = set(chosen)
+    nearly = list(islice((i for i in ranking(problem, selection) if i not in taken and not problem.exclude[i]), NEARLY))
+
+    if _selected_before(folder) != [rows[i].id for i in chosen]:
+        (folder / "comparison.json").unlink(missing_ok=True)  # it speaks of another subset
+    (folder / "manifest.json").unlink(missing_ok=True)  # until all is written, the folder is not a finished run
+    write_rows(folder / "selected.jsonl", (rows[i] for i in chosen))
+    write_with(folder / "selection.parquet", lambda path: _write_selection(path, outcome))
+    write_with(folder / "scores.parquet", lambda path: _write_scores(path, outcome))
+    write_lines(folder / "rejected_sample.jsonl", _nearly(outcome, nearly))
+    write_lines(folder / "targets.jsonl", _targets(outcome))
+    write_dropped(folder / "dropped.jsonl", outcome.dropped)
+    write_text(folder / "config.yaml", to_yaml(outcome.config))
+    write_json(folder / "manifest.json", _manifest(outcome))
+
+
+def _selected_before(folder: Path) -> list[str] | None:
+    """The ids of the selection that is there; None where there is none, or none that can be read."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return pq.read_table(folder / "selection.parquet", columns=["id"])["id"].to_pylist()
+    except (pa.ArrowException, OSError):
+        return None
+
+
+def ranking(problem: Problem, selection: Selection) -> list[int]:
+    """All pool rows, the likeliest first: by best similarity or score, ties as everywhere in siftune."""
+    score = row_scores(problem)
+    if score is None:
+        return []
+    return np.lexsort((problem.tiebreak, -score)).tolist()
+
+
+def row_scores(problem: Problem) -> np.ndarray | None:
+    """float64 [N]: the best similarity of each row, or its score; None where there is neither."""
+    if problem.blocks is not None:
+        return problem.summary().best
+    return problem.scores
+
+
+def _nearest_names(problem: Problem, nearest: np.ndarray) -> list[str | None]:
+    targets: list[str] = list(problem.targets)
+    return [targets[int(t)] if t >= 0 else None for t in nearest]
+
+
+def _write_selection(path: Path, outcome: Outcome) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    selection, rows = outcome.selection, outcome.inputs.pool.rows
+    chosen = selection.indices.tolist()
+    tokens = outcome.inputs.pool.tokens
+    pq.write_table(pa.table({
+        "id": pa.array([rows[i].id for i in chosen], pa.string()),
+        "rank": pa.array(range(1, len(chosen) + 1), pa.int64()),
+        "score": pa.array(selection.score, pa.float64()),
+        "nearest_target": pa.array(_nearest_names(outcome.problem, selection.nearest_target), pa.string()),
+        "gain": pa.array(selection.gain, pa.float64()),
+        "tokens": pa.array([int(tokens[i]) for i in chosen], pa.int64()),
+        "source": pa.array([rows[i].source for i in chosen], pa.string()),
+        "group": pa.array([rows[i].group for i in chosen], pa.string()),
+    }), path)
+
+
+def _write_scores(path: Path, outcome: Outcome) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pool, problem = outcome.inputs.pool, outcome.problem
+    n = len(pool)
+    rank: list[int | None] = [None] * n
+    for place, row in enumerate(outcome.selection.indices.tolist(), start=1):
+        rank[row] = place
+    nothing = pa.nulls(n, pa.float64())
+    similar = problem.blocks is not None
+    score = row_scores(problem)
+    pq.write_table(pa.table({
+        "id": pa.array(pool.ids, pa.string()),
+        "source": pa.array([row.source for row in pool.rows], pa.string()),
+        "group": pa.array([row.group for row in pool.rows], pa.string()),
+        "score": nothing if score is None else pa.array(score, pa.float64()),
+        "nearest_target": pa.array(_nearest_names(problem, problem.summary().nearest) if similar else [None] * n,
+                                   pa.string()),
+        "similarity": pa.array(problem.summary().best, pa.float64()) if similar else nothing,
+        "tokens": pa.array(pool.tokens, pa.int64()),
+        "supervised": pa.array([r.supervised for r in pool.rendered], pa.int64()),
+        "selected": pa.array([place is not None for place in rank], pa.bool_()),
+        "rank": pa.array(rank, pa.int64()),
+    }), path)
+
+
+def _nearly(outcome: Outcome, rows: Sequence[int]) -> list[str]:
+    problem = outcome.problem
+    score = row_scores(problem)
+    nearest = problem.summary().nearest if problem.blocks is not None else np.full(len(problem), -1)
+    names = _nearest_names(problem, nearest)
+    lines = []
+    for rank, i in enumerate(rows, start=len(outcome.selection) + 1):
+        row = outcome.inputs.pool.rows[i]
+        head = json.dumps({"rank": rank, "id": row.id, "score": None if score is None else float(score[i]),
+                           "nearest_target": names[i]}, ensure_ascii=False)
+        lines.append(f'{head[:-1]}, "row": {row.raw}}}')  # the raw text goes in untouched
+    return lines
+
+
+def _targets(outcome: Outcome) -> list[str]:
+    """The target rows with their best similarity and the rows selected for them.
+
+    Where similarities are to whole subtasks, a row stands for its subtask; what was selected for it is told once.
+    """
+    problem, target = outcome.problem, outcome.inputs.target
+    lines = {name: i for i, name in enumerate(problem.targets)}
+    highest = np.full(len(lines), -np.inf)
+    if problem.blocks is not None:
+        for _, block in problem.stream():
+            np.maximum(highest, block.max(axis=1), out=highest)
+    nearest = outcome.selection.nearest_target
+    taken = np.bincount(nearest[nearest >= 0], minlength=len(lines)).tolist()
+    told = []
+    for row in target.rows:
+        line = lines.get(row.id, lines.get(row.subtask or "all"))
+        best = None if line is None else float(highest[line])
+        selected = 0 if line is None else taken[line]
+        if line is not None and row.id not in lines:
+            taken[line] = 0
+        told.append(json.dumps({"id": row.id, "subtask": row.subtask,
+                                "messages": [{"role": m.role, "content": m.content} for m in row.messages],
+                                "best_similarity": best, "selected": selected}, ensure_ascii=False))
+    return told
+
+
+def _manifest(outcome: Outcome) -> dict[str, Any]:
+    config, inputs, method, evidence = outcome.config, outcome.inputs, outcome.method, outcome.evidence
+    loaded = outcome.context.__dict__.get("model")  # only if it was ever loaded
+    sources = dict.fromkeys(row.source for row in inputs.pool.rows)
+    counts = dict.fromkeys(sources, 0)
+    for row in inputs.pool.rows:
+        counts[row.source] += 1
+    dropped = {d.id for d in inputs.overlaps.dropped}
+    overlaps = [{"kind": o.kind, "pool_id": o.a_id, "other_id": o.b_id, "other": other, "dropped": o.a_id in dropped}
+                for other, found in (("test", inputs.overlaps.in_test), ("target", inputs.overlaps.in_target),
+                                     ("test", inputs.overlaps.same_prompt)) for o in found]
+    given = outcome.selection.diagnostics["budget"]
+    return {
+        "siftune": __version__,
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "command": outcome.command,
+        "seed": config.seed,
+        "method": {"name": method.name, "representation": method.representation, "selector": method.selector,
+                   "paper": method.paper, "reason": method.reason},
+        "model": {"name": config.model, **({"class": type(loaded.model).__name__, "parameters": loaded.parameters,
+                                            "dtype": loaded.dtype, "device": loaded.device} if loaded else {})},
+        "data": {"pool_rows": inputs.pool_rows, "usable_rows": len(inputs.pool), "target_rows": len(inputs.target),
+                 "test_rows": len(inputs.test), "sources": [{"name": k, "rows": v} for k, v in counts.items()],
+                 "overlaps": overlaps, "truncated": inputs.pool.truncated, "dropped": len(outcome.dropped)},
+        "budget": {"asked": config.budget, "rows": given["rows"], "tokens": given["tokens"]},
+        "diagnostics": {**outcome.selection.diagnostics, **evidence.notes},
+        "times": outcome.context.clock.steps,
+        "store": {"folder": str(outcome.context.folder / "store"),
+                  "bytes": sum(p.stat().st_size for p in (outcome.context.folder / "store").rglob("*") if p.is_file()),
+                  "fingerprint": evidence.fingerprint},
+        "warnings": [*inputs.warnings, *filter(None, [outcome.shortfall])],
+        "versions": _versions(),
+    }
+
+
+def _versions() -> dict[str, str]:
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = {}
+    for name in ("torch", "transformers", "peft", "numpy", "tokenizers"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found

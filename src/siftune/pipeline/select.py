@@ -1,0 +1,244 @@
+"""The main job from top to bottom: read, compute, constrain, choose. Writing is the next step."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from siftune._common.errors import ConfigError, DataError
+from siftune._common.progress import log
+from siftune._common.registry import unknown_name
+from siftune.config.settings import SelectConfig, read_yaml
+from siftune.data.load import Inputs, load_inputs
+from siftune.data.rows import Examples
+from siftune.features.base import Clock, Context, Evidence
+from siftune.features.centring import SHARED
+from siftune.features.collect import check as check_collect
+from siftune.features.gradient_settings import warmup_settings
+from siftune.features.similarity import largest_coordinates
+from siftune.pipeline.auto import Situation, speed
+from siftune.pipeline.recipes import Method, representation_of, resolve
+from siftune.pipeline.runfolder import Outcome, prepare, row_scores
+from siftune.pipeline.strata import by_score, strata_of
+from siftune.selectors import SELECTORS, Budget, Problem
+from siftune.selectors import select as run_selector
+
+if TYPE_CHECKING:
+    from siftune.models.loading import LoadedModel
+
+
+def complete(config: SelectConfig) -> SelectConfig:
+    """Name the run folder where only ``from_run`` is named: beside it, after what is different.
+
+    Raises:
+        ConfigError: no output folder is named and none can be derived.
+    """
+    if config.output_dir:
+        return config
+    if not config.from_run:
+        raise ConfigError("no run folder is named", where="--output-dir", hint="for example --output-dir runs/a")
+    name = config.selector or ("auto" if config.method == "auto" else method_of(config).selector)
+    suffix = f"{name}-{config.budget}".replace("%", "pct").replace(" ", "")
+    return dataclasses.replace(config, output_dir=f"{config.from_run.rstrip('/')}-{suffix}")
+
+
+def method_of(config: SelectConfig, inputs: Inputs | None = None, context: Context | None = None) -> Method:
+    """The recipe that a configuration names.
+
+    Args:
+        config: of the run.
+        inputs, context: what ``--method auto`` looks at: pool, target, and the model. Without them it answers as for a
+            small pool.
+
+    Raises:
+        ConfigError: an unknown name, or a method that needs a target and has none.
+    """
+    situation = None
+    decided = config.representation and config.selector  # nothing is left to choose: the model need not be loaded
+    if config.method == "auto" and not decided and inputs is not None and context is not None:
+        tokens = int(inputs.pool.tokens.sum())
+        budget = Budget.parse(config.budget).resolve(len(inputs.pool), tokens)
+        rows = budget.limit if budget.kind == "rows" else round(budget.limit * len(inputs.pool) / max(1, tokens))
+        situation = Situation(
+            bool(config.target), bool(config.existing), rows, len(inputs.pool), tokens, context.model.parameters,
+            speed(context.model.device), config.warmup_epochs,
+            warmup_settings(config).rows_of(len(inputs.pool)) / len(inputs.pool),
+            config.nominees + config.random_nominees)
+    return resolve(config.method, config.representation, config.selector, has_target=bool(config.target),
+                   has_existing=bool(config.existing), situation=situation)
+
+
+def features_home(config: SelectConfig) -> Path:
+    """The run folder whose ``store`` and ``warmup`` are used: this run's own, or where ``from_run`` leads."""
+    home, onward = config.output_dir, config.from_run
+    while onward and onward != home:
+        home = onward
+        source = Path(home) / "config.yaml"
+        onward = str(read_yaml(source).get("from_run") or "") if source.is_file() else ""
+    return Path(home)
+
+
+def load(config: SelectConfig) -> LoadedModel:
+    """The model of a configuration."""
+    from siftune.models.loading import load_model
+
+    return load_model(config.model, device=config.device, dtype=config.dtype,
+                      trust_remote_code=config.trust_remote_code)
+
+
+def read_inputs(config: SelectConfig) -> Inputs:
+    """Pool, target and test of a configuration, rendered with its model's tokenizer."""
+    from siftune.models.loading import load_tokenizer
+
+    return load_inputs(config, load_tokenizer(config.model, trust_remote_code=config.trust_remote_code))
+
+
+def choose(config: SelectConfig, *, inputs: Inputs | None = None, context: Context | None = None,
+           evidence: Evidence | None = None, command: str = "") -> Outcome:
+    """Everything of :func:`select` but the writing.
+
+    Args:
+        config: complete, see :func:`complete`.
+        inputs, context: those of an earlier call with the same data and model settings, to save reading them again.
+        evidence: that of an earlier call with the same representation.
+    """
+    method_of(config)  # a misspelt name fails now, not after reading a large pool
+    check_collect(config)
+    budget = Budget.parse(config.budget)
+    prepare(config.output_dir)
+    clock = context.clock if context else Clock()
+    if inputs is None:
+        with clock.measure("read and render"):
+            inputs = read_inputs(config)
+    budget.resolve(len(inputs.pool), int(inputs.pool.tokens.sum()))  # a wrong budget fails now, not after hours
+    home = features_home(config)
+    context = context or Context(config, inputs.pool, inputs.target, inputs.render, home, load, clock, inputs.existing)
+    method = method_of(config, inputs, context)
+    representation = representation_of(method.representation)
+    check_collect(config, representation)
+    bare = constrain(config, inputs, Problem(ids=inputs.pool.ids, tokens=inputs.pool.tokens))
+    resolved = bare.resolve(budget)  # a share is one of the pool, whatever the method itself rules out later
+    options = selector_options(config, method.selector)
+    if method.reason:
+        log(f"method auto: {method.representation} with {method.selector} ({method.reason})")
+    found: Evidence = evidence or representation.compute(context)
+    if config.center and SHARED not in found.notes:
+        log(f"--center changes nothing here: {method.representation} has no vectors to take a mean of")
+    problem = with_pairs(to_problem(bare, inputs, found), found, SELECTORS.get(method.selector).info.needs)
+    if by_score(config.strata):
+        problem = _stratified(config, inputs, problem, row_scores(problem))
+    with context.clock.measure(f"select ({method.selector})"):
+        selection = run_selector(problem, resolved, method.selector, seed=config.seed, **options)
+    outcome = Outcome(config, method, inputs, context, found, bare, problem, selection, command)
+    if outcome.shortfall:
+        log(outcome.shortfall)
+    return outcome
+
+
+def to_problem(bare: Problem, inputs: Inputs, evidence: Evidence) -> Problem:
+    """What the selector sees: the constrained pool (:func:`constrain`) with the evidence of a representation."""
+    target = inputs.target
+    comparing = evidence.blocks is not None
+    exclude = bare.exclude.copy()
+    for rows in evidence.excluded.values():
+        exclude[rows] = True
+    exclude[bare.include] = False  # what the user wants stays
+    if evidence.excluded and exclude.all():
+        told = ", ".join(f"{reason}: {len(rows):,}" for reason, rows in evidence.excluded.items())
+        raise DataError("the method rules out every row that may be selected", where="--method",
+                        why=f"Rows ruled out: {told}.",
+                        hint="choose another method or model, or look at a few rows with `siftune inspect`")
+    return dataclasses.replace(
+        bare, exclude=exclude, blocks=evidence.blocks,
+        targets=evidence.lines or target.ids if comparing else (),
+        subtasks=evidence.lines or [row.subtask or "all" for row in target.rows] if comparing else (),
+        subtask_blocks=evidence.subtask_blocks, scores=evidence.scores, vectors=evidence.vectors,
+        existing=evidence.existing,
+        lengths=_counts(inputs.pool), reference_lengths=_counts(target) if len(target) else None,
+    )
+
+
+def with_pairs(problem: Problem, evidence: Evidence, needs: str) -> Problem:
+    """The problem with what only some selectors need, and what can be costly to make: a kernel, or feature sets."""
+    if needs == "kernel" and evidence.kernel is not None:
+        return dataclasses.replace(problem, kernel=evidence.kernel())
+    if needs == "sets" and evidence.sets is not None:
+        return dataclasses.replace(problem, sets=evidence.sets())
+    if needs == "sets" and evidence.vectors is not None:
+        return dataclasses.replace(problem, sets=largest_coordinates(evidence.vectors, len(problem)))
+    return problem
+
+
+def selector_options(config: SelectConfig, selector: str) -> dict[str, Any]:
+    """The selector's options from ``--option NAME=VALUE``; values are read as YAML, and their types are checked.
+
+    Raises:
+        ConfigError: an unknown option, or a value of another type.
+    """
+    import yaml
+
+    allowed = SELECTORS.get(selector).options
+    found: dict[str, Any] = {"on_taken": config.on_taken} if "on_taken" in allowed else {}
+    for entry in config.options:
+        name, equals, value = entry.partition("=")
+        name = name.strip().replace("-", "_")
+        if not equals:
+            raise ConfigError(f"{entry!r} is not of the form NAME=VALUE", where="--option",
+                              hint=f"the options of {selector}: {', '.join(allowed) or 'none'}")
+        if name not in allowed:
+            raise unknown_name(f"option of selector {selector!r}:", name, allowed, flag="--option")
+        found[name] = SELECTORS.get(selector).checked(name, yaml.safe_load(value))
+    return found
+
+
+_QUOTA = re.compile(r"(?P<group>.+)=(?P<floor>.*?)\.\.(?P<ceiling>.*)")
+
+
+def _quotas(config: SelectConfig) -> dict[str, tuple[str | None, str | None]]:
+    """``GROUP=FLOOR..CEILING`` of every ``--quota``; either side may be empty."""
+    found = {}
+    for entry in config.quotas:
+        match = _QUOTA.fullmatch(entry.strip())
+        if match is None or not (match["floor"] or match["ceiling"]):
+            raise ConfigError(f"{entry!r} is not of the form GROUP=FLOOR..CEILING", where="--quota",
+                              hint='for example --quota "math=10%..40%", or "chat=..200" for a ceiling alone')
+        found[match["group"]] = (match["floor"].strip() or None, match["ceiling"].strip() or None)
+    return found
+
+
+def _counts(examples: Examples) -> np.ndarray:
+    return np.array([r.supervised for r in examples.rendered], dtype=np.int64)
+
+
+def constrain(config: SelectConfig, inputs: Inputs, problem: Problem) -> Problem:
+    """The problem under the user's constraints: ids to include and exclude, near-duplicates, quotas."""
+    groups: list[list[int]] = []
+    if config.near_duplicates:
+        from siftune.data.near_duplicates import near_duplicate_groups
+
+        groups = near_duplicate_groups(inputs.pool.rows, config.near_duplicates)
+    if not by_score(config.strata):  # of those there are no scores yet, see choose
+        problem = _stratified(config, inputs, problem)
+    return problem.constrained(must_include=_id_file(config.must_include, "--must-include"),
+                               must_exclude=_id_file(config.must_exclude, "--must-exclude"), duplicate_groups=groups)
+
+
+def _stratified(config: SelectConfig, inputs: Inputs, problem: Problem, scores: np.ndarray | None = None) -> Problem:
+    """The problem with the stratum of every row, and the quotas that speak of them."""
+    return dataclasses.replace(problem, groups=strata_of(config.strata, inputs, scores)
+                               ).constrained(quotas=_quotas(config))
+
+
+def _id_file(path: str, flag: str) -> list[str]:
+    if not path:
+        return []
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"cannot read the ids of {flag}", where=path, why=str(error),
+                        hint="give a text file with one id a line") from error
+    return [line.strip() for line in lines if line.strip()]

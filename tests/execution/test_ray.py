@@ -1,0 +1,151 @@
+"""Actors of Ray do what worker processes do: the same features and trainings, errors that come through, an end that
+leaves what is finished."""
+
+from __future__ import annotations
+
+import os
+import time
+from itertools import combinations_with_replacement, islice
+from pathlib import Path
+
+import pytest
+
+from siftune._common.errors import ConfigError, DataError, SiftuneError
+from siftune._common.files import read_json
+from siftune.config.settings import SelectConfig
+from siftune.execution import executor_of
+from siftune.execution.ray import RayExecutor, share_of
+from siftune.experiments.run import study
+from tests.execution.test_local import Squares
+from tests.experiments.studies import config, timeless, write_files
+
+ray = pytest.importorskip("ray")
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """One cluster for all tests of this file: starting one takes seconds."""
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    yield
+    ray.shutdown()
+
+
+class Notes:
+    """Writes down that it began and that it was closed."""
+
+    def __init__(self, worker: int):
+        self.worker = worker
+
+    def __call__(self, job: tuple[str, float]) -> int:
+        path, seconds = job
+        Path(path).write_text(str(os.getpid()))
+        time.sleep(seconds)
+        return self.worker
+
+    def close(self) -> None:
+        Path(f"closed-{self.worker}").touch()
+
+
+def test_every_job_is_done_once_elsewhere_by_actors_that_start_once(cluster):
+    found = list(RayExecutor(2).map(Squares, range(8)))
+    assert sorted(square for square, _, _ in found) == [i * i for i in range(8)]
+    processes = {pid for _, pid, _ in found}
+    assert os.getpid() not in processes
+    for process in processes:
+        calls = [calls for _, pid, calls in found if pid == process]
+        assert calls == list(range(1, len(calls) + 1))
+    assert list(RayExecutor(2).map(Squares, [])) == []
+
+
+def test_an_error_of_a_job_comes_through_whole(cluster):
+    results = RayExecutor(1).map(Squares, [1, 13, 2])
+    assert next(results)[0] == 1
+    with pytest.raises(DataError) as caught:
+        next(results)
+    assert str(caught.value) == "job 13 cannot be done\n  --> here:13\nhint: leave it out"
+    with pytest.raises(TypeError, match="can't multiply"):  # a bug stays what it is
+        list(RayExecutor(1).map(Squares, ["one"]))
+
+
+def test_a_worker_that_dies_is_told(cluster):
+    with pytest.raises(SiftuneError, match="a worker died") as caught:
+        list(RayExecutor(1).map(Squares, [1, 99, 2]))
+    assert "--workers" in str(caught.value.hint)
+
+
+def test_closed_early_it_kills_its_actors(cluster, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    quick, slow = tmp_path / "quick", tmp_path / "slow"
+    results = RayExecutor(2).map(Notes, [(str(quick), 0.0), (str(slow), 600.0)])
+    next(results)
+    while not (slow.exists() and slow.read_text()):
+        time.sleep(0.05)
+    results.close()
+    process = int(slow.read_text())
+    while Path(f"/proc/{process}").exists() and "Z" not in Path(f"/proc/{process}/stat").read_text().split()[2]:
+        time.sleep(0.05)  # the limit of the test is the limit of this
+    assert not list(tmp_path.glob("closed-*"))
+
+
+def test_at_the_end_tasks_are_closed_where_the_command_was_typed(cluster, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert len(list(RayExecutor(2, folder="run").map(Notes, [("a", 0.0), ("b", 0.0)]))) == 2
+    assert {p.name for p in tmp_path.iterdir()} == {"a", "b", "closed-0", "closed-1", "run"}
+    assert list((tmp_path / "run").iterdir()) == []
+
+
+def test_more_workers_than_there_is_room_for_are_refused(cluster):
+    with pytest.raises(ConfigError, match="2 CPUs, too few for 3 workers"):
+        list(RayExecutor(3).map(Squares, [1, 2, 3]))
+    with pytest.raises(ConfigError, match="0 GPUs") as caught:
+        list(RayExecutor(1, "cuda").map(Squares, [1]))
+    assert caught.value.hint == "give --device cpu"
+
+
+def test_features_and_trainings_are_those_of_this_process_which_goes_on_where_actors_ended(cluster, tmp_path):
+    values = write_files(tmp_path)
+    brief = {"methods": ["logra"], "headline": None, "budgets": ["10%"], "headline_seeds": None}
+    there = config(tmp_path, values, "there", executor="ray", workers=2, **brief)
+
+    class Interrupted(RayExecutor):
+        def map(self, start, jobs):
+            yield from islice(super().map(start, jobs), 3)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        study(there, executor=Interrupted(2, folder=there.common.output_dir))
+    partial = read_json(Path(there.common.output_dir) / "study.json")
+    assert sum(cell["status"] == "done" for cell in partial["cells"]) == 3
+    here = study(config(tmp_path, values, "here", **brief))
+    finished = study(config(tmp_path, values, "there", **brief))
+    assert finished.result["complete"]
+    assert timeless(finished.result) == timeless(here.result)
+    shards = sorted(p.relative_to(tmp_path / "here") for p in (tmp_path / "here" / "store").rglob("*.safetensors"))
+    assert len(shards) >= 4
+    for shard in shards:
+        assert (tmp_path / "here" / shard).read_bytes() == (tmp_path / "there" / shard).read_bytes()
+
+
+def test_the_settings_decide_what_runs_the_jobs(tmp_path):
+    made = executor_of(SelectConfig(executor="ray", workers=4), tmp_path, 3)
+    assert made == RayExecutor(3, executor_of(SelectConfig(executor="ray"), tmp_path, 1).device, str(tmp_path))
+    assert made.elsewhere
+    assert not executor_of(SelectConfig(workers=4), tmp_path, 1).elsewhere
+    with pytest.raises(ConfigError, match="Ray gives out the GPUs"):
+        executor_of(SelectConfig(executor="ray", device="cuda:1"), tmp_path, 1)
+    with pytest.raises(ConfigError, match="0 workers"):
+        RayExecutor(0)
+
+
+def test_shares_are_the_largest_that_leave_room_for_all():
+    for machines in combinations_with_replacement(range(6), 3):
+        for workers in range(1, 8):
+            def room(share: int, machines: tuple[int, ...] = machines) -> int:
+                left, placed = list(machines), 0
+                for k in range(len(left)):
+                    while left[k] >= share:
+                        left[k], placed = left[k] - share, placed + 1
+                return placed
+            possible = [share for share in range(1, 7) if room(share) >= workers]
+            assert share_of(machines, workers) == max(possible, default=0)

@@ -1,0 +1,143 @@
+"""What a study tells beside its main tests, against plain loops over what its cells hold."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+
+from siftune._common.files import read_json, write_json
+from siftune.experiments.analysis.ranks import rho
+from siftune.experiments.analysis.subtasks import places_of
+from siftune.experiments.run import study
+from siftune.experiments.text import tables
+from tests import tiny
+from tests.experiments.studies import config, write_files
+
+
+@pytest.fixture(scope="module")
+def result(tmp_path_factory):
+    """Of a finished study with another model. A random tiny model answers nothing right, so right answers are made up,
+    others for each training; the first row has no answer that could be compared."""
+    folder = tmp_path_factory.mktemp("exploratory")
+    values = write_files(folder)
+    tiny.save(folder / "other", "gpt2")
+    made = config(folder, {**values, "targets": values["targets"][:1]}, "study", methods=["embed", "bm25"],
+                  headline=["embed"], budgets=["10%"], baselines={"random": 2}, learning_rate=5e-3,
+                  train_models=[str(folder / "other")])
+    study(made)
+    for number, path in enumerate(sorted((folder / "study" / "training").glob("*/scores-*.json"))):
+        scores = read_json(path)
+        scores["correct"] = [None if i == 0 else (i + number) % 3 > 0 for i in range(len(scores["loss"]))]
+        write_json(path, scores)
+    return study(made).result
+
+
+def of_subset(result, name):
+    return [s["id"] for s in result["subsets"] if s["name"] == name]
+
+
+def losses_of(result, name, model, metric="loss"):
+    """[trainings][test rows]"""
+    return [c["results"]["sums"][metric] for c in result["cells"]
+            if c["model"] == model and c["subset"] in of_subset(result, name)]
+
+
+def mean(values):
+    return sum(values) / len(values)
+
+
+def holm(p_values):
+    """One after the other from the smallest, each times how many are left, never falling (Holm 1979)."""
+    adjusted, largest = {}, 0.0
+    for k, i in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
+        largest = max(largest, min(1.0, (len(p_values) - k) * p_values[i]))
+        adjusted[i] = largest
+    return [adjusted[i] for i in range(len(p_values))]
+
+
+def sign_flips(differences):
+    """Share of all sign patterns whose sum is at least as far from zero as the one that was seen."""
+    seen = abs(sum(differences))
+    patterns = list(itertools.product([1, -1], repeat=len(differences)))
+    return mean([abs(sum(s * d for s, d in zip(p, differences, strict=True))) >= seen - 1e-12 for p in patterns])
+
+
+def test_rows_by_subtask():
+    found = places_of(["b", None, "a", "b"])
+    assert {name: places.tolist() for name, places in found.items()} == {"b": [0, 3], "a": [2]}
+    assert places_of(["a", "a", None]) == places_of([]) == {}
+
+
+def test_each_subtask_is_measured_on_its_rows_alone(result):
+    model, [target] = result["settings"]["model"], result["targets"]
+    told = result["analyses"]["subtasks"]
+    names = list(dict.fromkeys(target["subtasks"]))
+    assert len(names) == 2
+    assert {(t["subtask"], t["name"]) for t in told} == {
+        (s, n) for s in names for n in ("zero-shot", "random", "embed", "bm25")}
+    for one in told:
+        places = [i for i, s in enumerate(target["subtasks"]) if s == one["subtask"]]
+        assert one["n_examples"] == len(places) < len(target["test_ids"])
+        if one["name"] == "zero-shot":
+            assert one["difference"] is None
+            continue
+        ours, theirs = ([mean([losses[i] for losses in losses_of(result, name, model)]) for i in places]
+                        for name in (one["name"], "random"))
+        assert one["loss"] == pytest.approx(mean(ours))
+        if one["name"] == "random":
+            assert one["p_value"] is None
+            continue
+        apart = [a - b for a, b in zip(ours, theirs, strict=True)]
+        assert one["difference"] == pytest.approx(mean(apart))
+        assert one["low"] <= one["difference"] <= one["high"]
+        assert one["p_value"] == pytest.approx(sign_flips(apart))
+        assert one["verdict"] == ("single training" if one["name"] == "bm25" else "no different")
+
+
+def test_subtasks_are_a_family_of_their_own(result):
+    tested = [t for t in result["analyses"]["subtasks"] if t["p_value"] is not None]
+    assert [t["p_value_holm"] for t in tested] == pytest.approx(holm([t["p_value"] for t in tested]))
+    assert {t["family"] for t in tested} == {len(tested)} == {4}
+    main = result["tests"]
+    assert [t["p_value_holm"] for t in main] == pytest.approx(holm([t["p_value"] for t in main]))
+
+
+def test_gains_on_other_models_are_adjusted_together(result):
+    gains = [g for t in result["analyses"]["transfer"] for g in t["gains"]]
+    assert [g["name"] for g in gains] == ["embed", "bm25"]
+    assert [g["p_value_holm"] for g in gains] == pytest.approx(holm([g["p_value"] for g in gains]))
+    other = result["settings"]["train_models"][0]
+    for gain in gains:
+        ours, theirs = (np.mean(losses_of(result, name, other), axis=0) for name in (gain["name"], "random"))
+        assert gain["p_value"] == pytest.approx(sign_flips((ours - theirs).tolist()))
+
+
+def test_the_pairs_behind_each_correlation_are_there(result):
+    model = result["settings"]["model"]
+    subsets = {s["id"]: s for s in result["subsets"]}
+    told = result["analyses"]["distance_predicts_loss"]
+    assert {(t["representation"], t["measure"]) for t in told} == {("embed", "nearest"), ("embed", "wasserstein")}
+    for one in told:
+        assert {p["subset"] for p in one["pairs"]} == set(subsets)
+        for pair in one["pairs"]:
+            cells = [c["results"]["sums"] for c in result["cells"]
+                     if (c["subset"], c["model"]) == (pair["subset"], model)]
+            assert pair["distance"] == subsets[pair["subset"]]["distances"]["embed"]["sums"][one["measure"]]
+            assert pair["loss"] == pytest.approx(mean([mean(c["loss"]) for c in cells]))
+            answered = [[x for x in c["correct"] if x is not None] for c in cells]
+            assert pair["exact_match"] == pytest.approx(mean([mean(a) for a in answered]))
+        for found, metric in ((one, "loss"), (one["exact_match"], "exact_match")):
+            x, y = (np.array([p[key] for p in one["pairs"]]) for key in ("distance", metric))
+            assert found["rho"] == pytest.approx(rho(x, y))
+            assert found["n"] == len(subsets) == 4
+    assert len({p["exact_match"] for p in told[0]["pairs"]}) > 1
+
+
+def test_the_ranking_is_in_per_cent(result):
+    ranked = result["ranking"]
+    lines = tables(result).partition("## Ranking")[2].splitlines()
+    for rank in ranked:
+        [line] = [line for line in lines if line.startswith(f"| {rank['name']} ")]
+        assert f"{100 * rank['improvement']:+.1f}%" in line

@@ -1,0 +1,208 @@
+"""LESS's scores equal a plain-loop oracle of the paper: one example, one checkpoint, one parameter at a time."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from siftune._common.errors import ConfigError, StoreMismatch
+from siftune._common.seeds import derive
+from siftune.data.rows import Rendered
+from siftune.features.base import Context
+from siftune.features.gradient_settings import lora_settings, warmup_settings
+from siftune.features.gradients.engine import LayerGradient
+from siftune.features.gradients.projections import projection
+from siftune.features.gradients.warmup import run_warmup, score_weights
+from siftune.features.store import FeatureStore
+from siftune.methods.less import Less
+from siftune.models.lora import attach_lora, detach_lora, load_adapter_state
+from tests.interrupt import stopped_after
+from tests.methods.contexts import context, examples
+
+
+def oracle(made: Context) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """(S[M, N], subtask -> Inf[N]) in float64 loops, from the formulas of sections 3 and 4."""
+    config, loaded = made.config, made.model
+    model = attach_lora(loaded.model, lora_settings(config), derive(config.seed, "adapter"))
+    checkpoints = run_warmup(model, made.pool.rendered, made.pool.ids, warmup_settings(config), made.folder / "oracle",
+                             derive(config.seed, "warmup"), pad_id=0, device="cpu",
+                             base_key=f"{loaded.weights} {loaded.dtype}")
+    if config.checkpoints == "last":
+        checkpoints = checkpoints[-1:]
+    dot = config.gradient_score == "dot"
+    etas = [c.mean_learning_rate for c in checkpoints]
+    exact = config.projection == "none"
+    kind = "sparse-jl" if config.projection in ("auto", "none") else config.projection
+    sketch = projection(kind, config.projection_dim, derive(config.seed, "projection"))
+    matrices: dict[str, np.ndarray] = {}
+    S = np.zeros((len(made.target), len(made.pool)))
+    groups = list(dict.fromkeys(row.subtask for row in made.target.rows))
+    influence = {g: np.zeros(len(made.pool)) for g in groups}
+
+    def gradient(row: Rendered) -> dict[str, np.ndarray]:
+        model.eval()
+        model.zero_grad()
+        for parameter in adapters.values():
+            parameter.requires_grad_(True)
+        ids = torch.from_numpy(row.ids.astype(np.int64))[None]
+        logits = torch.log_softmax(model(input_ids=ids).logits[0].double(), -1)
+        terms = [-logits[t - 1, ids[0, t]] for t in range(len(row)) if row.mask[t]]
+        (sum(terms) / len(terms)).backward()
+        return {n: p.grad.double().numpy().flatten() for n, p in adapters.items()}
+
+    def projected(parts: dict[str, np.ndarray]) -> np.ndarray:
+        if exact:
+            return np.concatenate(list(parts.values()))
+        total = np.zeros(config.projection_dim)
+        for name, part in parts.items():
+            if name not in matrices:
+                out = sketch.new(len(part), "cpu")
+                sketch.add(out, LayerGradient.of(name, torch.eye(len(part))))
+                matrices[name] = sketch.read(out).double().numpy()
+            total += part @ matrices[name]
+        return total
+
+    for checkpoint, eta in zip(checkpoints, etas, strict=True):
+        load_adapter_state(model, checkpoint.load_weights())
+        adapters = {n: p for n, p in model.named_parameters() if ".lora_" in n}
+        m, v = ({n: t.double().numpy().flatten() for n, t in part.items()} for part in checkpoint.load_moments())
+        b1, b2 = checkpoint.betas
+        t = checkpoint.step + 1
+        x = []
+        for row in made.pool.rendered:
+            parts = {}
+            for name, g in gradient(row).items():
+                first, second = b1 * m[name] + (1 - b1) * g, b2 * v[name] + (1 - b2) * g * g
+                if config.adam == "paper":
+                    parts[name] = (first / (1 - b1**t)) / (np.sqrt(second / (1 - b2**t)) + checkpoint.eps)
+                elif config.adam == "less-code":
+                    parts[name] = first / np.sqrt(second + checkpoint.eps)
+                else:
+                    parts[name] = g
+            direction = projected(parts)
+            x.append(direction if dot else direction / np.linalg.norm(direction))
+        q = [projected(gradient(row)) for row in made.target.rendered]
+        if config.center:
+            plain = [projected(gradient(row)) for row in made.pool.rendered]
+            common = sum(g / np.linalg.norm(g) for g in plain) / len(plain)
+            q = [g - np.linalg.norm(g) * common for g in q]
+            mean = sum(x) / len(x)
+            x = [(row - mean) / np.linalg.norm(row - mean) for row in x]
+        weight = eta / sum(etas)
+        for i, target in enumerate(q):
+            for j, row in enumerate(x):
+                S[i, j] += weight * float(np.dot(target, row)) / (1 if dot else np.linalg.norm(target))
+        for group in groups:
+            own = [g for g, row in zip(q, made.target.rows, strict=True) if row.subtask == group]
+            if config.target_mean == "gradient":
+                mean = sum(own) / len(own)
+                mean = mean / (1 if dot else np.linalg.norm(mean))
+            else:
+                mean = sum(g / np.linalg.norm(g) for g in own) / len(own)
+            for j, row in enumerate(x):
+                influence[group][j] += weight * float(np.dot(mean, row))
+    assert np.allclose(score_weights(checkpoints), np.array(etas) / sum(etas))
+    detach_lora(model)
+    return S, influence
+
+
+@pytest.mark.parametrize("changes", [
+    {},
+    {"target_mean": "cosine", "adam": "less-code"},
+    {"adam": "none", "projection": "countsketch", "architecture": "gpt2"},
+    {"projection": "rademacher", "architecture": "gemma2"},
+    {"projection": "srht", "architecture": "qwen2"},
+    {"checkpoints": "last"},
+    {"gradient_score": "dot", "adam": "none"},
+    {"gradient_score": "dot", "target_mean": "cosine"},
+    {"center": True},
+    {"center": True, "adam": "none", "target_mean": "cosine", "checkpoints": "last"},
+    {"projection": "none"},
+    {"projection": "none", "target_mean": "cosine", "adam": "less-code", "architecture": "gpt2"},
+], ids=["paper", "code", "plain", "dense", "hadamard", "last", "dot", "dot of cosines", "centred",
+        "centred plain", "exact", "exact code"])
+def test_scores_equal_a_plain_loop_oracle_of_the_paper(tmp_path, changes):
+    made = context(tmp_path, **changes)
+    found = Less().compute(made)
+    S, influence = oracle(made)
+    got = np.concatenate([block for _, block in found.blocks()], axis=1)
+    near = 2e-5 * max(1.0, np.abs(S).max())
+    np.testing.assert_allclose(got, S, rtol=1e-3, atol=near)
+    subtasks = np.concatenate([block for _, block in found.subtask_blocks()], axis=1)
+    np.testing.assert_allclose(subtasks, np.stack([influence["b"], influence["a"]]), rtol=1e-3, atol=near)
+
+
+@pytest.mark.parametrize("given", [{"projection": "none"}, {"damping": 0.1}, {"center": True}])
+def test_inner_products_of_what_is_kept_as_a_cosine_are_refused(tmp_path, given):
+    with pytest.raises(ConfigError, match="inner products") as caught:
+        Less().compute(context(tmp_path, gradient_score="dot", **given))
+    assert next(iter(given)) in str(caught.value)
+
+
+def test_without_features_there_is_no_mean_to_take_out(tmp_path):
+    with pytest.raises(ConfigError, match="nothing to centre"):
+        Less().compute(context(tmp_path, center=True, projection="none"))
+
+
+def test_the_last_checkpoint_and_inner_products_need_no_other_features(tmp_path):
+    Less().compute(context(tmp_path))
+    for changes in ({"checkpoints": "last"}, {"gradient_score": "dot"}):
+        again = context(tmp_path, **changes)
+        Less().compute(again)
+        assert all(step["reused"] for step in again.clock.steps)
+
+
+def test_features_are_reused_and_an_interrupted_pass_continues(tmp_path, monkeypatch):
+    whole = np.concatenate([b for _, b in Less().compute(context(tmp_path / "whole")).blocks()], axis=1)
+
+    with stopped_after(4), pytest.raises(KeyboardInterrupt):
+        Less().compute(context(tmp_path / "part"))
+    computed, real = [], FeatureStore.write
+    monkeypatch.setattr(FeatureStore, "write",
+                        lambda self, shard, arrays: (computed.append(shard), real(self, shard, arrays)))
+    again = Less().compute(context(tmp_path / "part"))
+    assert len(computed) == 3 * 3 + 3 - 4, "three checkpoints of three pool shards and one target shard, less four"
+    np.testing.assert_array_equal(np.concatenate([b for _, b in again.blocks()], axis=1), whole)
+
+    computed.clear()
+    clock = context(tmp_path / "part")
+    Less().compute(clock)
+    assert not computed
+    assert all(step["reused"] for step in clock.clock.steps)
+
+
+@pytest.mark.parametrize(("change", "field"), [
+    ({"model_seed": 1}, "model"),
+    ({"lora_rank": 3}, "lora.rank"),
+    ({"projection_dim": 64}, "projection.dim"),
+    ({"adam": "less-code"}, "adam"),
+    ({"learning_rate": 1e-3}, "warmup.train.learning_rate"),
+    ({"warmup_epochs": 2}, "warmup.epochs"),
+    ({"seed": 1}, "seed"),
+])
+def test_a_store_of_other_settings_is_refused_before_any_work(tmp_path, change, field):
+    Less().compute(context(tmp_path))
+    before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")}
+    with pytest.raises(StoreMismatch) as caught:
+        Less().compute(context(tmp_path, **change))
+    assert caught.value.field == field
+    assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")} == before
+
+
+def test_recompute_replaces_what_was_made_from_something_else(tmp_path):
+    Less().compute(context(tmp_path))
+    replaced = Less().compute(context(tmp_path, adam="none", recompute=True))
+    fresh = Less().compute(context(tmp_path / "fresh", adam="none"))
+    for (_, a), (_, b) in zip(replaced.blocks(), fresh.blocks(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_another_target_reuses_the_features_of_the_pool(tmp_path):
+    first = context(tmp_path)
+    Less().compute(first)
+    other = context(tmp_path)
+    other.target = examples(3, 9)
+    Less().compute(other)
+    reused = {step["step"]: step["reused"] for step in other.clock.steps}
+    assert reused == {"warmup": True, "pool features": True, "target features": False}
