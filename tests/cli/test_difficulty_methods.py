@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from siftune._common.files import read_json
-from siftune.features.store import FeatureStore
 from siftune.features.gradients import warmup
+from siftune.features.store import FeatureStore
 from tests import tiny
 from tests.cli.command import SMALL, Result, siftune
 from tests.cli.conftest import Files

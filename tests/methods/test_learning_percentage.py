@@ -14,13 +14,13 @@ from siftune._common.errors import StoreMismatch
 from siftune._common.seeds import derive
 from siftune.data.rows import Examples, Rendered
 from siftune.features.gradient_settings import lora_settings
+from siftune.features.gradients import warmup
 from siftune.features.store import FeatureStore
 from siftune.methods.learning_percentage import (
     LearningPercentage,
     approximate_percentage,
     learning_percentage,
 )
-from siftune.features.gradients import warmup
 from siftune.models.lora import attach_lora, detach_lora, load_adapter_state
 from tests.features.forward.test_loss import own_loss
 from tests.methods.contexts import context, examples

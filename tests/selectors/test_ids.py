@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from siftune._common.errors import SiftuneError
-from siftune.selectors import Problem, ordering, select
+from siftune.selectors import Problem, select
+from siftune.selectors.core import ordering
 from siftune.selectors.core.ids import PackedIds
 
 # Few letters make long common prefixes; NUL, accents and characters beyond the first plane test the order of bytes.

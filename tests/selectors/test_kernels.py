@@ -13,7 +13,8 @@ from scipy.sparse import csc_array
 from threadpoolctl import threadpool_limits
 
 from siftune._common.errors import ConfigError
-from siftune.selectors import Problem, kernel_sources, kernels, select
+from siftune.selectors import Problem, select
+from siftune.selectors.core import kernel_sources, kernels
 from siftune.selectors.core.grid import Vectors, scale_of
 from siftune.selectors.core.kernel_sources import pool_kernel
 from siftune.selectors.core.kernels import on_grid

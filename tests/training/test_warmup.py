@@ -12,8 +12,8 @@ import torch
 
 from siftune._common import files
 from siftune._common.errors import ConfigError, DataError, StoreCorrupt
-from siftune.features.gradients.warmup import Checkpoint, WarmupSettings, run_warmup, score_weights, warmup_rows
 from siftune.features.gradients import warmup
+from siftune.features.gradients.warmup import Checkpoint, WarmupSettings, run_warmup, score_weights, warmup_rows
 from siftune.models.lora import LoraSettings, adapter_parameters, adapter_state, attach_lora
 from siftune.training.settings import TrainSettings
 from tests import tiny
