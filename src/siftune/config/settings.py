@@ -7,35 +7,25 @@ is imported here, so that ``--help``, which is made from these fields, is instan
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeVar, get_args, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_type_hints
 
 from siftune._common.errors import ConfigError
 from siftune._common.registry import unknown_name
-
-
-class Rule(NamedTuple):
-    """What a number must be: in words, and as a test, which NaN never passes."""
-
-    words: str
-    holds: Callable[[float], bool]
-
-
-POSITIVE = Rule("a finite number above 0", lambda x: 0 < x < float("inf"))
-COUNT = Rule("1 or more", lambda x: x >= 1)
-COUNT_OR_NONE = Rule("0 or more", lambda x: x >= 0)
-SHARE = Rule("above 0 and at most 1", lambda x: 0 < x <= 1)
-SHARE_OR_NONE = Rule("from 0 to 1", lambda x: 0 <= x <= 1)
-PROPER_SHARE = Rule("above 0 and below 1", lambda x: 0 < x < 1)
-RATE = Rule("at least 0 and below 1", lambda x: 0 <= x < 1)
-
-
-def option(default: Any, help: str, *, group: str, flag: str | None = None, rule: Rule | None = None) -> Any:
-    """A setting: its default, the text of ``--help``, its panel, its flag where the name differs, its range."""
-    return field(default=default, metadata={"help": help, "group": group, "flag": flag, "rule": rule})
-
+from siftune.config.options import (
+    COUNT,
+    COUNT_OR_NONE,
+    POSITIVE,
+    PROPER_SHARE,
+    RATE,
+    SHARE,
+    SHARE_OR_NONE,
+    Rule,
+    check_rules,
+    option,
+)
 
 FeatureDtype = Literal["float32", "float16", "bfloat16", "int8", "1bit"]
 
@@ -73,11 +63,7 @@ class DataConfig:
                              group=DATA, rule=Rule("2 or more", lambda x: x >= 2))
 
     def __post_init__(self) -> None:
-        for setting in dataclasses.fields(self):
-            rule, value = setting.metadata["rule"], getattr(self, setting.name)
-            if rule and not rule.holds(value):
-                raise ConfigError(f"{flag_of(setting)} cannot be {value}", where=flag_of(setting),
-                                  hint=f"give a value that is {rule.words}")
+        check_rules(self, flag_of)
 
 
 @dataclass(frozen=True)
