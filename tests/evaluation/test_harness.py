@@ -14,9 +14,10 @@ import torch
 
 from siftune._common.errors import ConfigError, DataError, SiftuneError
 from siftune._common.files import read_json
+from siftune.api import compare
 from siftune.evaluation.harness import example_scores, harness_scores, harness_tasks
 from siftune.experiments import cells
-from siftune.experiments.compare import compare, table
+from siftune.experiments.compare import table
 from siftune.experiments.run import study
 from siftune.experiments.text import tables
 from siftune.models.lora import adapter_parameters

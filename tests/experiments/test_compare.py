@@ -13,12 +13,14 @@ from siftune import api
 from siftune._common.errors import ConfigError
 from siftune._common.files import read_json
 from siftune._common.seeds import derive
+from siftune.api import compare
 from siftune.config.settings import CompareConfig
 from siftune.experiments import cells
-from siftune.experiments.compare import compare, table
+from siftune.experiments.compare import table
 from siftune.features.gradient_settings import lora_settings
 from siftune.models.loading import load_model
 from siftune.models.lora import attach_lora, detach_lora, load_adapter_state
+from siftune.pipeline import select as select_job
 from tests import tiny
 
 
@@ -74,7 +76,7 @@ def test_every_arm_is_there_with_its_rows_and_subtasks(done):
 def test_the_scores_are_those_of_the_trained_adapter_on_the_test_rows(setting, done):
     made = config(setting, "run")
     loaded = load_model(made.model)
-    inputs = api.read_inputs(made)
+    inputs = select_job.read_inputs(made)
     folders = [p for p in (done.folder / "training").iterdir() if (p / "adapter.safetensors").is_file()]
     assert len(folders) == 2 * 4, "two seeds of random, full and two methods"
     found = []

@@ -13,9 +13,9 @@ import pytest
 
 from siftune._common.errors import ConfigError, SiftuneError
 from siftune._common.files import read_json, write_json
+from siftune.api import compare
 from siftune.evaluation.statistics import holm
 from siftune.execution import LocalExecutor
-from siftune.experiments.compare import compare
 from siftune.experiments.config import load_study
 from siftune.experiments.costs import Costs
 from siftune.experiments.preview import preview
