@@ -26,13 +26,14 @@ POOL = 10_000
 def study(targets: Sequence[str] = ("math", "code", "biomedical questions"), methods: Sequence[str] = tuple(GAINS),
           budgets: Sequence[str] = tuple(ROWS), *, test_rows: int = 40, singles: Sequence[str] = ("bm25",),
           model: str = MODEL, other: str | None = OTHER, deciles: Sequence[str] = ("embed",), full: bool = True,
-          ) -> dict[str, Any]:
+          trainings: int = 5) -> dict[str, Any]:
     """A finished study.
 
     Args:
         singles: methods of one training, which have no verdict.
         other: a further model that is trained on the same subsets.
         deciles: methods whose order is cut into ten.
+        trainings: of random and of methods but those of one training, and ``embed``, which has two.
     """
     bits = np.random.default_rng(7)
     gains = {name: GAINS.get(name, list(GAINS.values())[i % len(GAINS)]) for i, name in enumerate(methods)}
@@ -45,8 +46,8 @@ def study(targets: Sequence[str] = ("math", "code", "biomedical questions"), met
     result: dict[str, Any] = {
         "siftune": "0.1.0", "complete": True,
         "settings": {"pool": ["pool.jsonl"], "model": model, "train_models": [other] if other else [],
-                     "methods": list(methods), "headline": list(methods[:1]), "budgets": list(budgets), "seeds": 2,
-                     "headline_seeds": 3, "baselines": {"random": 3, "length-matched-random": 2},
+                     "methods": list(methods), "headline": list(methods[:1]), "budgets": list(budgets), "seeds": trainings,
+                     "headline_seeds": trainings, "baselines": {"random": trainings, "length-matched-random": 2},
                      "deciles": list(deciles), "steps": "epochs", "epochs": 4, "batch_size": 16,
                      "learning_rate": 3e-4, "lora_rank": 16, "max_length": 1024, "confidence": 0.95, "seed": 0,
                      "length_reference": methods[0] if methods else None},
@@ -99,13 +100,13 @@ def study(targets: Sequence[str] = ("math", "code", "biomedical questions"), met
             arm(of, target, None, "baseline", "full", 0.62 * shift, 1)
         for i, budget in enumerate(budgets):
             random = shift * (1.0 - 0.12 * i)
-            arm(of, target, budget, "baseline", "random", random, 3)
+            arm(of, target, budget, "baseline", "random", random, trainings)
             if of == model:
                 arm(of, target, budget, "baseline", "length-matched-random", random * 0.97, 2)
             for name in methods:
-                trainings = 1 if name in singles else 3 if name == methods[0] else 2
+                count = 1 if name in singles else 2 if name == "embed" else trainings
                 arm(of, target, budget, "method", name, random * (1 - gains[name] * (1 if of == model else 0.5)),
-                    trainings)
+                    count)
     _tests(result, kept, model)
     _analyses(result, kept, model, other)
     return result
@@ -123,16 +124,15 @@ def _tests(result: dict[str, Any], kept: dict[Any, np.ndarray], model: str) -> N
             continue
         for against_ in ("random", "length-matched-random"):
             ours, theirs = (kept[model, a["target"], a["budget"], n] for n in (a["name"], against_))
-            found = paired_difference(ours, theirs, 0.95, 0)
+            found = paired_difference(ours, theirs, 0.95)
             result["tests"].append({
                 "target": a["target"], "budget": a["budget"], "method": a["name"], "against": against_,
                 "metric": "loss", "difference": found.interval.mean, "low": found.interval.low,
                 "high": found.interval.high, "p_value": found.p_value, "n_examples": found.interval.examples,
-                "n_seeds": found.interval.seeds, "single": len(ours) == 1})
+                "n_seeds": found.interval.seeds, "covers": found.covers})
     for test, adjusted in zip(result["tests"], holm([t["p_value"] for t in result["tests"]]), strict=True):
-        clear = not test["low"] <= 0 <= test["high"] and adjusted < 0.05
         test["p_value_holm"] = adjusted
-        test["verdict"] = ("single training" if test.pop("single") else "no different" if not clear else
+        test["verdict"] = ("single training" if adjusted is None else "no different" if adjusted >= 0.05 else
                            "better" if test["difference"] < 0 else "worse")
 
 
@@ -195,7 +195,7 @@ def _analyses(result: dict[str, Any], kept: dict[Any, np.ndarray], model: str, o
                 rho = spearman([float(there[n].mean()) for n in names], here, 0.95, 0)
                 listed = []
                 for name, gain_here in zip(names[1:], here[1:], strict=True):
-                    found = paired_difference(there[name], there["random"], 0.95, 0)
+                    found = paired_difference(there[name], there["random"], 0.95)
                     i = found.interval
                     listed.append({"name": name, "gain": -i.mean / float(there["random"].mean()),
                                    "gain_here": relative_gain(gain_here, here[0]), "difference": i.mean,

@@ -161,7 +161,7 @@ def _transfer(study: Study, own: Sequence[ArmScores], others: Sequence[ArmScores
         gains = []
         for arm in there.values() if random else ():
             if arm.name != RANDOM and random:
-                told = study.remember(difference, arm.losses, random.losses, "loss", study.confidence, study.seed) or {}
+                told = study.remember(difference, arm.losses, random.losses, "loss", study.confidence) or {}
                 gains.append({"name": arm.name, "gain": relative_gain(arm.loss, random.loss),
                               "gain_here": relative_gain(here[arm.name], here[RANDOM])
                               if {arm.name, RANDOM} <= set(here) else None,

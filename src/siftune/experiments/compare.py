@@ -26,9 +26,8 @@ from siftune.config.settings import CompareConfig
 from siftune.data.load import Inputs
 from siftune.data.rows import Examples
 from siftune.evaluation.harness import example_scores, harness_tasks
-from siftune.evaluation.statistics import holm
 from siftune.experiments.cells import Cell, CellWorker, Shelf, test_rows
-from siftune.experiments.estimates import difference, estimate
+from siftune.experiments.estimates import difference, estimate, judge
 from siftune.features.base import Context, Evidence
 from siftune.pipeline.runfolder import Outcome
 from siftune.pipeline.select import choose, complete, method_of
@@ -240,12 +239,19 @@ def summarise(config: CompareConfig, inputs: Inputs, arms: Sequence[Arm]) -> dic
                     for name, rows in parts.items()},
         "lm_eval": {m: estimate(values, m, config.confidence, seed) for m, values in arm.harness.items()},
     } for arm in arms]
-    tests = list(_tests(config, arms, parts, seed))
-    for test, adjusted in zip(tests, holm([t["p_value"] for t in tests]), strict=True):
-        test["p_value_holm"] = adjusted
+    tests = list(_tests(config, arms, parts))
+    # As in a study: what the comparison is for, whether the rest of the pool can go, and single subtasks are asked
+    # apart, so that many subtasks do not drown the main question.
+    families = [[t for t in tests if _family(t) == name] for name in dict.fromkeys(map(_family, tests))]
+    for family in families:
+        judge(family, config.confidence)
     return {"arms": told, "tests": tests, "confidence": config.confidence, "learning_rate": config.learning_rate,
             "epochs": config.epochs, "seeds": config.seeds, "budget": config.budget,
             "note": "Test rows were not used for selection or training. Equal rows; tokens differ as shown."}
+
+
+def _family(test: Mapping[str, Any]) -> str:
+    return "subtasks" if test["subtask"] != ALL else "full" if test["against"] == "full" else "main"
 
 
 def _parts(test: Examples) -> Iterator[tuple[str, np.ndarray]]:
@@ -257,7 +263,7 @@ def _parts(test: Examples) -> Iterator[tuple[str, np.ndarray]]:
             yield name, np.array([i for i, s in enumerate(subtasks) if s == name])
 
 
-def _tests(config: CompareConfig, arms: Sequence[Arm], parts: dict[str, np.ndarray], seed: int,
+def _tests(config: CompareConfig, arms: Sequence[Arm], parts: dict[str, np.ndarray],
            ) -> Iterator[dict[str, Any]]:
     random = next(arm for arm in arms if arm.name == "random")
     others = [arm for arm in arms if arm.kind == "baseline" and arm.name not in ("random", "zero-shot")]
@@ -266,12 +272,12 @@ def _tests(config: CompareConfig, arms: Sequence[Arm], parts: dict[str, np.ndarr
             for subtask, rows in parts.items():
                 for metric in ("loss", "exact_match"):
                     ours, theirs = (a.losses if metric == "loss" else a.correct for a in (arm, against))
-                    found = difference(ours[:, rows], theirs[:, rows], metric, config.confidence, seed)
+                    found = difference(ours[:, rows], theirs[:, rows], metric, config.confidence)
                     if found:
                         yield {"method": arm.name, "against": against.name, "subtask": subtask, "metric": metric,
                                **found}
             for metric, values in arm.harness.items():
-                found = difference(values, against.harness[metric], metric, config.confidence, seed)
+                found = difference(values, against.harness[metric], metric, config.confidence)
                 if found:
                     yield {"method": arm.name, "against": against.name, "subtask": ALL, "metric": metric, **found}
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 import numpy as np
 
-from siftune.evaluation.statistics import interval, paired_difference
+from siftune.evaluation.statistics import holm, interval, paired_difference, verdict
 
 ENDS = {"loss": (0.0, np.inf), "exact_match": (0.0, 1.0)}
 """What a metric can be at all; one of the lm-evaluation-harness is taken for a share where all of its scores are."""
@@ -39,13 +39,14 @@ def estimate(values: np.ndarray, metric: str, confidence: float, seed: int) -> d
     return {"mean": found.mean, "low": low, "high": high, "per_seed": values.mean(axis=1).tolist()}
 
 
-def difference(ours: np.ndarray, theirs: np.ndarray, metric: str, confidence: float, seed: int,
-               ) -> dict[str, Any] | None:
-    """``difference``, ``low``, ``high``, ``p_value``, ``n_examples``, ``n_seeds``, ``verdict`` of a paired comparison.
+def difference(ours: np.ndarray, theirs: np.ndarray, metric: str, confidence: float) -> dict[str, Any] | None:
+    """``difference``, ``low``, ``high``, ``covers``, ``p_value``, ``n_examples``, ``n_seeds``, ``verdict`` of a paired
+    comparison. Where a side stands on one training, ``covers`` is ``rows``, ``p_value`` None and ``verdict``
+    ``single training``.
 
     Args:
         ours, theirs: float64 [trainings, test rows] on the same test rows; NaN where the metric does not apply.
-        metric, confidence, seed: as for :func:`estimate`.
+        metric, confidence: as for :func:`estimate`.
 
     Returns:
         None where the metric applies to no row.
@@ -53,11 +54,27 @@ def difference(ours: np.ndarray, theirs: np.ndarray, metric: str, confidence: fl
     applicable = ~(np.isnan(ours).any(axis=0) | np.isnan(theirs).any(axis=0))
     if not applicable.any():
         return None
-    found = paired_difference(ours[:, applicable], theirs[:, applicable], confidence, seed,
+    found = paired_difference(ours[:, applicable], theirs[:, applicable], confidence,
                               lower_is_better=metric == "loss")
     i = found.interval
-    return {"difference": i.mean, "low": i.low, "high": i.high, "p_value": found.p_value, "n_examples": i.examples,
-            "n_seeds": i.seeds, "verdict": found.verdict}
+    return {"difference": i.mean, "low": i.low, "high": i.high, "covers": found.covers, "p_value": found.p_value,
+            "n_examples": i.examples, "n_seeds": i.seeds, "verdict": found.verdict}
+
+
+def judge(family: Iterable[dict[str, Any]], confidence: float) -> None:
+    """Set ``p_value_holm`` and ``verdict`` of tests that are asked together, by Holm's adjustment over all of them.
+
+    A comparison with one training on a side has no p-value: it gets no verdict, and the others do not pay for it.
+
+    Args:
+        family: of :func:`difference`; of the loss where a test has no ``metric``.
+        confidence: of the verdicts.
+    """
+    family = list(family)
+    for test, adjusted in zip(family, holm([test["p_value"] for test in family]), strict=True):
+        test["p_value_holm"] = adjusted
+        test["verdict"] = verdict(test["difference"], adjusted, confidence,
+                                  lower_is_better=test.get("metric", "loss") == "loss")
 
 
 class Remembered:

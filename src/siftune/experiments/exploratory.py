@@ -11,16 +11,15 @@ from typing import Any
 
 import numpy as np
 
-from siftune.evaluation.statistics import holm
 from siftune.experiments import schema
 from siftune.experiments.analysis.overlap import jaccard
 from siftune.experiments.analysis.subtasks import places_of
-from siftune.experiments.estimates import difference
+from siftune.experiments.estimates import difference, judge
 from siftune.experiments.subsets import Subset
 from siftune.experiments.summary import CHOSEN, RANDOM, ArmScores, Study
 from siftune.features.gradient_settings import plain
 
-_TOLD = ("difference", "low", "high", "p_value", "n_examples", "n_seeds")
+_TOLD = ("difference", "low", "high", "covers", "p_value", "n_examples", "n_seeds")
 
 
 def ablations(study: Study, arms: Sequence[ArmScores], tests: Sequence[schema.Test]) -> Iterator[dict[str, Any]]:
@@ -64,11 +63,9 @@ def subtasks(study: Study, arms: Sequence[ArmScores]) -> list[dict[str, Any]]:
              for subtask, places in places_of([r.subtask for r in study.inputs.of(target.name).test.rows]).items()
              for entry in _on_rows(study, [a for a in arms if a.target == target.name], subtask, places)]
     tested = [entry for entry in found if entry["p_value"] is not None]
-    for entry, adjusted in zip(tested, holm([entry["p_value"] for entry in tested]), strict=True):
-        entry["p_value_holm"], entry["family"] = adjusted, len(tested)
-        if entry["verdict"] != "single training":
-            clear = not entry["low"] <= 0 <= entry["high"] and adjusted < 1 - study.confidence
-            entry["verdict"] = ("better" if entry["difference"] < 0 else "worse") if clear else "no different"
+    judge(tested, study.confidence)
+    for entry in tested:
+        entry["family"] = len(tested)
     return found
 
 
@@ -78,9 +75,8 @@ def _on_rows(study: Study, arms: Sequence[ArmScores], subtask: str, places: np.n
         ours, theirs = arm.losses[:, places], random.get(arm.budget)
         told = None
         if arm.kind in CHOSEN and theirs is not None:
-            told = study.remember(difference, ours, theirs, "loss", study.confidence, study.seed)
-        single = theirs is not None and min(len(ours), len(theirs)) == 1
+            told = study.remember(difference, ours, theirs, "loss", study.confidence)
         yield {"target": arm.target, "subtask": subtask, "budget": arm.budget, "kind": arm.kind, "name": arm.name,
                "loss": float(ours.mean()), "random_loss": None if theirs is None else float(theirs.mean()),
                **{key: told[key] if told else None for key in _TOLD}, "n_examples": len(places), "p_value_holm": None,
-               "family": None, "verdict": None if not told else "single training" if single else told["verdict"]}
+               "family": None, "verdict": told["verdict"] if told else None}

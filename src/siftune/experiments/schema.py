@@ -105,7 +105,8 @@ class Test(TypedDict):
     """A paired comparison of a method or an ablation with random, with length-matched random, with the full pool or,
     for an ablation, with the method that it varies. ``difference`` is ``method`` less ``against``; ``p_value_holm`` is
     adjusted for all comparisons of the study, those with the full pool among themselves. ``verdict``: better, worse, no
-    different; or ``single training`` where one side stands on one training, whose luck cannot be told from merit."""
+    different; or ``single training`` where one side stands on one training, whose luck cannot be told from merit: there
+    is no p-value then, and the interval ``covers`` rows, elsewhere ``trainings and rows``."""
 
     target: str
     budget: str
@@ -115,20 +116,23 @@ class Test(TypedDict):
     difference: float
     low: float
     high: float
-    p_value: float
-    p_value_holm: float
+    covers: str
+    p_value: float | None
+    p_value_holm: float | None
     n_examples: int
     n_seeds: int
     verdict: str
 
 
 class Rank(TypedDict):
-    """``improvement``: mean over targets and budgets of the loss relative to random's, 0.2 for a fifth lower."""
+    """``improvement``: mean over targets and budgets of the loss relative to random's, 0.2 for a fifth lower.
+    ``judged``: comparisons with several trainings on both sides, which alone can be ``better`` or ``worse``."""
 
     name: str
     kind: str
     improvement: float
     comparisons: int
+    judged: int
     better: int
     worse: int
 

@@ -18,12 +18,11 @@ import numpy as np
 from siftune._common.seeds import derive
 from siftune._common.version import __version__
 from siftune.evaluation.harness import example_scores
-from siftune.evaluation.statistics import holm
 from siftune.experiments import schema
 from siftune.experiments.analysis.transfer import relative_gain
 from siftune.experiments.costs import Costs
 from siftune.experiments.distances import Distances
-from siftune.experiments.estimates import Remembered, difference, estimate
+from siftune.experiments.estimates import Remembered, difference, estimate, judge
 from siftune.experiments.inputs import StudyInputs
 from siftune.experiments.subsets import Subset, Wanted
 from siftune.experiments.trainings import Cells, StudyCell
@@ -236,14 +235,7 @@ def _arm(study: Study, arm: ArmScores) -> schema.Arm:
 def _tests(study: Study, arms: Sequence[ArmScores]) -> list[schema.Test]:
     found = list(_compared(study, arms))
     for family in ([t for t in found if t["against"] != FULL], [t for t in found if t["against"] == FULL]):
-        for test, adjusted in zip(family, holm([t["p_value"] for t in family]), strict=True):
-            test["p_value_holm"] = adjusted
-    for test in found:
-        adjusted, lower = test["p_value_holm"], test["metric"] == "loss"
-        if test["verdict"] != "single training":
-            clear = not test["low"] <= 0 <= test["high"] and adjusted < 1 - study.confidence
-            test["verdict"] = "no different" if not clear else (
-                "better" if (test["difference"] < 0) == lower else "worse")
+        judge(family, study.confidence)
     return found  # type: ignore[return-value]
 
 
@@ -255,12 +247,10 @@ def _compared(study: Study, arms: Sequence[ArmScores]) -> Iterator[dict[str, Any
                         and a.budget in (arm.budget, None)):
             for metric in ("loss", "exact_match", *(m for m in arm.harness if m in against.harness)):
                 ours, theirs = arm.scores(metric), against.scores(metric)
-                told = study.remember(difference, ours, theirs, metric, study.confidence, study.seed)
+                told = study.remember(difference, ours, theirs, metric, study.confidence)
                 if told:
-                    single = min(len(ours), len(theirs)) == 1
                     yield {"target": arm.target, "budget": arm.budget, "method": arm.name, "against": against.name,
-                           "metric": metric, **told, "p_value_holm": 1.0,
-                           "verdict": "single training" if single else told["verdict"]}
+                           "metric": metric, **told, "p_value_holm": None}
 
 
 def _ranking(arms: Sequence[ArmScores], tests: Sequence[schema.Test]) -> list[schema.Rank]:
@@ -274,6 +264,7 @@ def _ranking(arms: Sequence[ArmScores], tests: Sequence[schema.Test]) -> list[sc
                     if (t["method"], t["against"], t["metric"]) == (name, RANDOM, "loss")]
         if gains:
             found.append({"name": name, "kind": kind, "improvement": float(np.mean(gains)), "comparisons": len(gains),
+                          "judged": len(verdicts) - verdicts.count("single training"),
                           "better": verdicts.count("better"), "worse": verdicts.count("worse")})
     return sorted(found, key=lambda r: (-r["improvement"], r["name"]))
 

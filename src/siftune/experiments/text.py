@@ -7,7 +7,7 @@ from typing import Any
 
 from siftune.experiments.ablations import in_words
 from siftune.experiments.compare import aligned, shown_interval, shown_number
-from siftune.experiments.schema import Arm, StudyResult, Test
+from siftune.experiments.schema import Arm, Rank, StudyResult, Test
 
 
 def tables(result: StudyResult) -> str:
@@ -21,15 +21,17 @@ def tables(result: StudyResult) -> str:
             parts.append(f"## {target} (n={rows})\n\n{_table(arms, result['tests'])}")
     if result["ranking"]:
         head = ["", "lower loss than random", "better", "worse", "of"]
-        lines = [[r["name"], f"{r['improvement']:+.1%}", str(r["better"]), str(r["worse"]), str(r["comparisons"])]
+        lines = [[r["name"], f"{r['improvement']:+.1%}", *_counts(r), str(r["comparisons"])]
                  for r in result["ranking"]]
         parts.append(f"## Ranking\n\n{aligned([head, *lines])}")
     if settings := _settings(result["analyses"].get("ablations", [])):
         parts.append(f"## What a setting changes\n\n{settings}")
     notes = "\n".join(result["notes"])
-    family = [t for t in result["tests"] if t["against"] != "full"]
-    parts.append(f"{notes}\nBrackets: {result['settings']['confidence']:.0%} intervals over trainings and test rows. "
-                 f"p: sign-flip permutation test, by Holm's method over {len(family)} comparisons.")
+    family = [t for t in result["tests"] if t["against"] != "full" and t["p_value"] is not None]
+    level = f"{result['settings']['confidence']:.0%}"
+    parts.append(f"{notes}\nBrackets: {level} intervals over trainings and test rows; with one training on a side over "
+                 "test rows alone. p: Student's t over trainings and rows, by Holm's method over "
+                 f"{len(family)} comparisons.")
     return "\n\n".join(parts)
 
 
@@ -52,8 +54,21 @@ def _settings(ablations: Sequence[dict[str, Any]]) -> str:
                 one["name"], one["method"], in_words(one["settings"]), one["target"], one["budget"],
                 f"{one['jaccard']:.2f}",
                 shown_interval({"mean": one["difference"], **one}, "{:+.3f}") if tested else "-",
-                f"{one['p_value_holm']:.3g}" if tested else "-", one["verdict"] or "-"])
+                _p(one["p_value_holm"]), _verdict(one["verdict"])])
     return aligned(lines) if len(lines) > 1 else ""
+
+
+def _p(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3g}"
+
+
+def _verdict(found: str | None) -> str:
+    return "one training, no verdict" if found == "single training" else found or "-"
+
+
+def _counts(rank: Rank) -> list[str]:
+    """Better and worse; a method none of whose comparisons has a verdict is not one that was never better."""
+    return [str(rank["better"]), str(rank["worse"])] if rank.get("judged", True) else ["no verdict", "no verdict"]
 
 
 def _table(arms: Sequence[Arm], tests: Sequence[Test]) -> str:
@@ -72,5 +87,5 @@ def _table(arms: Sequence[Arm], tests: Sequence[Test]) -> str:
             *([shown_interval(arm["exact_match"], "{:.0%}")] if exact else []),
             *(shown_interval(arm.get("lm_eval", {}).get(metric), "{:.3g}") for metric in tasks),
             shown_interval({"mean": found["difference"], **found}, "{:+.3f}") if found else "-",
-            f"{found['p_value_holm']:.3g}" if found else "-", found["verdict"] if found else "-"])
+            _p(found["p_value_holm"] if found else None), _verdict(found["verdict"] if found else None)])
     return aligned(lines)

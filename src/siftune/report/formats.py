@@ -37,6 +37,11 @@ def p_value(value: float | None) -> str:
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
+def verdict(value: str) -> str:
+    """A verdict as it is shown."""
+    return "one training, no verdict" if value == "single training" else value
+
+
 def percent(share: float | None) -> str:
     """A share as a percentage with one decimal; a share too small for it is not shown as nothing."""
     if share is None:

@@ -40,7 +40,7 @@ def environment(*folders: Path) -> Environment:
     environment = Environment(loader=FileSystemLoader([*folders, _HERE]), autoescape=True, undefined=StrictUndefined,
                               finalize=_shown, trim_blocks=True, lstrip_blocks=True)
     environment.filters.update(
-        number=formats.number, loss=formats.loss, score=formats.score, p_value=formats.p_value,
+        number=formats.number, loss=formats.loss, score=formats.score, p_value=formats.p_value, verdict=formats.verdict,
         percent=formats.percent, signed_percent=formats.signed_percent, signed=formats.signed,
         duration=formats.duration, size=formats.size, pretty_json=pretty_json, shorten=shorten,
     )

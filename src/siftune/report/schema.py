@@ -128,11 +128,12 @@ class Test(_Part):
     difference: float | None = None
     low: float | None = None
     high: float | None = None
+    covers: str | None = None
     p_value: float | None = None
     p_value_holm: float | None = None
     n_examples: int | None = None
     n_seeds: int | None = None
-    verdict: Literal["better", "worse", "no different"]
+    verdict: Literal["better", "worse", "no different", "single training"]
 
 
 class Comparison(_Part):

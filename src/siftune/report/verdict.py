@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from siftune.report.formats import count, percent, rough_percent, signed, signed_percent
+from siftune.report.formats import count, p_value, percent, rough_percent, signed, signed_percent
 from siftune.report.schema import ALL, RANDOM, ZERO_SHOT, Arm, Comparison, Estimate, Manifest, Test
 
 ROUGH_SEEDS = 3  # with fewer seeds an interval says little about the noise of training
@@ -14,7 +14,8 @@ def verdict(comparison: Comparison | None, manifest: Manifest) -> dict[str, Any]
     """What the comparison says of the run's method, in one or two sentences.
 
     Returns:
-        ``{"status": "better" | "worse" | "no different" | "not compared", "sentences": [str], "cautions": [str]}``.
+        ``{"status": "better" | "worse" | "no different" | "single training" | "not compared", "sentences": [str],
+        "cautions": [str]}``.
     """
     if comparison is None:
         return _not_compared("Run `siftune compare` on this run folder to train on this subset and on random rows.")
@@ -57,11 +58,13 @@ def _own_names(manifest: Manifest) -> set[str | None]:
 
 
 def _rank(test: Test) -> tuple[int, float]:
-    return ["better", "no different", "worse"].index(test.verdict), test.difference or 0.0
+    return ["better", "no different", "single training", "worse"].index(test.verdict), test.difference or 0.0
 
 
 def _sentence(test: Test, comparison: Comparison) -> str:
     seeds = "" if test.n_seeds is None else f", {count(test.n_seeds, 'seed')}"
+    if test.p_value_holm is not None:
+        seeds += f", p after Holm {p_value(test.p_value_holm)}"
     level = f"{100 * comparison.confidence:g}% interval"
     share = relative(test, comparison)
     if share is None:
@@ -73,22 +76,31 @@ def _sentence(test: Test, comparison: Comparison) -> str:
         interval = f"{signed_percent(low)} to {signed_percent(high)}"
         if low > 0 or high < 0:  # one direction only: the verb says which, the signs would say it twice
             interval = " to ".join(rough_percent(end) for end in sorted((abs(low), abs(high))))
-    interval = f"({level} {interval}{seeds})"
+    inside, interval = interval, f"({level} {interval}{seeds})"
     if test.verdict == "better":
         return f"{test.method} lowered the held-out target loss {by} against random {interval}."
     if test.verdict == "worse":
         return (f"{test.method} raised the held-out target loss {by} against random {interval}: "
                 "do not use this subset.")
+    if test.verdict == "single training":
+        rows = " over test rows alone" if test.covers == "rows" else ""
+        return (f"One training, no verdict: with {test.method} the held-out target loss changed by {change} against "
+                f"random ({level}{rows} {inside}{seeds}). The luck of a single training cannot be told from merit: "
+                f"compare with {ROUGH_SEEDS} seeds or more.")
+    if test.low is not None and test.high is not None and not test.low <= 0 <= test.high:
+        return (f"{test.method} could not be told from random: do not rely on it. The held-out target loss changed by "
+                f"{change} {interval}; that interval leaves out zero, yet not when all the questions asked here are "
+                "counted, and p after Holm decides.")
     return (f"{test.method} was no better than random here: do not rely on it. The held-out target loss changed by "
             f"{change} {interval}, which is within the noise.")
 
 
 def _cautions(tests: list[Test], comparison: Comparison) -> list[str]:
     found = []
-    seeds = [test.n_seeds for test in tests if test.n_seeds is not None]
+    seeds = [test.n_seeds for test in tests if test.n_seeds is not None and test.verdict != "single training"]
     if seeds and min(seeds) < ROUGH_SEEDS:
-        found.append(f"Only {count(min(seeds), 'seed')}: the interval says little about the noise of training itself. "
-                     f"Compare with at least {ROUGH_SEEDS}.")
+        found.append(f"Only {count(min(seeds), 'seed')}: with so few only a large difference can be told from the "
+                     f"noise of training. Compare with at least {ROUGH_SEEDS}.")
     for test in tests:
         if test.verdict != "better":
             continue

@@ -41,7 +41,7 @@ def _raw(value: float | None) -> str:
 
 def forest(place: dict[str, Any]) -> Markup | None:
     """Differences in loss from random at one target and budget; hollow where they cannot be told from nothing."""
-    rows = [charts.Interval(test["method"], test["difference"], test["low"], test["high"],
+    rows = [charts.Interval(_named(test), test["difference"], test["low"], test["high"],
                             "method" if test["verdict"] in ("better", "worse") else "baseline", name=test["method"])
             for test in place["tests"] if (test["against"], test["metric"]) == ("random", "loss")
             and None not in (test["difference"], test["low"], test["high"])]
@@ -49,7 +49,12 @@ def forest(place: dict[str, Any]) -> Markup | None:
         return None
     return charts.intervals(f"Difference in loss from random, {place['target']}, {place['budget']}",
                             "Left of zero the method is better than random. A filled circle is told from random after "
-                            "Holm's adjustment, a hollow one is not.", rows, formats.signed, zero=("better", "worse"))
+                            "Holm's adjustment, a hollow one is not; one training has no verdict.",
+                            rows, formats.signed, zero=("better", "worse"))
+
+
+def _named(test: dict[str, Any]) -> str:
+    return f"{test['method']} (one training, no verdict)" if test["verdict"] == "single training" else test["method"]
 
 
 def curve_panels(target: dict[str, Any], across: str) -> list[dict[str, Any]]:

@@ -92,6 +92,7 @@ class Test(_Part):
     difference: float | None
     low: float | None
     high: float | None
+    covers: str | None = None
     p_value: float | None = None
     p_value_holm: float | None = None
     n_examples: int | None = None
@@ -104,6 +105,7 @@ class Rank(_Part):
     kind: str
     improvement: float | None
     comparisons: int
+    judged: int | None = None
     better: int
     worse: int
 

@@ -14,8 +14,8 @@ def verdict(study: Study) -> dict[str, Any]:
     """The head of the page.
 
     Returns:
-        ``status`` (better, worse, no different, not compared), ``headline``, ``counts`` of verdicts, ``targets`` with
-        what each budget shows, and ``cautions``.
+        ``status`` (better, worse, no different, single training, not compared), ``headline``, ``counts`` of verdicts,
+        ``targets`` with what each budget shows, and ``cautions``.
     """
     tests = [t for t in study.tests if (t.against, t.metric) == (RANDOM, "loss")]
     counts = {name: sum(t.verdict == name for t in tests)
@@ -25,7 +25,7 @@ def verdict(study: Study) -> dict[str, Any]:
     elif counts["better"]:
         status = "better"
     else:
-        status = "worse" if counts["worse"] else "no different"
+        status = "worse" if counts["worse"] else "no different" if counts["no different"] else "single training"
     return {
         "status": status, "headline": _headline(tests, counts), "counts": counts, "compared": len(tests),
         "targets": [{"name": target.name, "test_rows": len(target.test_ids), "target_rows": target.target_rows,
@@ -79,8 +79,8 @@ def _place(study: Study, target: str, budget: str, tests: list[Test]) -> dict[st
     for outcome, verb in (("better", "lowered"), ("worse", "raised")):
         lines += [{"verdict": outcome, "methods": [t.method], "text": _sentence(study, t, verb)}
                   for t in mine if t.verdict == outcome]
-    for outcome, words in (("no different", "Cannot be told from random (the interval holds zero, or p after Holm is "
-                            "too large)"), ("single training", "One training only on a side, so no verdict")):
+    for outcome, words in (("no different", "Cannot be told from random (p after Holm is too large)"),
+                           ("single training", "One training on a side, no verdict")):
         names = [t for t in mine if t.verdict == outcome]
         if names:
             listed = ", ".join(f"{t.method} ({_by(study, t)})" for t in names)
@@ -141,5 +141,5 @@ def _cautions(study: Study, tests: list[Test]) -> list[str]:
     few = [t for t in tests if t.n_seeds is not None and 1 < t.n_seeds < ROUGH_SEEDS]
     if few:
         found.append(f"{count(len(few), 'comparison')} {'stands' if len(few) == 1 else 'stand'} on fewer than "
-                     f"{ROUGH_SEEDS} trainings: their intervals say little about the noise of training itself.")
+                     f"{ROUGH_SEEDS} trainings: with so few they are wide, and only a large difference can be told.")
     return found
