@@ -80,7 +80,7 @@ def test_every_target_method_and_budget_is_there(done):
         assert subset["rows"] == 4 if subset["budget"] == "10%" else subset["tokens"] <= 150
     assert {(t["method"], t["verdict"]) for t in result["tests"] if t["method"] != "less-round-robin"} == {
         ("bm25", "single training"), ("logra", "single training")}
-    assert all(t["p_value_holm"] >= t["p_value"] for t in result["tests"])
+    assert all(t["p_value_holm"] >= t["p_value"] for t in result["tests"] if t["p_value"] is not None)
 
 
 def test_arms_are_the_means_of_their_cells(done):

@@ -46,8 +46,9 @@ def study(targets: Sequence[str] = ("math", "code", "biomedical questions"), met
     result: dict[str, Any] = {
         "siftune": "0.1.0", "complete": True,
         "settings": {"pool": ["pool.jsonl"], "model": model, "train_models": [other] if other else [],
-                     "methods": list(methods), "headline": list(methods[:1]), "budgets": list(budgets), "seeds": trainings,
-                     "headline_seeds": trainings, "baselines": {"random": trainings, "length-matched-random": 2},
+                     "methods": list(methods), "headline": list(methods[:1]), "budgets": list(budgets),
+                     "seeds": trainings, "headline_seeds": trainings,
+                     "baselines": {"random": trainings, "length-matched-random": 2},
                      "deciles": list(deciles), "steps": "epochs", "epochs": 4, "batch_size": 16,
                      "learning_rate": 3e-4, "lora_rank": 16, "max_length": 1024, "confidence": 0.95, "seed": 0,
                      "length_reference": methods[0] if methods else None},

@@ -58,7 +58,7 @@ def subsets(result: dict[str, Any], rows: int) -> list[Subset]:
 
 
 def result(**changes: Any) -> dict[str, Any]:
-    return studies.study(**{"targets": TARGETS, "methods": METHODS, "budgets": BUDGETS, "test_rows": 6, "trainings": 3,
+    return studies.study(**{"targets": TARGETS, "methods": METHODS, "budgets": BUDGETS, "test_rows": 6, "trainings": 2,
                             **changes})
 
 
