@@ -20,8 +20,7 @@ from typing import Any
 import numpy as np
 
 from siftune._common.files import read_json, write_json
-from siftune.evaluation.statistics import holm
-from siftune.experiments.estimates import difference
+from siftune.experiments.estimates import difference, judge
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "benchmarks"))
@@ -30,7 +29,7 @@ from write_tables import fill, markdown  # noqa: E402  # pyright: ignore[reportM
 RESULTS = ROOT / "benchmarks" / "study" / "results"
 RUNS = {"study": "runs/study", "mads15": "runs/study-mads15", "delift30": "runs/study-delift30",
         "transfer": "runs/study-transfer", "ablations": "runs/study-ablations"}
-SEED, CONFIDENCE = 0, 0.95
+CONFIDENCE = 0.95
 
 
 @dataclass
@@ -53,8 +52,9 @@ class Recorded:
     def model(self) -> str:
         return self.told["settings"]["model"]
 
-    def losses(self, target: str, name: str, budget: str | None, model: str | None = None) -> np.ndarray | None:
-        """float64 [trainings, test rows] of an arm; None where there is none."""
+    def losses(self, target: str, name: str, budget: str | None, model: str | None = None, *, metric: str = "loss",
+               ) -> np.ndarray | None:
+        """float64 [trainings, test rows] of an arm, losses or ``correct`` answers; None where there is none."""
         subsets = {s["id"]: s for s in self.told["subsets"]}
         found = []
         for cell in self.told["cells"]:
@@ -63,7 +63,7 @@ class Recorded:
                 continue
             if (subset["name"], subset["budget"]) == (name, budget) and subset["target"] in (None, target) \
                     if subset else name == "zero-shot":
-                found.append(cell["results"][target]["loss"])
+                found.append(cell["results"][target][metric])
         return np.array(found, dtype=np.float64) if found else None
 
     def test(self, target: str, budget: str, method: str, against: str = "random") -> dict[str, Any] | None:
@@ -85,8 +85,8 @@ class Compared:
     theirs: float
     low: float
     high: float
-    p: float
-    holm: float = 1.0
+    holm: float | None
+    verdict: str
 
     @property
     def relative(self) -> float:
@@ -94,24 +94,42 @@ class Compared:
 
     @property
     def sign(self) -> int:
-        """-1 lower loss, 1 higher, 0 cannot be told, by interval and adjusted p."""
-        clear = not self.low <= 0 <= self.high and self.holm < 1 - CONFIDENCE
-        return (1 if self.ours > self.theirs else -1) if clear else 0
+        """-1 lower loss, 1 higher, 0 cannot be told, by the adjusted p; or because one training has no verdict."""
+        return {"better": -1, "worse": 1}.get(self.verdict, 0)
+
+    @property
+    def words(self) -> str:
+        return {"better": "lower", "worse": "higher", "no different": "no difference shown"}.get(
+            self.verdict, "one training, no verdict")
+
+    @property
+    def p(self) -> str:
+        return "" if self.holm is None else f"{self.holm:.2g}"
 
 
 def compared(study: Recorded, pairs: Sequence[tuple[str, str, str | None, str, str | None]], *,
              model: str | None = None) -> list[Compared]:
     """(target, name, budget, other, other's budget) -> comparisons, Holm's adjustment over all of them."""
-    made = []
+    made, tests = [], []
     for target, name, budget, other, other_budget in pairs:
         ours, theirs = study.losses(target, name, budget, model), study.losses(target, other, other_budget, model)
-        told = difference(ours, theirs, "loss", CONFIDENCE, SEED) if ours is not None and theirs is not None else None
+        told = difference(ours, theirs, "loss", CONFIDENCE) if ours is not None and theirs is not None else None
         if told and ours is not None and theirs is not None:
             made.append(Compared(target, f"{name} {budget or ''}".strip(), float(ours.mean()), float(theirs.mean()),
-                                 told["low"], told["high"], told["p_value"]))
-    for one, adjusted in zip(made, holm([m.p for m in made]), strict=True):
-        one.holm = adjusted
+                                 told["low"], told["high"], None, ""))
+            tests.append(told)
+    judge(tests, CONFIDENCE)
+    for one, told in zip(made, tests, strict=True):
+        one.holm, one.verdict = told["p_value_holm"], told["verdict"]
     return made
+
+
+def shown_p(test: dict[str, Any] | None) -> str:
+    return "" if test is None or test["p_value_holm"] is None else f"{test['p_value_holm']:.2g}"
+
+
+def shown_verdict(verdict: str) -> str:
+    return "one training, no verdict" if verdict == "single training" else verdict
 
 
 def signed(value: float) -> str:
@@ -119,11 +137,10 @@ def signed(value: float) -> str:
 
 
 def against_table(found: Sequence[Compared], other: str) -> str:
-    words = {-1: "lower", 0: "no difference shown", 1: "higher"}
     return markdown(["target", "subset", "loss", f"loss of {other}", "difference [95%]", "", "p (Holm)", "loss is"],
                     [[c.target, c.name, f"{c.ours:.3f}", f"{c.theirs:.3f}",
-                      f"{c.ours - c.theirs:+.3f} [{c.low:+.3f}, {c.high:+.3f}]", signed(c.relative), f"{c.holm:.2g}",
-                      words[c.sign]] for c in found])
+                      f"{c.ours - c.theirs:+.3f} [{c.low:+.3f}, {c.high:+.3f}]", signed(c.relative), c.p, c.words]
+                     for c in found])
 
 
 # ------------------------------------------------------------------------------------------------ tables of the study
@@ -162,7 +179,7 @@ def arms(study: Recorded) -> str:
                          f"{loss['mean']:.3f} [{loss['low']:.3f}, {loss['high']:.3f}]",
                          *(f"{t['difference']:+.3f} [{t['low']:+.3f}, {t['high']:+.3f}]" if t else ""
                            for t in (test, matched)),
-                         f"{test['p_value_holm']:.2g}" if test else "", test["verdict"] if test else ""])
+                         shown_p(test), shown_verdict(test["verdict"]) if test else ""])
         parts.append(f"**{target}** ({len(next(t for t in study.told['targets'] if t['name'] == target)['test_ids'])} "
                      "test rows)\n\n" + markdown(
                          ["", "budget", "rows", "tokens", "trainings", "loss", "less random", "less length-matched",
@@ -225,7 +242,7 @@ def settings_table(study: Recorded) -> str:
     words = {"better": "lower", "worse": "higher", "no different": "no difference shown"}
     rows = [[a["name"], a["method"], a["target"], a["budget"], f"{a['jaccard']:.2f}", f"{a['method_loss']:.3f}",
              f"{a['loss']:.3f}", f"{a['difference']:+.3f} [{a['low']:+.3f}, {a['high']:+.3f}]",
-             f"{a['p_value_holm']:.2g}", words.get(a["verdict"], a["verdict"])]
+             shown_p(a), words.get(a["verdict"], shown_verdict(a["verdict"]))]
             for a in study.told["analyses"]["ablations"] if a["difference"] is not None]
     return markdown(["with the setting", "method", "target", "budget", "Jaccard", "loss without", "loss with",
                      "difference [95%]", "p (Holm)", "loss is"], rows)
@@ -269,13 +286,13 @@ def by_signs(found: Sequence[Compared], targets: Sequence[str]) -> str:
 def less_beats_full(study: Recorded) -> Claim:
     names = ["less", "less-round-robin", "less-ot"]
     found = compared(study, [(t, n, "5%", "full", None) for t in study.targets for n in names])
-    lower = sum(c.sign < 0 for c in found)
-    higher = sum(c.sign > 0 for c in found)
+    lower, higher = (sum((c.ours - c.theirs) * s > 0 for c in found) for s in (-1, 1))
     mean = float(np.mean([c.relative for c in found])) if found else float("nan")
     return Claim("5% chosen by LESS beats the full pool (LESS)", by_signs(found, study.targets),
                  f"Of {len(found)} comparisons (three selectors, {len(study.targets)} targets) the loss is lower in "
                  f"{lower}, higher in {higher}; on average it differs by {signed(mean)}. One training on the full "
-                 "pool, so its own luck is in there.", against_table(found, "the full pool"), study.name)
+                 "pool, so there is no verdict: its own luck is in there.", against_table(found, "the full pool"),
+                 study.name)
 
 
 def costs_halve(study: Recorded) -> Claim:
@@ -354,7 +371,7 @@ def small_share_beats_full(study: Recorded, name: str, budget: str, title: str, 
     if within is None:
         verdict = by_signs(found, study.targets)
     else:
-        inside = [c for c in found if c.high <= within * c.theirs]
+        inside = [c for c in found if c.holm is not None and c.high <= within * c.theirs]
         verdict = HOLDS if len(inside) == len(found) else NOT if any(c.sign > 0 for c in found) else OPEN
     table = against_table(found, "the full pool") + "\n" + against_table(others, "random rows")
     why = (f"Against the full pool the loss is {signed(mean)} on average, against as many random rows "
@@ -373,8 +390,8 @@ def transfers(study: Recorded) -> Claim:
                                 for t in study.targets])
         own = {(c.target, c.name): c for c in here}
         rows += [[c.name, c.target, f"{c.ours:.3f}", f"{c.theirs:.3f}", signed(c.relative),
-                  signed(own[c.target, c.name].relative) if (c.target, c.name) in own else "", f"{c.holm:.2g}",
-                  {-1: "lower", 0: "no difference shown", 1: "higher"}[c.sign]] for c in found]
+                  signed(own[c.target, c.name].relative) if (c.target, c.name) in own else "", c.p, c.words]
+                 for c in found]
     lower, higher = sum(c.sign < 0 for c in found), sum(c.sign > 0 for c in found)
     verdict = HOLDS if found and lower > len(found) / 2 and not higher else NOT if higher > lower else OPEN
     return Claim("A small model chooses for a larger one (LESS, MADS)", verdict,

@@ -19,17 +19,18 @@ one, so by Jensen's inequality the mean of this is at least sum w_k P(|t with f_
 interaction of seed and row is counted twice, as noise of seeds and of rows, which errs on the safe side; what two
 trainings with one seed share is not made use of.
 
-Why not Welch's t. Random draws other rows with every seed and varies 6 to 240 times as much as a method in the
-recorded study, so degrees of freedom must not be pooled: the pooled rule that stood here before called 8 to 25% of
-nothing a difference at two or three seeds. Welch and Satterthwaite's single number of degrees of freedom mends this
-where one part rules, but not where a part with one degree of freedom stands beside one with many: by luck the former
-is often estimated near zero, and the quantile then taken is the normal one. With the rows as third part it errs in up
-to 13% of cases, with seeds alone in up to 10% (2 seeds against 5). ``benchmarks/calibration.py`` measures all of this,
-and the power that it costs.
+Why not Welch's t. Random draws other rows with every seed, and the variance between its trainings was 6 to 240 times
+that of LESS in the recorded study, so degrees of freedom must not be pooled: in simulations the pooled rule that stood
+here before saw a difference in up to 18% of cases without one. Welch and Satterthwaite's single number of degrees of
+freedom mends this where one part rules, but not where a part with one degree of freedom stands beside one with many: by
+luck the former is often estimated near zero, and the quantile then taken is the normal one. With the rows as third
+part it errs in up to 14% of cases; on the seeds' means alone in 11% with 5 seeds against 2, and in up to 27% where rows
+bring chance too. ``benchmarks/calibration.py`` measures all of this, and the power that it costs; docs/statistics.md
+has the tables.
 
 Why no permutation test beside it. Flipping the signs of rows' differences asks whether *these very models* differ; it
-rejects up to 60% where only the draw of the trainings differs, and as a second condition it changes neither level nor
-power by more than a point wherever there are rows enough for it to reject at all. What it knew about few rows is kept:
+rejects up to 59% where only the draw of the trainings differs, and as a second condition it lowers the share of false
+verdicts by half a point at most and finds nothing more. What it knew about few rows is kept:
 no p is smaller than 2^(1 - E), the least that a test of E signs can give, so that five rows carry no verdict.
 
 **A mean** has a two-level bootstrap interval: seeds and rows are resampled independently ("pigeonhole bootstrap",
