@@ -45,6 +45,26 @@ def test_no_difference_is_no_better_and_shows_the_signs() -> None:
         "−2.0% (95% interval −8.0% to +4.0%, 3 seeds), which is within the noise."]
 
 
+def test_the_p_value_that_decides_is_the_adjusted_one_and_is_told() -> None:
+    found = judged(only(-0.12, 0.07, "better", p_value_holm=0.0321))
+    assert found["sentences"][0].endswith("(95% interval 5% to 19%, 3 seeds, p after Holm 0.032).")
+    found = judged(only(-0.12, 0.07, "no different", p_value_holm=0.2))
+    assert found["sentences"] == [
+        "less+round-robin could not be told from random: do not rely on it. The held-out target loss changed by −12.0% "
+        "(95% interval −19.0% to −5.0%, 3 seeds, p after Holm 0.200); that interval leaves out zero, yet not when all "
+        "the questions asked here are counted, and p after Holm decides."]
+
+
+def test_one_training_is_no_verdict_and_its_interval_is_over_rows() -> None:
+    found = judged(only(-0.12, 0.07, "single training", p_value=None, n_seeds=1, covers="rows"))
+    assert found["status"] == "single training"
+    assert found["sentences"] == [
+        "One training, no verdict: with less+round-robin the held-out target loss changed by −12.0% against random "
+        "(95% interval over test rows alone −19.0% to −5.0%, 1 seed). The luck of a single training cannot be told "
+        "from merit: compare with 3 seeds or more."]
+    assert found["cautions"] == []
+
+
 def test_the_share_is_taken_of_the_mean_loss_of_the_arm_held_against() -> None:
     comparison = only(-0.12, 0.07, "better")
     comparison["arms"][1]["results"]["all"]["loss"]["mean"] = 2.0

@@ -74,7 +74,8 @@ def _sentence(test: Test, comparison: Comparison) -> str:
         difference, low, high = share
         by, change = f"by {rough_percent(abs(difference))}", signed_percent(difference)
         interval = f"{signed_percent(low)} to {signed_percent(high)}"
-        if low > 0 or high < 0:  # one direction only: the verb says which, the signs would say it twice
+        # One direction only: the verb says which, the signs would say it twice.
+        if test.verdict in ("better", "worse") and (low > 0 or high < 0):
             interval = " to ".join(rough_percent(end) for end in sorted((abs(low), abs(high))))
     inside, interval = interval, f"({level} {interval}{seeds})"
     if test.verdict == "better":
