@@ -15,6 +15,7 @@ from siftune._common.files import read_json
 from siftune._common.seeds import derive
 from siftune.api import compare
 from siftune.config.settings import CompareConfig
+from siftune.evaluation.statistics import holm
 from siftune.experiments import cells
 from siftune.experiments.compare import table
 from siftune.features.gradient_settings import lora_settings
@@ -71,6 +72,16 @@ def test_every_arm_is_there_with_its_rows_and_subtasks(done):
     assert (done.folder / "report.html").is_file()
     assert "zero-shot" in table(done.result)
     assert done.verdict
+
+
+def test_tests_on_all_rows_with_the_full_pool_and_on_subtasks_are_adjusted_apart(done):
+    tests = done.result["tests"]
+    families = [[t for t in tests if t["subtask"] == "all" and (t["against"] == "full") == full]
+                for full in (False, True)] + [[t for t in tests if t["subtask"] != "all"]]
+    assert sum(map(len, families)) == len(tests)
+    for family in families:
+        assert family
+        assert [t["p_value_holm"] for t in family] == holm([t["p_value"] for t in family])
 
 
 def test_the_scores_are_those_of_the_trained_adapter_on_the_test_rows(setting, done):
