@@ -43,7 +43,7 @@ def test_results_are_told_and_kept(values: Values, calm: Path, tmp_path: Path) -
     assert "## sums (n=5)" in again.out
     assert "## sorting (n=5)" in again.out
     assert re.search(r"\| bm25 +\| 10% +\| 4 ", again.out)
-    assert "single training" in again.out
+    assert "one training, no verdict" in again.out
     assert f"results: {calm / 'study.json'}" in again.out
     assert f"report:  {calm / 'study.html'}" in again.out
     assert "What can be told" in (calm / "study.html").read_text(encoding="utf-8")
