@@ -232,6 +232,8 @@ def test_one_training_on_random_rows_supports_no_claim_whatever_the_scores() -> 
     assert found.winners == ()
     assert found.why_not is not None
     assert "at least 2" in found.why_not
+    elsewhere = [*(Training("random", 500, answers(0.5, 50, i)) for i in range(4)), Training("bm25", 100, np.ones(50))]
+    assert claim(elsewhere, 500).why_not == "No other arm was trained on 500 rows."
 
 
 def test_random_trainings_that_agree_by_chance_support_no_claim() -> None:

@@ -23,7 +23,7 @@ import numpy as np
 
 from siftune._common.errors import ConfigError, DataError
 from siftune.evaluation.gains import RANDOM, UNTUNED, Posterior, Prior, posterior
-from siftune.evaluation.statistics import holm, sign_flip_p_value
+from siftune.evaluation.statistics import holm, paired_difference
 
 CAUTION = 3.0  # on the published trainings: of a hundred cases, one made worse by a point weighs 0.1 points of gain
 LOSS_WEIGHT = 0.05  # points that one percent less loss lets expect, before the metric is seen; chosen likewise
@@ -224,48 +224,53 @@ def row_noise(scores: np.ndarray) -> float:
     return square / rows
 
 
-def claim(trainings: Sequence[Training], at: float, *, level: float = 0.05, seed: int = 0, baseline: str = "random",
+def claim(trainings: Sequence[Training], at: float, *, level: float = 0.05, baseline: str = "random",
           point: float = 0.01) -> Claim:
     """Which arms beat random rows beyond chance, from the trainings on ``at`` rows.
 
     An arm has to pass two one-sided tests. *Trainings*: against the spread between trainings on random rows, Student's
     t with a variance of s^2 (1 + 1/R), asks whether one more random subset would have done as well; where the arm is
     one, that holds exactly (for scores that are normal over subsets). Several trainings of an arm count as one: they
-    may stand on the same rows, whose luck repetition does not average. *Rows*: the sign-flip test over validation rows.
-    Holm's correction covers the number of arms. The untuned model, if it is there, is one of them.
+    may stand on the same rows, whose luck repetition does not average. *Rows*: the paired test over validation rows of
+    :mod:`siftune.evaluation.statistics`. Holm's correction covers the number of arms. The untuned model, if it is
+    there, is one of them.
 
     Args:
         trainings, at, baseline, point: As for :func:`choose`.
         level: Chance of any winner where all arms are random subsets.
-        seed: Of the sign flips.
 
     Raises:
         DataError: as for :func:`choose`.
-        ConfigError: ``level`` is not in (0, 1), or a budget is not positive.
+        ConfigError: ``level`` is not in (0, 0.5), or a budget is not positive.
     """
     from scipy.stats import t as student
 
-    if not 0 < level < 1:
-        raise ConfigError(f"a level of {level} is not in (0, 1)", hint="try 0.05")
+    if not 0 < level < 0.5:
+        raise ConfigError(f"a level of {level} is not in (0, 0.5)", hint="try 0.05")
     scores, arms, budgets, names = _checked(trainings, at, 0.0, baseline, point)
     here = (budgets == at) | (arms == UNTUNED)
     random = scores[here & (arms == RANDOM)]
     if len(random) < 2:
         return Claim((), (), level, len(random), f"There are {len(random)} trainings on {at:g} random rows; how much "
                      "they differ by luck takes at least 2 to see, and 4 or more to be any use.")
+    tried = sorted(set(arms[here]) - {RANDOM})
+    if not tried:
+        return Claim((), (), level, len(random), f"No other arm was trained on {at:g} rows.")
     # A few trainings may agree by chance, on few rows even exactly: they spread at least as rows make them.
     spread = max(float(random.mean(axis=1).var(ddof=1)), row_noise(scores[here])) * (1 + 1 / len(random))
     tests: list[tuple[str, float, float, float | None]] = []
-    for number in sorted(set(arms[here]) - {RANDOM}):
+    for number in tried:
         name = next(t.arm for t in trainings if t.budget is None) if number == UNTUNED else names[number]
-        differences = scores[here & (arms == number)].mean(axis=0) - random.mean(axis=0)
-        gain = float(differences.mean())
+        gain = float(scores[here & (arms == number)].mean() - random.mean())
         by_trainings = float(student.sf(gain / math.sqrt(spread), len(random) - 1))
-        # Flipping ten thousand signs is the slow part. Where it is done the gain is positive: one side is half of two.
-        by_rows = sign_flip_p_value(differences, seed) / 2 if by_trainings < level else None
+        by_rows = None
+        if by_trainings < level:  # so that the gain is positive: one side is half of two
+            two_sided = paired_difference(scores[here & (arms == number)].mean(axis=0), random.mean(axis=0), 1 - level,
+                                          lower_is_better=False).p_value
+            by_rows = 1.0 if two_sided is None else two_sided / 2
         tests.append((name, gain, by_trainings, by_rows))
     adjusted = holm([max(by_trainings, by_rows or 0.0) for _, _, by_trainings, by_rows in tests])
-    found = sorted((ArmTest(*test, p) for test, p in zip(tests, adjusted, strict=True)),
+    found = sorted((ArmTest(*test, 1.0 if p is None else p) for test, p in zip(tests, adjusted, strict=True)),
                    key=lambda test: (test.p_value, test.arm))
     return Claim(tuple(test.arm for test in found if test.p_value < level), tuple(found), level, len(random), None)
 
