@@ -1,4 +1,4 @@
-"""Write the tables of docs/gradients.md, docs/selectors.md and docs/representations.md from the recorded results.
+"""Write the tables of docs/{gradients,selectors,representations,choosing}.md from the recorded results.
 
     python benchmarks/write_tables.py
 
@@ -136,10 +136,50 @@ def methods() -> str:
                      "families"], rows)
 
 
+def _gain(one: Mapping[str, float]) -> str:
+    return f"{one['mean']:+.2f} ({one['worse_by_a_point']:.1%})"
+
+
+def choice_by_rows() -> str:
+    """Gain over random rows and share of cases worse by a point, by the number of validation rows."""
+    recorded = read_json(RESULTS / "choice-rules.json")
+    by_model, by_task, plain = recorded["held_out"]["model"], recorded["held_out"]["task"], recorded["plain"]
+    rules = {
+        "**shipped**, judged on a model left out": by_model["shipped"],
+        "**shipped**, judged on a task left out": by_task["shipped"],
+        "the same with `caution=1`, task left out": by_task["shipped, caution 1"],
+        "the same without the untuned model, task left out": by_task["halving, loss"],
+        "plain: best of five, one training each": plain["best of five"],
+        "plain: best of four (no untuned model)": plain["best of four"],
+        "plain: best of five where it leads by a standard error":
+            plain["best of five where it leads by a standard error"],
+        "plain: best of four where it leads by a standard error":
+            plain["best of four where it leads by a standard error"],
+    }
+    rows = list(by_model["shipped"])
+    return markdown(["rule", *("no noise" if n == "all" else f"{n} rows" for n in rows)],
+                    [[name, *(_gain(one[n]) for n in rows)] for name, one in rules.items()])
+
+
+def choice_parts() -> str:
+    """What each part of the rule adds, tasks left out."""
+    recorded = read_json(RESULTS / "choice-rules.json")["held_out"]["task"]
+    rules = ("one training each", "one training each, untuned", "one training each, untuned, loss",
+             "one training each, untuned, Thompson's draw", "two trainings each, untuned",
+             "a training at 500 rows only, untuned, loss", "all rounds", "all rounds, loss", "all rounds, untuned",
+             "all rounds, untuned, loss", "all rounds, untuned, loss, eight arms",
+             "all rounds, untuned, loss, every row drawn", "halving, loss", "shipped", "shipped, no caution",
+             "shipped, constants chosen on the training folds")
+    return markdown(["rule", "trained rows", "25 rows", "100 rows", "no noise"], [
+        [name, f"{recorded[name]['100']['cost']:.2f}",
+         *(_gain(recorded[name][n]) if n in recorded[name] else "" for n in ("25", "100", "all"))] for name in rules])
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "speed": speed, "accuracy-lora-8": accuracy("lora-8"), "accuracy-lora-64": accuracy("lora-64"),
     "accuracy-full": accuracy("full"), "memory": memory, "submodular": submodular, "streaming": streaming,
     "forward": forward, "sparse-utility": sparse_utility, "stages": stages, "methods": methods,
+    "choice-by-rows": choice_by_rows, "choice-parts": choice_parts,
 }
 
 
@@ -156,7 +196,7 @@ def fill(page: str, tables: Mapping[str, Callable[[], str]]) -> None:
 
 
 def main() -> None:
-    for page in ("gradients.md", "selectors.md", "representations.md"):
+    for page in ("gradients.md", "selectors.md", "representations.md", "choosing.md"):
         fill(page, TABLES)
 
 
