@@ -6,6 +6,7 @@ import io
 import os
 import runpy
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -99,6 +100,7 @@ def _as_typed(arguments: list[str], folder: str) -> None:
     for number, name in ((1, "out"), (2, "err")):
         with (Path(folder) / name).open("w") as file:
             os.dup2(file.fileno(), number)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # as at a terminal, however the tests were started
     os.chdir(ROOT)
     sys.argv = ["siftune", *arguments]
     runpy.run_module("siftune", run_name="__main__", alter_sys=False)
