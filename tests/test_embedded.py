@@ -12,6 +12,7 @@ import torch
 from siftune.api import select
 from siftune.config.settings import SelectConfig
 from siftune.data.load import load_inputs
+from siftune.models.embedded import embedded_model
 from siftune.models.loading import load_model, load_tokenizer
 
 DEMO = Path(__file__).parents[1] / "examples" / "demo"
@@ -28,6 +29,11 @@ def test_the_embedded_model_answers_sensibly():
     with torch.no_grad():
         out = loaded.model.generate(**prompt, max_new_tokens=12, do_sample=False)
     assert "Paris" in loaded.tokenizer.decode(out[0, prompt["input_ids"].shape[1]:])
+
+
+def test_its_folder_serves_every_version_of_transformers():
+    written = json.loads((embedded_model() / "tokenizer_config.json").read_text())
+    assert written["tokenizer_class"] == "PreTrainedTokenizerFast", "version 4 does not know TokenizersBackend"
 
 
 def test_supervised_tokens_of_the_demo_are_its_answers():

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import io
 import os
+import runpy
+import shutil
+import signal
 import subprocess
 import sys
+import tempfile
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -59,15 +64,56 @@ def siftune(*arguments: Any) -> Result:
     return Result(int(code or 0), out.getvalue(), err.getvalue())
 
 
-def start(*arguments: Any, **options: Any) -> subprocess.Popen[str]:
+class Running:
+    """``siftune ...`` as a process of its own, to be killed at any moment.
+
+    Forked from a process that has imported torch and siftune and run nothing (as siftune starts its own workers), since
+    every start of Python costs seconds of imports.
+    """
+
+    def __init__(self, arguments: list[str]):
+        context = get_context("forkserver")
+        # Of no effect where the server runs already, started by a test with several workers.
+        context.set_forkserver_preload(["torch", "transformers.models.auto.modeling_auto", "peft", "siftune.api",
+                                        "siftune.cli.app", "siftune.experiments.run"])
+        self._folder = Path(tempfile.mkdtemp(prefix="siftune-"))
+        self._process = context.Process(target=_as_typed, args=(arguments, str(self._folder)))
+        self._process.start()
+
+    def poll(self) -> int | None:
+        """The exit code, or None while it runs."""
+        return self._process.exitcode
+
+    def send_signal(self, number: int) -> None:
+        assert self._process.pid is not None
+        os.kill(self._process.pid, number)
+
+    def communicate(self) -> tuple[str, str]:
+        """Wait for the end: stdout, stderr."""
+        self._process.join()
+        out, err = ((self._folder / name).read_text() for name in ("out", "err"))
+        shutil.rmtree(self._folder)
+        return out, err
+
+
+def _as_typed(arguments: list[str], folder: str) -> None:
+    for number, name in ((1, "out"), (2, "err")):
+        with (Path(folder) / name).open("w") as file:
+            os.dup2(file.fileno(), number)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # as at a terminal, however the tests were started
+    os.chdir(ROOT)
+    sys.argv = ["siftune", *arguments]
+    runpy.run_module("siftune", run_name="__main__", alter_sys=False)
+
+
+def start(*arguments: Any) -> Running:
     """Start ``python -m siftune ...`` as a process of its own."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "random"}
-    return subprocess.Popen([sys.executable, "-m", "siftune", *map(str, arguments)], cwd=ROOT, env=environment,
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
+    return Running(list(map(str, arguments)))
 
 
 def process(*arguments: Any, **options: Any) -> Result:
-    """Run ``python -m siftune ...`` as a process of its own."""
-    running = start(*arguments, **options)
-    out, err = running.communicate()
-    return Result(running.returncode, out, err)
+    """Run ``python -m siftune ...`` as a process that imports everything itself."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "random"}
+    done = subprocess.run([sys.executable, "-m", "siftune", *map(str, arguments)], cwd=ROOT, env=environment,
+                          capture_output=True, text=True, check=False, **options)
+    return Result(done.returncode, done.stdout, done.stderr)

@@ -46,7 +46,7 @@ def kill_when(reached: Callable[[Path], bool], run: Path, *command: Any, by: int
         time.sleep(0.002)
     running.send_signal(by)
     out, err = running.communicate()
-    return Result(running.returncode, out, err)
+    return Result(running.poll() or 0, out, err)
 
 
 def whole(run: Path) -> dict[str, Any]:

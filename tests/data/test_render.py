@@ -83,7 +83,7 @@ def test_the_text_is_what_the_chat_template_gives() -> None:
         tokenizer = tiny.tokenizer(template)
         made = renderer(template).render(talk("Q", "A", "q", "a", system="S"))
         turns = [{"role": m.role, "content": m.content} for m in talk("Q", "A", "q", "a", system="S")]
-        assert made.ids.tolist() == tokenizer.apply_chat_template(turns)["input_ids"]
+        assert made.ids.tolist() == tokenizer.apply_chat_template(turns, return_dict=True)["input_ids"]
 
 
 def test_a_base_model_gets_the_plain_template() -> None:

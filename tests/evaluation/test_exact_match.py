@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from functools import cache
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 from siftune.evaluation.exact_match import exact_match, normalise, stop_tokens
+from siftune.models.lora import LoraSettings, attach_lora
 from tests import tiny
 
 QUESTIONS = {"2+3=": "five", "capital of France:": "Paris  is\nit", "b:": "Banana", "long question about pears:": "fig"}
@@ -69,15 +71,17 @@ def test_an_answer_that_does_not_stop_is_cut_at_its_own_length_whatever_its_batc
     assert len(together.outputs[0] or "") < len(together.outputs[1] or "")
 
 
-def test_the_models_own_sampling_and_penalties_are_ignored() -> None:
-    model = taught("llama")
-    saved = model.generation_config
-    model.generation_config = type(saved)(do_sample=True, temperature=50.0, repetition_penalty=9.0, eos_token_id=2)
-    try:
-        found = exact_match(model, tiny.tokenizer(), [prompt("2+3=")], ["five"])
-    finally:
-        model.generation_config = saved
+@pytest.mark.parametrize("adapted", [False, True])
+def test_the_models_own_sampling_and_penalties_are_ignored_and_stay(adapted: bool) -> None:
+    base = copy.deepcopy(taught("llama"))
+    base.generation_config = type(base.generation_config)(
+        do_sample=True, temperature=50.0, repetition_penalty=9.0, eos_token_id=2)
+    own = base.generation_config
+    model = attach_lora(base, LoraSettings(rank=2), seed=0) if adapted else base
+    found = exact_match(model, tiny.tokenizer(), [prompt("2+3=")], ["five"])
     assert found.outputs == ["five"]
+    assert model.generation_config is base.generation_config is own
+    assert own.repetition_penalty == 9.0
 
 
 def test_what_is_the_same_answer() -> None:

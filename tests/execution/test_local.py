@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import time
+from multiprocessing import get_context
+from pathlib import Path
 
 import pytest
 
@@ -47,6 +50,40 @@ def test_an_error_of_a_job_comes_through_whole():
 def test_a_worker_that_dies_is_reported():
     with pytest.raises(SiftuneError, match="a worker process died"):
         list(LocalExecutor(2).map(Squares, [1, 99, 2]))
+
+
+class Sleeps:
+    """Writes down which process it is, and never ends."""
+
+    def __init__(self, worker: int):
+        self.worker = worker
+
+    def __call__(self, folder: str) -> None:
+        (Path(folder) / str(os.getpid())).touch()
+        time.sleep(600)
+
+
+def sleep_in_two_workers(folder: str) -> None:
+    list(LocalExecutor(2).map(Sleeps, [folder] * 2))
+
+
+def alive(process: int) -> bool:
+    stat = Path(f"/proc/{process}/stat")
+    return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks into /proc")
+def test_workers_end_when_their_parent_is_killed(tmp_path):
+    parent = get_context("forkserver").Process(target=sleep_in_two_workers, args=(str(tmp_path),))
+    parent.start()
+    while len(workers := [int(path.name) for path in tmp_path.iterdir()]) < 2:
+        assert parent.is_alive()
+        time.sleep(0.05)
+    parent.kill()
+    parent.join()
+    while any(map(alive, workers)):
+        time.sleep(0.05)  # the limit of the test is the limit of this
 
 
 def test_errors_survive_pickling():

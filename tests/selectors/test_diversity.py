@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import math
 import os
+import platform
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
+from functools import cached_property
 
 import numpy as np
 import pytest
@@ -15,6 +19,7 @@ from hypothesis import strategies as st
 
 from siftune._common.errors import ConfigError, SiftuneError
 from siftune.selectors import Problem, select
+from siftune.selectors.core.vectors import on_grid
 from siftune.selectors.deita import deita
 from siftune.selectors.herding import herding
 from siftune.selectors.k_center import k_center
@@ -53,19 +58,41 @@ class Space:
 
     def dot(self, i: int, j: int) -> float:
         """To float32, as the selectors compare."""
-        return _single(sum(float(a) * float(b) for a, b in zip(self.V[i], self.V[j], strict=True)))
+        return _product(self.grid[i], self.grid[j])
 
     def squared(self, i: int, j: int) -> float:
         return max(0.0, (self.dot(i, i) + self.dot(j, j)) - 2 * self.dot(i, j))
 
     def cosine(self, i: int, j: int) -> float:
-        a, b = (self.V[k] / np.float32(1) for k in (i, j))
-        a, b = ((v / (np.sqrt((v.astype(np.float64) ** 2).sum()) or 1.0)).astype(np.float32) for v in (a, b))
-        return _single(sum(float(x) * float(y) for x, y in zip(a, b, strict=True)))
+        return _product(self.units[i], self.units[j])
+
+    @cached_property
+    def grid(self) -> list[list[float]]:
+        return [_grid(v) for v in self.V.tolist()]
+
+    @cached_property
+    def units(self) -> list[list[float]]:
+        lengths = [math.sqrt(sum(x * x for x in v)) or 1.0 for v in self.grid]
+        return [_grid([_single(x / length) for x in v]) for v, length in zip(self.grid, lengths, strict=True)]
 
 
 def _single(value: float) -> float:
     return float(np.float32(value))
+
+
+def _grid(vector: Sequence[float]) -> list[float]:
+    """A vector rounded to 2^-26 of the power of two near its length, which is that of 1 for vectors of length 1."""
+    length, scale = math.sqrt(sum(v ** 2 for v in vector)), 1.0
+    while length > 1.1 * scale:
+        scale *= 2
+    while 0 < length <= 1.1 * scale / 2:
+        scale /= 2
+    return [round(v / (scale / 2**26)) * (scale / 2**26) for v in vector]
+
+
+def _product(a: Sequence[float], b: Sequence[float]) -> float:
+    """Of vectors on the grid, for which the sum is exact."""
+    return _single(sum(x * y for x, y in zip(a, b, strict=True)))
 
 
 SPACES = st.builds(Space.of, instances(constrained=True), st.integers(0, 2**31), st.integers(1, 4))
@@ -124,9 +151,9 @@ def test_herding_takes_the_row_most_like_the_mean_and_least_like_the_rest(space,
     usable = [row for row in range(instance.n) if row not in instance.exclude]
     mean = [0.0] * space.V.shape[1]
     for row in sorted(usable, key=instance.ids.__getitem__):
-        mean = [m + float(v) for m, v in zip(mean, space.V[row], strict=True)]
+        mean = [m + float(v) for m, v in zip(mean, space.grid[row], strict=True)]
     mean = [m / len(usable) for m in mean]
-    pull = {row: _single(sum(float(v) * m for v, m in zip(space.V[row], mean, strict=True))) for row in usable}
+    pull = {row: _product(space.grid[row], _grid(mean)) for row in usable}
     if towards == "targets":
         pull = {row: instance.mean(row) for row in usable}
     shelf, closed, gains = Shelf(instance, limit, in_tokens), set(), []
@@ -298,17 +325,55 @@ def test_options_out_of_range_are_refused_by_name(selector, option):
         select(problem, 1, selector, **option)
 
 
-def test_the_number_of_threads_changes_nothing():
-    code = """
+def on_the_grid(vectors: np.ndarray) -> bool:
+    return all(vector == _grid(vector) for vector in vectors.tolist())
+
+
+@settings(max_examples=60)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 300), st.sampled_from([1e-30, 1e-3, 1.0, 1e20]), st.booleans())
+def test_products_of_vectors_on_the_grid_are_exact(seed, dim, size, equal_entries):
+    """In one matrix product, in others, and term by term in any order: the very same numbers."""
+    rng = np.random.default_rng(seed)
+    V = (rng.standard_normal((7, dim)) * size).astype(np.float32)
+    if equal_entries:  # where the length is used to the full
+        V[:] = (rng.random((7, 1)) * size).astype(np.float32)
+    V[0] = 0
+    G = on_grid(V)
+    assert on_the_grid(G)
+    assert np.array_equal(on_grid(G), G)
+    assert np.abs(G.astype(np.float64) - V).max() <= np.linalg.norm(V.astype(np.float64), axis=1).max() / 2**26
+    wide = G.astype(np.float64)
+    exact = [[float(sum(Fraction(float(x)) * Fraction(float(y)) for x, y in zip(a, b, strict=True))) for b in wide[:3]]
+             for a in wide[:3]]
+    assert (wide @ wide[:3].T)[:3].tolist() == exact
+    order = rng.permutation(dim)
+    for i, j in ((1, 1), (1, 2), (2, 1)):
+        assert float(wide[i] @ wide[j]) == exact[i][j]
+        terms = (wide[i] * wide[j])[order]
+        assert float(np.cumsum(terms)[-1]) == exact[i][j]
+
+
+THREADS = """
 import numpy as np
 from siftune.selectors import Problem, select
 V = np.random.default_rng(0).standard_normal((6000, 24)).astype(np.float32)
 V /= np.linalg.norm(V, axis=1, keepdims=True)
-problem = Problem.from_similarities(V[:5] @ V.T, vectors=lambda: iter([(0, V)]))
+S = np.einsum("qd,nd->qn", V[:5], V)  # no matrix product: its last digits depend on the number of threads
+problem = Problem.from_similarities(S, vectors=lambda: iter([(0, V)]))
 for name in ("k-center", "herding", "k-means-balanced", "deita", "knn-kde"):
     got = select(problem, 300, name)
     print(name, got.indices.tolist(), got.score.tobytes().hex())
 """
-    runs = [subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True,
-                           env={**os.environ, "OMP_NUM_THREADS": threads}).stdout for threads in ("1", "2")]
-    assert runs[0] == runs[1]
+
+
+@pytest.mark.parametrize("kernel", [None, "Haswell"])
+def test_the_number_of_threads_changes_nothing(kernel: str | None):
+    """Nor with the kernels that BLAS has for processors without AVX-512, which share work out in another way."""
+    if kernel and platform.machine() not in ("x86_64", "AMD64"):
+        pytest.skip("a kernel for x86")
+    environment = {**os.environ, **({"OPENBLAS_CORETYPE": kernel} if kernel else {})}
+    running = [subprocess.Popen([sys.executable, "-c", THREADS], stdout=subprocess.PIPE, text=True,
+                                env={**environment, "OMP_NUM_THREADS": threads}) for threads in ("1", "2")]
+    one, two = (process.communicate()[0] for process in running)
+    assert [process.returncode for process in running] == [0, 0]
+    assert one == two

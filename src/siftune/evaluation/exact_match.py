@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -120,13 +121,29 @@ def _generate(model: Any, prompts: Sequence[np.ndarray], new_tokens: int, stops:
     for i, prompt in enumerate(prompts):
         ids[i, width - len(prompt):] = prompt
         attention[i, width - len(prompt):] = 1
-    # Told in full: what is left out is taken from the model's own configuration, which may sample or penalise.
+    # Said in full, and the model's own configuration, which may sample or penalise, is put aside meanwhile: versions
+    # of transformers differ in when they take a value from it, some even where the one that is given is the default.
     config = GenerationConfig(max_new_tokens=new_tokens, do_sample=False, num_beams=1, repetition_penalty=1.0,
                               no_repeat_ngram_size=0, eos_token_id=stops or None, pad_token_id=pad,
                               temperature=1.0, top_p=1.0, top_k=50)
-    out = model.generate(input_ids=torch.from_numpy(ids).to(device),
-                         attention_mask=torch.from_numpy(attention).to(device), generation_config=config)
+    with _generating_by(model, config):
+        out = model.generate(input_ids=torch.from_numpy(ids).to(device),
+                             attention_mask=torch.from_numpy(attention).to(device), generation_config=config)
     return out[:, width:].tolist()
+
+
+@contextmanager
+def _generating_by(model: Any, config: Any) -> Iterator[None]:
+    """The configuration in place of the model's own, and of that of the model that it adapts."""
+    models = [model, getattr(model, "get_base_model", lambda: model)()]
+    own = [each.generation_config for each in models]
+    try:
+        for each in models:
+            each.generation_config = config
+        yield
+    finally:
+        for each, before in zip(models, own, strict=True):
+            each.generation_config = before
 
 
 def _until_stop(answer: list[int], stops: list[int]) -> list[int]:

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing import get_all_start_methods, get_context, parent_process
 from typing import Any, Generic, TypeVar
 
 from siftune._common.errors import ConfigError, SiftuneError
@@ -62,12 +61,12 @@ class LocalExecutor(Generic[Job, Result]):
             for job in jobs:
                 yield task(job)
             return
-        context = get_context("spawn")  # forked children inherit locked threads of torch and tokenizers
+        context = _context()
         numbers = context.Queue()
         for number in range(self.workers):
             numbers.put(number)
         pool = ProcessPoolExecutor(self.workers, mp_context=context, initializer=_start,
-                                   initargs=(start, numbers, self.workers, os.getpid()))
+                                   initargs=(start, numbers, self.workers))
         try:
             for future in as_completed([pool.submit(_run, job) for job in jobs]):
                 yield future.result()
@@ -79,9 +78,22 @@ class LocalExecutor(Generic[Job, Result]):
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _start(start: Callable[[int], Callable[[Any], Any]], numbers: Any, workers: int, parent: int) -> None:
+def _context() -> Any:
+    """How workers come to be: forked from a process that has imported what all of them need and run nothing.
+
+    Importing takes seconds of every worker otherwise. Children of this process itself would inherit locked threads of
+    torch and tokenizers; where there is no server to fork from (Windows), each worker imports for itself.
+    """
+    if "forkserver" not in get_all_start_methods():
+        return get_context("spawn")
+    context = get_context("forkserver")
+    context.set_forkserver_preload(["torch", "transformers.models.auto.modeling_auto", "peft"])
+    return context
+
+
+def _start(start: Callable[[int], Callable[[Any], Any]], numbers: Any, workers: int) -> None:
     global _task
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     import torch
 
     silence()
@@ -94,8 +106,9 @@ def _run(job: Any) -> Any:
     return _task(job)
 
 
-def _end_with(parent: int) -> None:
+def _end_with_parent() -> None:
     """A worker whose parent was killed must not go on alone: two runs would then write to one store."""
-    while os.getppid() == parent:
-        time.sleep(0.5)
+    parent = parent_process()
+    assert parent is not None, "workers are started by multiprocessing"
+    parent.join()
     os._exit(1)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import secrets
 import socket
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -102,8 +103,8 @@ class _Worker:
 
     def begin(self, start: Callable[[int], Callable[[Any], Any]], number: int, threads: int, folder: str,
               sign: str) -> tuple[Any, SiftuneError | None]:
-        import torch
-
+        # Read when torch is imported, which takes seconds: a task that computes nothing with it does without.
+        os.environ["OMP_NUM_THREADS"] = str(threads)
         silence()
         for path in (folder, sign):
             if path and not Path(path).exists():
@@ -111,7 +112,8 @@ class _Worker:
                                          where="--executor ray", why="Workers write their results into the run folder.",
                                          hint="give an --output-dir on storage that all machines share")
         os.chdir(folder)  # paths may be relative to where the command was typed
-        torch.set_num_threads(threads)
+        if "torch" in sys.modules:
+            sys.modules["torch"].set_num_threads(threads)
 
         def begin() -> None:
             self._task = start(number)

@@ -8,22 +8,24 @@ import numpy as np
 
 from siftune.features.similarity import alike
 from siftune.selectors.core.problem import Blocks
+from siftune.selectors.core.vectors import on_grid
 
 
 def cosines(vectors: Blocks, queries: np.ndarray) -> Blocks:
     """Streamed float32 [M, n]: inner products of M unit vectors with those of the pool.
 
-    Added up in float64 and rounded once, so that equal vectors have equal cosines wherever they stand in a block.
+    Exact until they are rounded once, to float32 (:func:`~siftune.selectors.core.vectors.on_grid`), so that equal
+    vectors have equal cosines wherever they stand in a block.
 
     Args:
         vectors: streamed (first row, [n, D]).
         queries: [M, D].
     """
-    wide = queries.astype(np.float64)
+    wide = on_grid(queries.astype(np.float64))
 
     def stream() -> Iterator[tuple[int, np.ndarray]]:
         for start, block in vectors():
-            yield start, (wide @ block.astype(np.float64).T).astype(np.float32)
+            yield start, (wide @ on_grid(block).astype(np.float64).T).astype(np.float32)
 
     return stream
 

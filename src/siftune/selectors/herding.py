@@ -18,7 +18,7 @@ from siftune.selectors.core.constraints import Ledger
 from siftune.selectors.core.info import Selector, SelectorInfo
 from siftune.selectors.core.problem import Problem
 from siftune.selectors.core.selection import Selection, conclude
-from siftune.selectors.core.vectors import gathered, similarities
+from siftune.selectors.core.vectors import gathered, on_grid, similarities
 
 Towards = Literal["pool", "targets"]
 _CHUNK = 4096
@@ -51,7 +51,7 @@ def herding(problem: Problem, budget: Budget | str | int, *, towards: Towards = 
         problem.required_blocks()
         attraction = problem.summary().mean[order]
     else:
-        attraction = np.concatenate([similarities(vectors[at:at + _CHUNK], mean[None])[:, 0]
+        attraction = np.concatenate([similarities(vectors[at:at + _CHUNK], on_grid(mean[None]))[:, 0]
                                      for at in range(0, len(order), _CHUNK)])
     tiebreak = problem.tiebreak[order]
     place = np.full(len(problem), -1, dtype=np.int64)

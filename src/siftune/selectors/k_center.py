@@ -22,7 +22,7 @@ from siftune.selectors.core.constraints import Ledger
 from siftune.selectors.core.info import Selector, SelectorInfo
 from siftune.selectors.core.problem import Problem
 from siftune.selectors.core.selection import Selection, conclude
-from siftune.selectors.core.vectors import HeldVectors, distances_squared, gathered
+from siftune.selectors.core.vectors import HeldVectors, distances_squared, gathered, on_grid
 
 Start = Literal["pool", "targets"]
 _FEWEST, _BYTES = 4096, 1 << 22  # rows held between passes: at least so many, and as many as fit so much memory
@@ -98,7 +98,7 @@ def _shrink(problem: Problem, bound: np.ndarray, centres: np.ndarray) -> None:
     """Bring every row's distance to its nearest centre up to date, in one pass."""
     for start, block in problem.vector_stream():
         for at in range(0, len(block), 4096):
-            part = block[at:at + 4096]
+            part = on_grid(block[at:at + 4096])
             rows = bound[start + at:start + at + len(part)]
             for first in range(0, len(centres), 512):
                 np.minimum(rows, distances_squared(part, centres[first:first + 512]).min(axis=1), out=rows)

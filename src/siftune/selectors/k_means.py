@@ -17,7 +17,7 @@ from siftune.selectors.core.constraints import Ledger
 from siftune.selectors.core.info import Selector, SelectorInfo
 from siftune.selectors.core.problem import Problem
 from siftune.selectors.core.selection import Selection, conclude
-from siftune.selectors.core.vectors import distances_squared, gathered
+from siftune.selectors.core.vectors import distances_squared, gathered, on_grid
 from siftune.selectors.topk import Aggregate, aggregate_score
 
 _SAMPLE = 256  # rows per cluster that the centres are fitted to
@@ -55,7 +55,7 @@ def k_means_balanced(problem: Problem, budget: Budget | str | int, *, clusters: 
     cluster, score = np.zeros(len(problem), dtype=np.int64), np.zeros(len(problem))
     for start, block in problem.vector_stream():
         for at in range(0, len(block), 4096):
-            distance = distances_squared(block[at:at + 4096], centres)
+            distance = distances_squared(on_grid(block[at:at + 4096]), centres)
             rows = slice(start + at, start + at + len(distance))
             cluster[rows], score[rows] = distance.argmin(axis=1), -distance.min(axis=1)
     if problem.blocks is not None or problem.scores is not None:
@@ -134,7 +134,7 @@ def _centres(problem: Problem, usable: np.ndarray, count: int, iterations: int, 
         kmeans.train(sample)
     finally:
         faiss.omp_set_num_threads(threads)
-    return np.asarray(kmeans.centroids, dtype=np.float32).reshape(count, -1)
+    return on_grid(np.asarray(kmeans.centroids, dtype=np.float32).reshape(count, -1))
 
 
 K_MEANS_BALANCED = Selector(SelectorInfo(

@@ -145,7 +145,7 @@ class Ledger:
         self.taken.append(row)
         for number in self._groups_of.get(row, ()):
             for mate in self._groups[number]:
-                if self._flags[mate] in (OPEN, TOO_LONG):
+                if self._flags[mate] in (OPEN, TOO_LONG, KEPT_FOR_FLOORS):
                     self._flags[mate] = DUPLICATE
 
     def _include(self, row: int) -> None:

@@ -191,7 +191,7 @@ class Quotas:
     def _close_above_ceiling(self, at: int) -> None:
         quota, members = self.all[at], self._members[at]
         while (end := self._end[at]) and not quota.allows(1, self._cost[members[end - 1]]):
-            if not self._flags[members[end - 1]]:
+            if self._flags[members[end - 1]] in (OPEN, KEPT_FOR_FLOORS):
                 self._flags[members[end - 1]] = CEILING
             self._end[at] = end - 1
 
