@@ -15,6 +15,7 @@ Settings are those of the command line by their names, ``lora_rank=16`` for ``--
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -113,18 +114,46 @@ def encode(rows: Any, *, model: Any = None, representation: str = "rds", target:
         return run(request.config, representation)
 
 
-def compare(config: CompareConfig, *, command: str = "") -> Comparison:
-    """Select, train and score; see :func:`siftune.experiments.compare.compare`."""
+def compare(config: CompareConfig | None = None, *, pool: Any = None, target: Any = None, test: Any = None,
+            existing: Any = None, model: Any = None, budget: Any = None, command: str = "",
+            **settings: Any) -> Comparison:
+    """Select, train and score; see :func:`siftune.experiments.compare.compare`.
+
+    Args:
+        config: all settings at once, instead of those below, which are as for :func:`select`.
+        pool, target, existing, model, budget: what is selected, from what and for which model.
+        test: held-out rows of the target task, to score on.
+        command: the command line, for the manifest.
+        settings: any other, such as ``methods=["less-round-robin", "bm25"]``, ``seeds=3``, ``epochs=2``.
+
+    Raises:
+        SiftuneError: anything the user can mend; see its hint.
+    """
     from siftune.experiments.compare import compare as run
+    from siftune.pipeline.request import requested
 
-    return run(config, finish, command=command)
+    given = {"pool": pool, "target": target, "test": test, "existing": existing, "model": model, "budget": budget,
+             **settings}
+    with requested(CompareConfig, config, given) as request:
+        comparison = run(request.config, finish, command=command)
+        request.keep_with(comparison, settings.get("from_run"))
+        return comparison
 
 
-def study(config: StudyConfig) -> Finished:
-    """Methods x budgets x targets x seeds; see :func:`siftune.experiments.run.study`."""
+def study(config: StudyConfig | str | Path, *, flags: Mapping[str, Any] | None = None) -> Finished:
+    """Methods x budgets x targets x seeds; see :func:`siftune.experiments.run.study`.
+
+    Args:
+        config: the study, or the path of the YAML file that says what it is.
+        flags: settings that win over the file, such as ``output_dir``.
+
+    Raises:
+        SiftuneError: anything the user can mend; see its hint.
+    """
+    from siftune.experiments.config import StudyConfig, load_study
     from siftune.experiments.run import study as run
 
-    return run(config)
+    return run(config if isinstance(config, StudyConfig) else load_study(config, flags))
 
 
 def plan(config: SelectConfig | None = None, *, pool: Any = None, target: Any = None, existing: Any = None,

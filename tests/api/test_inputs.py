@@ -53,7 +53,8 @@ def test_every_kind_of_pool_gives_the_selection_of_the_file(
 
 def test_targets_and_existing_rows_may_be_objects_too(inputs: Inputs, from_file: siftune.api.Run) -> None:
     run = siftune.select(pool=inputs.rows, **{**inputs.text_search, "target": pd.DataFrame(inputs.targets)},
-                         existing=datasets.Dataset.from_list(inputs.rows[:3]), test=records("messages", range(200, 202)))
+                         existing=datasets.Dataset.from_list(inputs.rows[:3]),
+                         test=records("messages", range(200, 202)))
     assert run.ids == from_file.ids
     assert run.manifest["data"]["test_rows"] == 2
 

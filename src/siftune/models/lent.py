@@ -50,7 +50,7 @@ def borrowed(name: str, *, device: str = "auto", dtype: str = "auto") -> Any:
                          hint="give it again: model=(model, tokenizer) in Python, or --model FOLDER with the same "
                               "weights as save_pretrained writes them; features that were made are then reused")
     for setting, asked, own in (("device", device, loaded.device), ("dtype", dtype, loaded.dtype)):
-        if asked not in ("auto", own):
+        if asked not in ("auto", own, own.partition(":")[0]):  # cuda is good for cuda:1
             raise ConfigError(f"the model object is {'on' if setting == 'device' else 'in'} {own}, not {asked}",
                               where=f"--{setting}", hint=f"leave {setting} out, or move the model: "
                               + ("model.to(device)" if setting == "device" else "model.to(dtype)"))
