@@ -18,6 +18,7 @@ from siftune.models.lora import LoraSettings, attach_lora
 from siftune.models.objects import named, unchanged
 from tests import tiny
 from tests.api.conftest import Inputs
+from tests.cli.pools import records
 
 SMALL = dict(lora_rank=2, projection_dim=64, warmup_epochs=1, warmup_rows=8, batch_size=4, max_length=128, budget=4)
 
@@ -167,3 +168,13 @@ def load_model_object() -> Any:
 
     model = tiny.model("llama")
     return LoadedModel(model, tiny.tokenizer(), "mine", "cpu", "float32", weights_hash(model))
+
+
+def test_a_comparison_takes_objects_and_leaves_the_model_alone(model: Any, inputs: Inputs) -> None:
+    before = state_of(model)
+    made = siftune.compare(pool=inputs.rows, target=inputs.targets, test=records("messages", range(200, 203), "test"),
+                           model=(model, tiny.tokenizer()), methods=["bm25"], budget=4, seeds=1, epochs=1,
+                           exact_match_tokens=0, lora_rank=2)
+    assert {"zero-shot", "random", "bm25+round-robin"} == {arm["name"] for arm in made.result["arms"]}
+    assert made.report.is_file()
+    assert state_of(model) == before
