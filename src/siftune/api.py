@@ -110,7 +110,8 @@ def encode(rows: Any, *, model: Any = None, representation: str = "rds", target:
     from siftune.pipeline.encode import encode as run
     from siftune.pipeline.request import requested
 
-    with requested(SelectConfig, None, {"pool": rows, "model": model, "target": target, **settings}) as request:
+    given = {"pool": rows, "model": model, "target": target, **settings}
+    with requested(SelectConfig, None, given, called={"pool": "rows"}) as request:
         return run(request.config, representation)
 
 

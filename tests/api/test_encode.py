@@ -75,3 +75,13 @@ def test_a_folder_keeps_the_features_for_a_selection(inputs: Inputs, tmp_path: A
     run = siftune.select(pool=inputs.rows, target=inputs.targets, model=inputs.model, method="rds+", budget=3,
                          output_dir=tmp_path / "run")
     assert [s["reused"] for s in run.manifest["times"] if s["step"].startswith("pool")] == [True]
+
+
+def test_rows_that_cannot_be_used_are_named_or_left_out(inputs: Inputs) -> None:
+    wrong = [*inputs.rows[:2], {"messages": []}, inputs.rows[2]]
+    with pytest.raises(SiftuneError, match="no-assistant-turn") as error:
+        siftune.encode(wrong, model=inputs.model)
+    assert error.value.where == "rows[2]"
+    found = siftune.encode(wrong, model=inputs.model, bad_rows="drop")
+    assert [i.split(":")[1] for i in found.ids] == ["0", "1", "3"]
+    assert len(found.array) == 3

@@ -116,6 +116,31 @@ def test_a_near_duplicate_is_explained_by_the_row_that_was_taken(inputs: Inputs)
     assert told.reason == f"it is a near-duplicate of {taken}, which is selected"
 
 
+def test_rows_are_explained_for_methods_without_targets_or_scores_too(inputs: Inputs, tmp_path: Path) -> None:
+    rest = {"pool": inputs.rows, "model": inputs.model, "budget": 4}
+    drawn = siftune.select(**rest, method="random", output_dir=tmp_path / "random")
+    every = parquet.read_table(drawn.folder / "scores.parquet")["id"].to_pylist()
+    other = next(row_id for row_id in every if row_id not in drawn.ids)
+    for run in (drawn, siftune.load_run(drawn.folder)):
+        assert run.explain(run.ids[2]).rank == 3
+        assert run.explain(other).score is run.explain(other).would_rank is None
+        assert "no score" in run.explain(other).reason
+        assert run.rejected(3) == []
+    hardest = siftune.select(**rest, method="loss", output_dir=tmp_path / "loss")
+    nearly = hardest.rejected(1)[0]
+    for run in (hardest, siftune.load_run(hardest.folder)):
+        told = run.explain(nearly["id"])
+        assert (told.score, told.would_rank, told.nearest) == (nearly["score"], 5, ())
+
+
+def test_rows_that_the_method_rules_out_are_explained_by_its_reason(inputs: Inputs) -> None:
+    run = siftune.select(pool=inputs.rows, model=inputs.model, method="ifd", budget=4)
+    out = [json.loads(line) for line in (run.folder / "dropped.jsonl").read_text().splitlines()]
+    assert out  # a random model finds that prompts do not help
+    told = run.explain(out[0]["id"])
+    assert (told.status, told.reason) == ("left out", f"{out[0]['reason']}: ruled out by ifd")
+
+
 def test_a_loaded_run_says_the_same(run: Run) -> None:
     loaded = siftune.load_run(run.folder)
     assert repr(loaded) == repr(run)

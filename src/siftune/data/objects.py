@@ -32,7 +32,7 @@ class ObjectFiles:
         self.folder = folder
         self._labels: dict[str, str] = {}  # path of a file: what the program calls its rows
 
-    def paths(self, given: Any, role: str) -> tuple[str, ...]:
+    def paths(self, given: Any, role: str, called: str = "") -> tuple[str, ...]:
         """What the settings hold for what was given; objects are written.
 
         * ``str``, ``Path``: one file, folder or hub id, never its letters.
@@ -48,12 +48,14 @@ class ObjectFiles:
             given: one of the above.
             role: ``pool``, ``target``, ``test`` or ``existing``: the source's name, so part of the ids that are made
                 for rows without one.
+            called: the argument's name, for messages; ``role`` when not given.
 
         Raises:
             ConfigError: something else, such as a generator, which could be read only once.
             DataError: there is no row in it, it has several splits, or a value that JSON cannot hold.
         """
-        sources = _sources(given, role)
+        called = called or role
+        sources = _sources(given, called)
         alone = len(sources) == 1
         found, number = [], 0
         for place, one in enumerate(sources):
@@ -61,7 +63,7 @@ class ObjectFiles:
                 found.append(str(one))
                 continue
             number += 1
-            label = role if alone and not _holds(given, one) else f"{role}[{place}]"
+            label = called if alone and not _holds(given, one) else f"{called}[{place}]"
             found.append(self._written(one, label, role if alone else f"{role}-{number}"))
         return tuple(found)
 

@@ -48,7 +48,8 @@ def _let_go(temporary: Path | None, more: Any) -> None:
 
 
 @contextmanager
-def requested(kind: type[C], config: Any, given: Mapping[str, Any], *, folder: bool = True) -> Iterator[Request[C]]:
+def requested(kind: type[C], config: Any, given: Mapping[str, Any], *, folder: bool = True,
+              called: Mapping[str, str] | None = None) -> Iterator[Request[C]]:
     """The settings of a job, for the time of the block: a model object is lent for that long.
 
     Args:
@@ -58,6 +59,7 @@ def requested(kind: type[C], config: Any, given: Mapping[str, Any], *, folder: b
             ``existing`` are paths or objects, ``model`` is a name or an object, ``from_run`` a folder or a
             :class:`~siftune.pipeline.run.Run`; all others are settings.
         folder: whether the job writes a run folder. One that does not has its objects in a temporary folder.
+        called: how messages call ``pool`` and the others, where their arguments have other names.
 
     Raises:
         ConfigError: both or neither of them; an unknown setting, a wrong value, or one that an object does not go with.
@@ -92,7 +94,8 @@ def requested(kind: type[C], config: Any, given: Mapping[str, Any], *, folder: b
         files = ObjectFiles(Path(place) / "inputs")
         request = Request(settings, temporary)
         try:
-            paths = {role: files.paths(given[role], role) for role in ROLES if role in given}
+            paths = {role: files.paths(given[role], role, (called or {}).get(role, ""))
+                     for role in ROLES if role in given}
             named_folder = {"output_dir": place} if folder and isinstance(settings, SelectConfig) else {}
             request.config = dataclasses.replace(settings, **paths, **named_folder)
             yield request
