@@ -82,16 +82,16 @@ class ObjectFiles:
         return error
 
     def _written(self, rows: Any, label: str, name: str) -> str:
-        digest, count = blake2b(digest_size=16), 0
-        for line in _lines(rows, label):
-            digest.update(line.encode() + b"\n")
-            count += 1
-        if not count:
+        lines = list(_lines(rows, label))
+        if not lines:
             raise DataError(f"there is no row in {label}", where=label, hint="give at least one row")
+        digest = blake2b(digest_size=16)
+        for line in lines:
+            digest.update(line.encode() + b"\n")
         key = digest.hexdigest()
         path = self.folder / key[:16] / f"{name}.jsonl"
         if not path.is_file() or _key_of(path) != key:
-            write_lines(path, _lines(rows, label))
+            write_lines(path, lines)
         self._labels[str(path)] = f"{label}.iloc" if _is(rows, "pandas", "DataFrame") else label
         return str(path)
 
@@ -139,6 +139,8 @@ def _is_row(value: Any) -> bool:
 
 
 def _source(given: Any, label: str) -> Any:
+    if isinstance(given, str) and not given:
+        raise ConfigError(f"{label} is an empty text", where=label, hint=_HINT)
     if isinstance(given, (str, Path)) or any(_is(given, *kind) for kind in (
             ("datasets", "Dataset"), ("pandas", "DataFrame"), ("pyarrow", "Table"))):
         return given
@@ -149,7 +151,8 @@ def _source(given: Any, label: str) -> Any:
     if _is(given, "datasets", "DatasetDict"):
         if len(given) == 1:
             return next(iter(given.values()))
-        raise DataError(f"{label} has several splits", where=label, why=f"They are {', '.join(map(str, given))}.",
+        raise DataError(f"{label} has {'several splits' if given else 'no split'}", where=label,
+                        why=f"They are {', '.join(map(str, given))}." if given else None,
                         hint=f"name one: {label}=dataset[{next(iter(given), 'train')!r}]")
     if isinstance(given, Mapping):
         columns = given and all(isinstance(value, (list, tuple)) for value in given.values())
@@ -167,11 +170,22 @@ def _lines(rows: Any, label: str) -> Iterator[str]:
     """Each row as a line of JSON."""
     for number, record in enumerate(_records(rows, label)):
         try:
-            plain = _plain(record, f"{label}[{number}]")
+            yield as_line(_plain(record))
+        except _Unfit as unfit:
+            place = "".join(f"[{key!r}]" for key in (number, *reversed(unfit.path)))
+            raise DataError(unfit.what, where=label + place, why="A row is written as JSON.", hint=unfit.hint) from None
         except RecursionError as error:
             raise DataError("a row is nested too deeply", where=f"{label}[{number}]",
                             hint="look for a list or dict that holds itself") from error
-        yield as_line(plain)
+
+
+class _Unfit(Exception):  # noqa: N818 - it names a value
+    """A value that JSON cannot hold; ``path`` leads to it, from within outwards."""
+
+    def __init__(self, what: str, hint: str):
+        super().__init__(what)
+        self.what, self.hint = what, hint
+        self.path: list[Any] = []
 
 
 def _records(rows: Any, label: str) -> Iterable[Any]:
@@ -208,24 +222,35 @@ def _check_columns(names: Iterable[Any], label: str) -> None:
                             hint="give every column (and the index) a name of its own")
 
 
-def _plain(value: Any, place: str) -> Any:
-    """A value as JSON has it, or as :func:`~siftune.data.raw.as_line` makes it so."""
+def _plain(value: Any) -> Any:
+    """A value as JSON has it, or as :func:`~siftune.data.raw.as_line` makes it so.
+
+    Raises:
+        _Unfit: JSON cannot hold it.
+    """
     if value is None or isinstance(value, (str, bool, int, float, bytes)):
         return value
     if isinstance(value, Mapping):
-        for key in value:
-            if not isinstance(key, str):
-                raise DataError(f"the key {key!r} is no text", where=place, hint="JSON names every value with a text")
-        return {key: _plain(item, f"{place}[{key!r}]") for key, item in value.items()}
+        if (key := next((key for key in value if not isinstance(key, str)), "")) != "":
+            raise _Unfit(f"the key {key!r} is no text", "name every value with a text")
+        return dict(_plain_items(value.items()))
     if isinstance(value, (list, tuple)):
-        return [_plain(item, f"{place}[{i}]") for i, item in enumerate(value)]
+        return [item for _, item in _plain_items(enumerate(value))]
     package = type(value).__module__.partition(".")[0]
     if package == "numpy":
-        return _plain(value.tolist(), place)
+        return _plain(value.tolist())
     if package == "pandas" and type(value).__name__ in ("NAType", "NaTType"):
         return None
     if hasattr(value, "isoformat") or package in ("decimal", "uuid", "pathlib"):
         return value
-    raise DataError(f"there is a {type(value).__name__} in a row", where=place,
-                    why="A row is written as JSON, which cannot hold it.",
-                    hint="give text, numbers, lists and dicts; of a pydantic object, its model_dump()")
+    raise _Unfit(f"there is a {type(value).__name__} in a row",
+                 "give text, numbers, lists and dicts; of a pydantic object, its model_dump()")
+
+
+def _plain_items(items: Iterable[tuple[Any, Any]]) -> Iterator[tuple[Any, Any]]:
+    for key, item in items:
+        try:
+            yield key, _plain(item)
+        except _Unfit as unfit:
+            unfit.path.append(key)
+            raise
