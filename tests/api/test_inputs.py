@@ -130,7 +130,7 @@ def refused(say: str, hint: str, **given: Any) -> SiftuneError:
     (["pool.jsonl", {"prompt": "a", "completion": "b"}], "mixes rows with other things", "pool=[path, rows]"),
     ([5], r"pool\[0\] cannot be a int", "path"),
     ([[1, 2]], r"pool\[0\] is a list of something other than dicts", "list of dicts"),
-    ([{"prompt": "a", "completion": "b", "more": {1: 2}}], "the key 1 is no text", "JSON"),
+    ([{"prompt": "a", "completion": "b", "more": {1: 2}}], "the key 1 is no text", "with a text"),
     ([{"prompt": "a", "completion": {"b"}}], "there is a set in a row", "lists and dicts"),
     (pd.DataFrame({"prompt": [], "completion": []}), "there is no row in pool", "at least one"),
     (pd.DataFrame([["a", "b"]]), "the column 0 has no text", "name every column"),
