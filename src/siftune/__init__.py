@@ -13,7 +13,7 @@ from siftune._common.version import __version__
 
 if TYPE_CHECKING:  # for editors and type checkers; at run time __getattr__ imports what is asked for
     from siftune._common.errors import SiftuneError
-    from siftune.api import compare, select
+    from siftune.api import compare, encode, export, inspect, load_run, plan, select, study
     from siftune.config.settings import CompareConfig, SelectConfig
     from siftune.selectors.core.budget import Budget
     from siftune.selectors.core.problem import Problem
@@ -21,7 +21,13 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time __getattr__ impo
 
 _EXPORTS = {
     "select": "siftune.api",
+    "encode": "siftune.api",
     "compare": "siftune.api",
+    "study": "siftune.api",
+    "plan": "siftune.api",
+    "inspect": "siftune.api",
+    "export": "siftune.api",
+    "load_run": "siftune.api",
     "SelectConfig": "siftune.config.settings",
     "CompareConfig": "siftune.config.settings",
     "SiftuneError": "siftune._common.errors",
@@ -39,7 +45,13 @@ __all__ = [
     "SiftuneError",
     "__version__",
     "compare",
+    "encode",
+    "export",
+    "inspect",
+    "load_run",
+    "plan",
     "select",
+    "study",
 ]
 
 

@@ -1,53 +1,74 @@
-"""The main job: files in, a run folder with the selected subset out. The command line is a thin layer over this."""
+"""What a program calls: paths or objects in, result objects out. The command line is a thin layer over this.
+
+Everywhere rows are read (``pool``, ``target``, ``test``, ``existing``) they may be
+
+* a path or hub id, as on the command line, or a list of them;
+* a list of dicts, in any of the formats;
+* a ``datasets.Dataset`` (or a ``DatasetDict`` of one split), a pandas ``DataFrame``, a pyarrow ``Table``;
+
+or a list of any of these. Objects are written once, as JSON lines, into the run folder, so that it can be replayed; see
+:meth:`siftune.data.objects.ObjectFiles.paths`. ``model`` is a name or a folder, or ``(model, tokenizer)`` as
+transformers loads them: that model is used where it is and comes back unchanged, and no weights are written.
+
+Settings are those of the command line by their names, ``lora_rank=16`` for ``--lora-rank 16``.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from siftune.config.settings import SelectConfig
+from siftune.config.settings import CompareConfig, DataConfig, SelectConfig
+from siftune.pipeline.run import Run, load_run
 from siftune.pipeline.runfolder import Outcome, write_run
-from siftune.pipeline.select import choose, complete
-from siftune.selectors import Selection
 
 if TYPE_CHECKING:
     from siftune.experiments.compare import Comparison
+    from siftune.experiments.config import StudyConfig
+    from siftune.experiments.run import Finished
+    from siftune.export import Exported
+    from siftune.pipeline.encode import Features
+    from siftune.pipeline.inspection import Inspection
+    from siftune.pipeline.plan import Plan
+
+__all__ = ["Run", "compare", "encode", "export", "finish", "inspect", "load_run", "plan", "select", "study"]
 
 
-@dataclass
-class Run:
-    """A finished selection.
-
-    Attributes:
-        folder: the run folder.
-        selection: indices, scores and diagnostics.
-        ids: the selected ids, best first.
-        report: path of ``report.html``.
-    """
-
-    folder: Path
-    selection: Selection
-    ids: list[str]
-    report: Path
-
-
-def select(config: SelectConfig, *, command: str = "") -> Run:
+def select(config: SelectConfig | None = None, *, pool: Any = None, target: Any = None, existing: Any = None,
+           test: Any = None, model: Any = None, method: str | None = None, budget: Any = None, command: str = "",
+           **settings: Any) -> Run:
     """Choose a subset and write its run folder.
 
     Features and checkpoints that the folder (or the run named by ``from_run``) already holds are reused; an
     interrupted run continues where it was.
 
     Args:
-        config: see :class:`SelectConfig`.
+        config: all settings at once, instead of those below.
+        pool, target: what to choose from, and a few examples of what the model must learn.
+        existing: rows that the model was already trained on. ``test``: held-out rows, kept out of the pool.
+        model: ``embedded`` when not given (or that of ``from_run``).
+        method: ``auto`` when not given, as are all of these.
+        budget: ``"5%"`` when not given; a share, ``"20ktok"``, or a number of rows.
         command: the command line, for the manifest.
+        settings: any other, such as ``output_dir="runs/a"``. Without an output folder a temporary one is used, which
+            goes when the result does. ``from_run`` takes a folder, or the result of an earlier call.
 
     Raises:
         SiftuneError: anything the user can mend; see its hint.
     """
-    config = complete(config)
-    outcome = choose(config, command=command)
-    return finish(outcome)
+    from siftune.pipeline.request import requested
+    from siftune.pipeline.select import choose, complete
+
+    given = {"pool": pool, "target": target, "existing": existing, "test": test, "model": model, "method": method,
+             "budget": budget, **settings}
+    with requested(SelectConfig, config, given) as request:
+        outcome = choose(complete(request.config), command=command)
+        run = finish(outcome)
+        outcome.context.__dict__.pop("model", None)  # the result need not keep it in memory
+        run.temporary = request.temporary is not None
+        request.keep_with(run, settings.get("from_run"))
+        return run
 
 
 def finish(outcome: Outcome) -> Run:
@@ -56,12 +77,127 @@ def finish(outcome: Outcome) -> Run:
 
     folder = Path(outcome.config.output_dir)
     write_run(folder, outcome)
-    page, _ = build(folder)
-    return Run(folder, outcome.selection, outcome.selection.ids(outcome.problem), page)
+    build(folder)
+    return Run(folder, outcome)
 
 
-def compare(config: SelectConfig, *, command: str = "") -> Comparison:
-    """Select, train and score; see :func:`siftune.experiments.compare.compare`."""
+def encode(rows: Any, *, model: Any = None, representation: str = "rds", target: Any = None,
+           **settings: Any) -> Features:
+    """Features of rows as arrays, with their ids.
+
+    ==============================  ====================================================================
+    ``representation``              what comes
+    ==============================  ====================================================================
+    rds, embed, file:VECTORS        float32 [N, D], of length 1
+    less, logra                     float32 [N, D]: of all checkpoints side by side, so that inner products are the
+                                    weighted cosines; Adam's directions for less
+    loss, ifd, learning-percentage  float64 [N]: scores
+    mads                            sparse 0/1 [N, F]: active neurons
+    gist, bm25, nag, nait, dsir     need ``target``: float32 [N, M] similarities to targets or subtasks (gist: vectors
+                                    inside the targets' span where it keeps them; dsir: scores [N])
+    ==============================  ====================================================================
+
+    Args:
+        rows: what to encode; rows that cannot be used are an error, or left out with ``bad_rows="drop"``.
+        model: ``embedded`` when not given.
+        representation: as above; or a method, for its representation.
+        target: where it is needed.
+        settings: any other; with ``output_dir`` features are kept there and reused, without they are not kept.
+
+    Raises:
+        SiftuneError: anything the user can mend; see its hint.
+    """
+    from siftune.pipeline.encode import encode as run
+    from siftune.pipeline.request import requested
+
+    given = {"pool": rows, "model": model, "target": target, **settings}
+    with requested(SelectConfig, None, given, called={"pool": "rows"}) as request:
+        return run(request.config, representation)
+
+
+def compare(config: CompareConfig | None = None, *, pool: Any = None, target: Any = None, test: Any = None,
+            existing: Any = None, model: Any = None, budget: Any = None, command: str = "",
+            **settings: Any) -> Comparison:
+    """Select, train and score; see :func:`siftune.experiments.compare.compare`.
+
+    Args:
+        config: all settings at once, instead of those below, which are as for :func:`select`.
+        pool, target, existing, model, budget: what is selected, from what and for which model.
+        test: held-out rows of the target task, to score on.
+        command: the command line, for the manifest.
+        settings: any other, such as ``methods=["less-round-robin", "bm25"]``, ``seeds=3``, ``epochs=2``.
+
+    Raises:
+        SiftuneError: anything the user can mend; see its hint.
+    """
     from siftune.experiments.compare import compare as run
+    from siftune.pipeline.request import requested
 
-    return run(config, finish, command=command)  # type: ignore[arg-type]
+    given = {"pool": pool, "target": target, "test": test, "existing": existing, "model": model, "budget": budget,
+             **settings}
+    with requested(CompareConfig, config, given) as request:
+        comparison = run(request.config, finish, command=command)
+        request.keep_with(comparison, settings.get("from_run"))
+        return comparison
+
+
+def study(config: StudyConfig | str | Path, *, flags: Mapping[str, Any] | None = None) -> Finished:
+    """Methods x budgets x targets x seeds; see :func:`siftune.experiments.run.study`.
+
+    Args:
+        config: the study, or the path of the YAML file that says what it is.
+        flags: settings that win over the file, such as ``output_dir``.
+
+    Raises:
+        SiftuneError: anything the user can mend; see its hint.
+    """
+    from siftune.experiments.config import StudyConfig, load_study
+    from siftune.experiments.run import study as run
+
+    return run(config if isinstance(config, StudyConfig) else load_study(config, flags))
+
+
+def plan(config: SelectConfig | None = None, *, pool: Any = None, target: Any = None, existing: Any = None,
+         model: Any = None, method: str | None = None, budget: Any = None, **settings: Any) -> Plan:
+    """What :func:`select` with the same arguments would take, from a short probe; printed, it is a small table.
+
+    Raises:
+        SiftuneError: whatever :func:`select` would refuse.
+    """
+    from siftune.pipeline.plan import plan as run
+    from siftune.pipeline.request import requested
+
+    given = {"pool": pool, "target": target, "existing": existing, "model": model, "method": method, "budget": budget,
+             **settings}
+    with requested(SelectConfig, config, given, folder=False) as request:
+        return run(request.config)
+
+
+def inspect(pool: Any, *, model: Any = "embedded", show: int = 3, **settings: Any) -> Inspection:
+    """Look at a pool: counts, lengths, rows that cannot be used, and what is supervised of the first rows.
+
+    Args:
+        pool: to look at.
+        model: whose tokenizer and template are used.
+        show: of how many rows the text shows what is supervised.
+        settings: those that say how data is read, such as ``format``.
+
+    Raises:
+        SiftuneError: anything the user can mend; see its hint.
+    """
+    from siftune.models.objects import named
+    from siftune.pipeline.inspection import inspect as run
+    from siftune.pipeline.request import requested
+
+    if isinstance(pool, DataConfig):
+        with named(model) as name:
+            return run(pool, name, show=show)
+    with named(model) as name, requested(DataConfig, None, {"pool": pool, **settings}) as request:
+        return run(request.config, name, show=show)
+
+
+def export(run: str | Path | Run, to: str = "jsonl", output: str | Path | None = None) -> Exported:
+    """Write the selected rows as a trainer reads them; see :func:`siftune.export.export.export`."""
+    from siftune.export.export import export as write
+
+    return write(run, to, output)

@@ -91,9 +91,9 @@ def plan(flags: dict[str, Any], config_file: str | None) -> None:
 
     Everything that `select` would check is checked, nothing is written.
     """
-    from siftune.pipeline.plan import plan as run
+    from siftune.api import plan as run
 
-    print(run(load(SelectConfig, config_file, flags)).text())
+    print(run(load(SelectConfig, config_file, flags)))
 
 
 @app.command()
@@ -110,9 +110,10 @@ def inspect(
     Formats, sources, groups, lengths in tokens, duplicates, rows that cannot be used and why, and the first rows
     with what is supervised of them in colour.
     """
-    from siftune.cli.printing import inspect_pool
+    from siftune.api import inspect as run
+    from siftune.cli.printing import print_inspection
 
-    inspect_pool(load(DataConfig, config_file, {**flags, "pool": tuple(pool)}), model, show)
+    print_inspection(run(load(DataConfig, config_file, {**flags, "pool": tuple(pool)}), model=model, show=show))
 
 
 @app.command()
@@ -132,15 +133,9 @@ def export(
     output: Annotated[str, typer.Option(help="Folder to write; RUN/export-<to> when not given.")] = "",
 ) -> None:
     """Write the selected rows as a trainer reads them."""
-    from pathlib import Path
+    from siftune.api import export as write
 
-    from siftune.config.settings import read_yaml
-    from siftune.export import export as write
-
-    config = Path(run) / "config.yaml"
-    format = str(read_yaml(config).get("format", "auto")) if config.is_file() else "auto"
-    written = write(Path(run), to, Path(output) if output else Path(run) / f"export-{to}",
-                    format="mixed" if format == "auto" else format)
+    written = write(run, to, output or None)
     for path in written.files:
         print(path)
     if written.note:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING, Any
-
-from siftune.config.settings import DataConfig
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from siftune.api import Run
     from siftune.experiments.compare import Comparison
     from siftune.experiments.run import Finished
+    from siftune.pipeline.inspection import Inspection
+    from siftune.pipeline.run import Run
 
 
 def print_run(run: Run) -> None:
@@ -64,56 +63,19 @@ def print_study(finished: Finished) -> None:
         print(f"{failures(finished.result)}\nhint: run the same command again to try these again", file=sys.stderr)
 
 
-def inspect_pool(config: DataConfig, model: str, show: int) -> None:
-    """Print what `siftune inspect` shows. Rows that cannot be used are listed rather than refused."""
-    import dataclasses
-
+def print_inspection(found: Inspection) -> None:
+    """What `siftune inspect` shows: counts, then the first rows with what is supervised of them in colour."""
     from rich.console import Console
 
-    from siftune.data.inspect import inspect_pool as look
     from siftune.data.inspect import mask_preview
-    from siftune.data.readers import read_rows
-    from siftune.data.render import Renderer, render_rows
-    from siftune.models.loading import load_tokenizer
 
-    config = dataclasses.replace(config, bad_rows="drop")
-    tokenizer = load_tokenizer(model)
-    rows, dropped = read_rows(config.pool, role="pool", format=config.format, id_field=config.id_field,
-                              subtask_field=config.subtask_field, group_field=config.group_field, bad_rows="drop")
-    examples = render_rows(rows, Renderer(tokenizer, max_length=config.max_length), role="pool", bad_rows="drop")
-    dropped = [*dropped, *examples.dropped]
     console = Console(highlight=False)
-    _print_stats(console, look(rows, dropped, examples))
-    for row in dropped[:20]:
-        console.print(f"  cannot be used: {row.where}  {row.reason}  {row.detail}", markup=False)
-    if len(dropped) > 20:
-        console.print(f"  ... and {len(dropped) - 20:,} more; `siftune select --bad-rows drop` lists all of them")
-    for row, rendered in list(zip(examples.rows, examples.rendered, strict=True))[:show]:
+    for line in found.lines():
+        console.print(line, markup=False)
+    for row, rendered in list(zip(found.examples.rows, found.examples.rendered, strict=True))[: found.show]:
         console.print(f"\n{row.where}  id {row.id}  {len(rendered)} tokens, {rendered.supervised} supervised (green)",
                       style="bold", markup=False)
-        console.print(mask_preview(rendered, tokenizer))
-
-
-def _print_stats(console: Any, stats: Any) -> None:
-    import dataclasses
-
-    for field in dataclasses.fields(stats):
-        value = getattr(stats, field.name)
-        if dataclasses.is_dataclass(value):
-            _print_stats(console, value)
-            continue
-        if isinstance(value, dict):
-            value = _told(value)
-        console.print(f"{field.name.replace('_', ' ') + ':':34} {value}", markup=False)
-
-
-def _told(counts: dict[Any, Any], most: int = 12) -> str:
-    """Quantiles in their order; counts with the largest first, and how many more there are."""
-    if any(isinstance(key, float) for key in counts):
-        return ", ".join(f"{key:.0%}: {value:,}" for key, value in sorted(counts.items()))
-    largest = sorted(counts.items(), key=lambda item: -item[1])
-    more = f", ... and {len(largest) - most} more" if len(largest) > most else ""
-    return (", ".join(f"{key} {value:,}" for key, value in largest[:most]) or "none") + more
+        console.print(mask_preview(rendered, found.tokenizer))
 
 
 def print_methods() -> None:

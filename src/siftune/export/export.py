@@ -6,10 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from siftune._common.errors import ConfigError
 from siftune._common.registry import unknown_name
+from siftune.config.settings import read_yaml
 from siftune.data.rows import Row
 from siftune.export import trainers
 from siftune.export.selected import read_selected
+from siftune.pipeline.run import Run
 
 Writer = Callable[[list[Row], Path], tuple[list[Path], str]]
 
@@ -32,25 +35,39 @@ class Exported:
     rows: int
     note: str
 
+    def __str__(self) -> str:
+        return "\n".join([*map(str, self.files), *([self.note] if self.note else [])])
 
-def export(run: str | Path, to: str, output: str | Path, *, format: str = "mixed") -> Exported:
+
+def export(run: str | Path | Run, to: str = "jsonl", output: str | Path | None = None, *,
+           format: str | None = None) -> Exported:
     """Write the selected rows of a run as a trainer reads them, best first, each with its id.
 
     Args:
-        run: A run folder with ``selected.jsonl``.
+        run: A run folder with ``selected.jsonl``, or the result of a selection.
         to: One of :data:`TARGETS`.
         output: The data file to write if it has an ending, otherwise a folder, where the file is
-            ``selected.jsonl``. Files that go with the data are written beside it.
-        format: Format of the selected rows, for pools read with an explicit ``--format``.
+            ``selected.jsonl``; ``export-<to>`` inside the run folder when not given. Files that go with the data are
+            written beside it.
+        format: Format of the selected rows; that of the run's configuration when not given.
 
     Raises:
-        ConfigError: ``to`` is not known.
+        ConfigError: ``to`` is not known, or the run is in a temporary folder and no other is named.
         DataError: the run has no readable selection.
         SiftuneError: the operating system refused the write.
     """
     if to not in _WRITERS:
         raise unknown_name("trainer", to, TARGETS, flag="--to")
-    rows = read_selected(Path(run), format)
-    output = Path(output)
+    if isinstance(run, Run):
+        if run.temporary and not output:
+            raise ConfigError("the run is in a temporary folder, which goes when the result does", where="output",
+                              hint=f"name where to write: output=\"export-{to}\"")
+        run = run.folder
+    run = Path(run)
+    if format is None:
+        config = run / "config.yaml"
+        format = str(read_yaml(config).get("format", "auto")) if config.is_file() else "auto"
+    rows = read_selected(run, "mixed" if format == "auto" else format)
+    output = Path(output) if output else run / f"export-{to}"
     files, note = _WRITERS[to](rows, output if output.suffix else output / "selected.jsonl")
     return Exported(files, len(rows), note)

@@ -12,6 +12,7 @@ from typing import Any
 from siftune._common.errors import ConfigError, ModelError, first_line
 from siftune._common.progress import log
 from siftune.models.embedded import embedded_model
+from siftune.models.lent import borrowed, is_object
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
@@ -94,6 +95,8 @@ def choose_dtype(dtype: str, device: str) -> str:
 
 def load_tokenizer(name: str, *, trust_remote_code: bool = False) -> Any:
     """The tokenizer alone, for commands that need no weights."""
+    if is_object(name):
+        return borrowed(name).tokenizer
     path, base = _locate(name)
     if base is not None and not (Path(path) / "tokenizer_config.json").exists():
         path = base  # an adapter folder without a tokenizer of its own
@@ -105,7 +108,8 @@ def load_model(name: str = "embedded", *, device: str = "auto", dtype: str = "au
     """Load a model for feature extraction, training and evaluation.
 
     Args:
-        name: ``embedded``, a hub id, a local folder, or a folder with a PEFT adapter (merged into its base model).
+        name: ``embedded``, a hub id, a local folder, or a folder with a PEFT adapter (merged into its base model); or
+            the name of an object that is lent (:mod:`siftune.models.lent`), which is returned as it is.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
         dtype: ``auto``, ``float32``, ``bfloat16``, ``float16``.
         trust_remote_code: run code that comes with the model; never by default.
@@ -113,6 +117,8 @@ def load_model(name: str = "embedded", *, device: str = "auto", dtype: str = "au
     Raises:
         ModelError: it cannot be found, read, or is not a decoder-only language model.
     """
+    if is_object(name):
+        return borrowed(name, device=device, dtype=dtype)
     import torch
 
     device = choose_device(device)

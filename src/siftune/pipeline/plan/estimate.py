@@ -21,6 +21,9 @@ class Plan:
     disk: int = 0
     memory: int = 0
 
+    def __str__(self) -> str:
+        return self.text()
+
     def text(self) -> str:
         width = max(len(name) for name, _ in self.lines)
         return "\n".join(f"{name:{width}}  {told}" for name, told in self.lines)

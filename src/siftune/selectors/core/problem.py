@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from siftune._common.errors import ConfigError, SiftuneError
-from siftune.selectors.core import checks, ordering
+from siftune.selectors.core import arrays, checks, ordering
 from siftune.selectors.core.budget import Budget, ResolvedBudget
 from siftune.selectors.core.ids import PackedIds, rows_of
 
@@ -42,7 +42,8 @@ class Summary:
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """A pool to select from. Build it with :meth:`from_similarities`, :meth:`from_blocks` or :meth:`from_scores`.
+    """A pool to select from, built with :meth:`from_similarities`, :meth:`from_vectors`, :meth:`from_blocks` or
+    :meth:`from_scores`.
 
     Attributes:
         ids: the N row ids, distinct; for millions of rows a :class:`~siftune.selectors.core.ids.PackedIds`.
@@ -144,9 +145,53 @@ class Problem:
         if S.ndim != 2:
             raise SiftuneError(f"similarities must be a matrix [targets, rows], not of shape {S.shape}")
         return cls.from_blocks(
-            _sliced(S, block_rows), ids=_numbered(S.shape[1]) if ids is None else ids,
+            arrays.sliced(S, block_rows), ids=_numbered(S.shape[1]) if ids is None else ids,
             targets=_numbered(S.shape[0]) if targets is None else targets,
-            subtask_blocks=None if subtask_scores is None else _sliced(np.asarray(subtask_scores), block_rows), **rest)
+            subtask_blocks=None if subtask_scores is None else arrays.sliced(np.asarray(subtask_scores), block_rows),
+            **rest)
+
+    @classmethod
+    def from_vectors(cls, pool_vectors: np.ndarray, target_vectors: np.ndarray | None = None, *,
+                     ids: Sequence[str] | None = None, targets: Sequence[str] | None = None,
+                     tokens: np.ndarray | None = None, existing_vectors: np.ndarray | None = None,
+                     metric: arrays.Metric = "cosine", block_rows: int = 4096, **rest: Any) -> Problem:
+        """A problem from vectors: of the pool, and where selectors compare with them, of targets and existing rows.
+
+        Selectors that compare pool rows with each other (k-center, facility-location, ...) need only the pool's.
+        Everything is formed a block at a time, so ``pool_vectors`` may be a memory map.
+
+        Args:
+            pool_vectors: [N, D] of any real type.
+            target_vectors: [M, D]; S[q, j] is their similarity. Without it there are no targets.
+            ids, targets: of rows and targets; numbers, padded with zeros, when not given.
+            tokens: int64 [N], what a row costs in training, for budgets in tokens.
+            existing_vectors: [E, D], of rows that the model already knows.
+            metric: ``cosine`` (a vector of zeros has cosine 0 with everything), or ``inner``, the inner product of the
+                vectors as they are. Either is formed in float64 and rounded to float32.
+            block_rows: how many rows selectors see at a time; it does not change any result.
+            rest: further fields of :class:`Problem`.
+
+        Raises:
+            ConfigError: an unknown metric.
+            SiftuneError: arrays that do not fit each other.
+        """
+        pool = arrays.vectors_of(pool_vectors, "pool_vectors")
+        vectors = arrays.vector_blocks(pool, metric, block_rows)
+
+        def against(given: np.ndarray | None, name: str) -> Blocks | None:
+            if given is None:
+                return None
+            return arrays.similarity_blocks(arrays.vectors_of(given, name, pool.shape[1]), vectors, metric)
+
+        arrays.comparable(pool[:0], metric)  # an unknown metric is refused now
+        if targets is not None and target_vectors is None:
+            raise SiftuneError("targets were named, but there are no target_vectors")
+        blocks = against(target_vectors, "target_vectors")
+        if target_vectors is not None and targets is None:
+            targets = _numbered(len(target_vectors))
+        return cls(ids=_numbered(len(pool)) if ids is None else _kept(ids), tokens=tokens, blocks=blocks,
+                   targets=list(targets or ()), vectors=vectors,
+                   existing=against(existing_vectors, "existing_vectors"), **rest)
 
     @classmethod
     def from_blocks(cls, blocks: Blocks, *, ids: Sequence[str], targets: Sequence[str], **rest: Any) -> Problem:
@@ -340,15 +385,9 @@ def _mean(block: np.ndarray, lines: np.ndarray) -> np.ndarray:
     return total / len(lines)
 
 
-def _sliced(matrix: np.ndarray, block_rows: int) -> Blocks:
-    return lambda: ((start, matrix[:, start:start + block_rows]) for start in range(0, matrix.shape[1], block_rows))
-
-
 def _numbered(n: int) -> list[str]:
     width = len(str(max(n - 1, 0)))
     return [f"{i:0{width}d}" for i in range(n)]
-
-
 
 
 def _kept(ids: Sequence[str]) -> Sequence[str]:

@@ -1,0 +1,98 @@
+"""`siftune inspect`: what is in a pool, how long it is for a model, and what of its rows is supervised."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from siftune.config.settings import DataConfig
+from siftune.data.inspect import PoolStats, inspect_pool
+from siftune.data.readers import read_rows
+from siftune.data.render import Renderer, render_rows
+from siftune.data.rows import Dropped, Examples
+
+UNUSABLE_SHOWN = 20
+"""How many rows that cannot be used are listed."""
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """A look at a pool; printed, it is what `siftune inspect` shows.
+
+    Attributes:
+        stats: counts, lengths, duplicates.
+        dropped: rows that cannot be used, with place and reason.
+        examples: the others, rendered.
+        tokenizer: that rendered them.
+        show: of how many rows the text tells what is supervised.
+    """
+
+    stats: PoolStats
+    dropped: list[Dropped]
+    examples: Examples
+    tokenizer: Any
+    show: int = 3
+
+    def __repr__(self) -> str:
+        return f"Inspection({self.stats.rows:,} usable rows, {self.stats.dropped:,} that cannot be used)"
+
+    def __str__(self) -> str:
+        lines = self.lines()
+        for row, rendered in list(zip(self.examples.rows, self.examples.rendered, strict=True))[: self.show]:
+            lines += ["", f"{row.where}  id {row.id}  {len(rendered)} tokens, {rendered.supervised} supervised [[so]]"]
+            ids, mask = rendered.ids.tolist(), rendered.mask.tolist()
+            starts = [t for t in range(len(ids)) if t == 0 or mask[t] != mask[t - 1]]
+            for start, stop in zip(starts, [*starts[1:], len(ids)], strict=True):
+                text = self.tokenizer.decode(ids[start:stop])
+                lines.append(f"[[{text}]]" if mask[start] else text)
+        return "\n".join(lines)
+
+    def lines(self) -> list[str]:
+        """Counts and unusable rows, without the rows that are shown."""
+        found = _stats_lines(self.stats)
+        found += [f"  cannot be used: {row.where}  {row.reason}  {row.detail}" for row in self.dropped[:UNUSABLE_SHOWN]]
+        if len(self.dropped) > UNUSABLE_SHOWN:
+            found.append(f"  ... and {len(self.dropped) - UNUSABLE_SHOWN:,} more; `siftune select --bad-rows drop` "
+                         "lists all of them")
+        return found
+
+
+def inspect(config: DataConfig, model: str, *, show: int = 3) -> Inspection:
+    """Read and render a pool. Rows that cannot be used are listed rather than refused.
+
+    Args:
+        config: names the pool.
+        model: whose tokenizer and template are used.
+        show: of how many rows the text tells what is supervised.
+    """
+    from siftune.models.loading import load_tokenizer
+
+    config = dataclasses.replace(config, bad_rows="drop")
+    tokenizer = load_tokenizer(model)
+    rows, dropped = read_rows(config.pool, role="pool", format=config.format, id_field=config.id_field,
+                              subtask_field=config.subtask_field, group_field=config.group_field, bad_rows="drop")
+    examples = render_rows(rows, Renderer(tokenizer, max_length=config.max_length), role="pool", bad_rows="drop")
+    return Inspection(inspect_pool(rows, dropped, examples), [*dropped, *examples.dropped], examples, tokenizer, show)
+
+
+def _stats_lines(stats: Any) -> list[str]:
+    found = []
+    for field in dataclasses.fields(stats):
+        value = getattr(stats, field.name)
+        if dataclasses.is_dataclass(value):
+            found += _stats_lines(value)
+            continue
+        if isinstance(value, dict):
+            value = _counted(value)
+        found.append(f"{field.name.replace('_', ' ') + ':':34} {value}")
+    return found
+
+
+def _counted(counts: dict[Any, Any], most: int = 12) -> str:
+    """Quantiles in their order; counts with the largest first, and how many more there are."""
+    if any(isinstance(key, float) for key in counts):
+        return ", ".join(f"{key:.0%}: {value:,}" for key, value in sorted(counts.items()))
+    largest = sorted(counts.items(), key=lambda item: -item[1])
+    more = f", ... and {len(largest) - most} more" if len(largest) > most else ""
+    return (", ".join(f"{key} {value:,}" for key, value in largest[:most]) or "none") + more
