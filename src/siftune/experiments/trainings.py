@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from siftune._common import progress
 from siftune._common.errors import ModelError, SiftuneError
-from siftune._common.files import read_json, write_text
+from siftune._common.files import write_text
 from siftune.config.settings import CompareConfig
 from siftune.data.render import Renderer, render_rows
 from siftune.data.rows import Examples, Rendered
@@ -27,8 +27,8 @@ from siftune.experiments.cells import (
     Cell,
     Shelf,
     TestRows,
-    harness_path,
-    scores_path,
+    kept_harness_scores,
+    kept_scores,
     settings_of,
     test_rows,
     train_and_score,
@@ -136,11 +136,9 @@ class Cells:
         setting = self.settings[one.model]
         key = one.name, setting.tests[target][0]
         if key not in self._scores:
-            path = scores_path(setting.shelf.root / one.name, key[1])
-            if not path.is_file():
-                return None
-            found = read_json(path)
-            if not all(map(math.isfinite, found["loss"])):  # no mean could be taken: the cell has failed
+            found = kept_scores(setting.shelf.root / one.name, key[1])
+            # Without a finite loss no mean could be taken: the cell has failed.
+            if found is None or not all(map(math.isfinite, found["loss"])):
                 return None
             self._scores[key] = found
         return self._scores[key]
@@ -151,10 +149,10 @@ class Cells:
         for task in setting.shelf.harness:
             key = one.name, task.key
             if key not in self._scores:
-                path = harness_path(setting.shelf.root / one.name, task)
-                if not path.is_file():
+                kept = kept_harness_scores(setting.shelf.root / one.name, task)
+                if kept is None:
                     return None
-                self._scores[key] = read_json(path)
+                self._scores[key] = kept
             found.update(self._scores[key])
         return found
 

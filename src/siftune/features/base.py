@@ -15,6 +15,7 @@ import numpy as np
 
 from siftune.config.settings import SelectConfig
 from siftune.data.rows import Examples
+from siftune.features.store.row_keys import RowKeys, row_digest
 from siftune.selectors.core.problem import Blocks
 
 if TYPE_CHECKING:
@@ -80,8 +81,12 @@ class Context:
         return self.load(self.config)
 
     @cached_property
+    def pool_keys(self) -> RowKeys:
+        return row_keys(self.pool, "pool")
+
+    @cached_property
     def pool_key(self) -> str:
-        return content_key(self.pool)
+        return self.pool_keys.key
 
 
 @dataclass
@@ -163,15 +168,22 @@ class GradientRepresentation(Representation, Protocol):
         ...
 
 
+def row_keys(examples: Examples, name: str) -> RowKeys:
+    """Content keys of rows: id, token ids and mask. Equal exactly where a pass over the rows would do the same.
+
+    Args:
+        examples: rows, rendered.
+        name: what they are called where a store refuses them: ``pool``, ``target``, ...
+    """
+    return RowKeys(name, (
+        row_digest(row.id.encode("utf-8", "surrogatepass"), np.ascontiguousarray(rendered.ids, dtype="<i4").tobytes(),
+                   np.packbits(rendered.mask).tobytes())
+        for row, rendered in zip(examples.rows, examples.rendered, strict=True)))
+
+
 def content_key(examples: Examples) -> str:
-    """BLAKE2 of ids, token ids and masks in order: equal exactly where a pass over the rows would do the same."""
-    digest = hashlib.blake2b(digest_size=16)
-    for row, rendered in zip(examples.rows, examples.rendered, strict=True):
-        identity = row.id.encode()
-        digest.update(len(identity).to_bytes(4, "little") + identity + len(rendered).to_bytes(4, "little"))
-        digest.update(np.ascontiguousarray(rendered.ids, dtype="<i4").tobytes())
-        digest.update(np.packbits(rendered.mask).tobytes())
-    return digest.hexdigest()
+    """BLAKE2 of ids, token ids and masks in order, see :func:`row_keys`."""
+    return row_keys(examples, "rows").key
 
 
 def targets_key(targets: Examples) -> str:

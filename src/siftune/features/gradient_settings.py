@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from siftune._common.errors import ConfigError
@@ -122,7 +122,7 @@ def base_fingerprint(context: Context) -> dict[str, Any]:
         "dtype": loaded.dtype,
         "autocast": config.autocast,
         "render": context.render,
-        "data": context.pool_key,
+        "pool": context.pool_key,
         "feature_dtype": config.feature_dtype,
         "seed": config.seed,
     }
@@ -131,9 +131,4 @@ def base_fingerprint(context: Context) -> dict[str, Any]:
 def warmup_fingerprint(context: Context) -> dict[str, Any]:
     """The part of a fingerprint that the warmup run decides."""
     config = context.config
-    return {"lora": plain(asdict(lora_settings(config))), "warmup": plain(asdict(warmup_settings(config)))}
-
-
-def plain(fields: dict[str, Any]) -> dict[str, Any]:
-    """Settings as JSON values, for fingerprints: tuples become lists."""
-    return {k: plain(v) if isinstance(v, dict) else list(v) if isinstance(v, tuple) else v for k, v in fields.items()}
+    return {"lora": lora_settings(config), "warmup": warmup_settings(config)}

@@ -25,7 +25,7 @@ Computed from losses, as LP(1) = (1 - exp(L_1 - L_0)) / (1 - exp(L_3 - L_0)): pe
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -33,7 +33,7 @@ import numpy as np
 from siftune.features.base import Context, Evidence
 from siftune.features.forward.loss import Loss
 from siftune.features.forward_passes import forward_stores
-from siftune.features.gradient_settings import lora_settings, plain, warmup_settings
+from siftune.features.gradient_settings import lora_settings, warmup_settings
 from siftune.features.passes import refuse_other
 from siftune.features.similarity import first_alike
 from siftune.features.warmed_up import warmed_up
@@ -101,9 +101,8 @@ class LearningPercentage:
     def fingerprint(self, context: Context, settings: WarmupSettings) -> dict[str, Any]:
         """What the training run is made from; LP(1) and LP_app share it."""
         config, loaded = context.config, context.model
-        return {"model": loaded.identity, "dtype": loaded.dtype, "render": context.render, "data": context.pool_key,
-                "seed": config.seed, "lora": plain(asdict(lora_settings(config))), "epochs": settings.epochs,
-                "training": plain(asdict(settings.train))}
+        return {"model": loaded.identity, "dtype": loaded.dtype, "render": context.render, "pool": context.pool_key,
+                "seed": config.seed, "lora": lora_settings(config), "training": settings}
 
 
 def training_settings(config: SelectConfig) -> WarmupSettings:

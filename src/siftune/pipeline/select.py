@@ -82,6 +82,12 @@ def features_home(config: SelectConfig) -> Path:
     return Path(home)
 
 
+def reused_folders(config: SelectConfig) -> list[Path]:
+    """The run folder whose features are used where that is another one: whoever adds to them must be alone."""
+    home = features_home(config)
+    return [home] if home.is_dir() else []
+
+
 def load(config: SelectConfig) -> LoadedModel:
     """The model of a configuration."""
     from siftune.models.loading import load_model

@@ -7,7 +7,7 @@ they are the commonest words. Nothing is cut at ``--max-length``: the text is th
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -35,6 +35,12 @@ def text_key(rows: Iterable[Row]) -> str:
             raw = part.encode("utf-8", "surrogatepass")
             digest.update(len(raw).to_bytes(8, "little") + raw)
     return digest.hexdigest()
+
+
+def text_digests(rows: Iterable[Row]) -> Iterator[bytes]:
+    """BLAKE2 of id and text of each row, 16 bytes: equal exactly where the text of the same row is."""
+    for row in rows:
+        yield bytes.fromhex(text_key([row]))
 
 
 def first_same_text(rows: Sequence[Row]) -> np.ndarray:
