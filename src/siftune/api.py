@@ -20,6 +20,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from siftune._common.artefacts import working_in
+from siftune._common.artefacts.sealed import remove
+from siftune._common.errors import DataError
+from siftune._common.progress import log
 from siftune.config.settings import CompareConfig, DataConfig, SelectConfig
 from siftune.pipeline.run import Run, load_run
 from siftune.pipeline.runfolder import Outcome, write_run
@@ -80,7 +83,17 @@ def finish(outcome: Outcome) -> Run:
 
     folder = Path(outcome.config.output_dir)
     write_run(folder, outcome)
-    build(folder)
+    try:
+        build(folder)
+    except DataError as error:
+        damaged = folder / "comparison.json"
+        if not str(error.where).startswith(str(damaged)):
+            raise
+        # All other files have just been written. It is a result of other commands, which can make it again; with it in
+        # the way, none of them could.
+        log(f"{damaged.name} was damaged and is removed: {error.what}; `siftune compare` makes it again")
+        remove(damaged)
+        build(folder)
     return Run(folder, outcome)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from siftune._common.artefacts import described
 from siftune._common.errors import ConfigError
 from siftune._common.registry import unknown_name
 from siftune._common.seeds import derive
@@ -131,4 +132,4 @@ def base_fingerprint(context: Context) -> dict[str, Any]:
 def warmup_fingerprint(context: Context) -> dict[str, Any]:
     """The part of a fingerprint that the warmup run decides."""
     config = context.config
-    return {"lora": lora_settings(config), "warmup": warmup_settings(config)}
+    return {"lora": described(lora_settings(config)), "warmup": described(warmup_settings(config))}

@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from siftune._common.artefacts import described
 from siftune.features.base import Context, Evidence
 from siftune.features.forward.loss import Loss
 from siftune.features.forward_passes import forward_stores
@@ -102,7 +103,7 @@ class LearningPercentage:
         """What the training run is made from; LP(1) and LP_app share it."""
         config, loaded = context.config, context.model
         return {"model": loaded.identity, "dtype": loaded.dtype, "render": context.render, "pool": context.pool_key,
-                "seed": config.seed, "lora": lora_settings(config), "training": settings}
+                "seed": config.seed, "lora": described(lora_settings(config)), "training": described(settings)}
 
 
 def training_settings(config: SelectConfig) -> WarmupSettings:

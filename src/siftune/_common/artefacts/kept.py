@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from siftune._common.artefacts.key import digest
 from siftune._common.artefacts.payload import Payload, payload_of
 from siftune._common.artefacts.sealed import (
     Damaged,
@@ -28,12 +29,14 @@ class KeptFile:
 
     Attributes:
         path: of the file.
-        artefact: its checksum, which is what a key tells of it.
+        artefact: hash of its checksum and of what its note tells, which is what a key tells of it.
+        payload: its checksum.
         about: what its note tells besides.
     """
 
     path: Path = field(metadata={"decides": "nothing"})
     artefact: str
+    payload: Payload = field(metadata={"decides": "nothing"})
     about: Any = field(default=None, metadata={"decides": "nothing"}, compare=False, hash=False)
 
 
@@ -66,7 +69,7 @@ def keep_file(path: Path, kind: str, made_from: str, about: Any = None, *, note:
     if payload is None:
         raise Damaged(f"{path} vanished while it was written")
     write_sealed(note, kind, made_from, {"file": path.name, "payload": payload._asdict(), "about": about})
-    return KeptFile(path, payload.xxh3, about)
+    return _kept(path, payload, about)
 
 
 def fault(path: Path) -> str | None:
@@ -114,4 +117,8 @@ def kept_file(path: Path, kind: str, made_from: str | None = None, *, note: Path
         raise Damaged("its file is gone, or no regular file")
     if payload != Payload(**content["payload"]):
         raise Damaged("its bytes have changed")
-    return KeptFile(path, payload.xxh3, content["about"])
+    return _kept(path, payload, content["about"])
+
+
+def _kept(path: Path, payload: Payload, about: Any) -> KeptFile:
+    return KeptFile(path, digest([payload, about]), payload, about)

@@ -17,10 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from siftune._common.artefacts.key import canonical
+from siftune._common.artefacts.payload import Signature, signature
 from siftune._common.files import write_text
 from siftune._common.progress import log
 
 FORMAT = 2
+
+_told: dict[str, tuple[Signature | None, str]] = {}
 
 
 class Unusable(Exception):  # noqa: N818 - it names a state, which the caller decides about
@@ -159,7 +162,10 @@ def open_self_sealed(path: str | Path) -> dict[str, Any]:
 
 
 def tell_damage(path: str | Path, why: str) -> None:
-    """Tell that something is made again since it was damaged."""
+    """Tell that something is made again since it was damaged; once, however often it is looked at until then."""
+    if _told.get(str(path)) == (found := signature(path), why):
+        return
+    _told[str(path)] = found, why
     parts = Path(path).parts[-3:]
     log(f"{'/'.join(parts)} was damaged ({why}) and is made again")
 

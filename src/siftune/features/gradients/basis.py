@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from siftune._common.artefacts import Damaged, KeptFile, Payload, Unusable, keep_file, kept_file, payload_of
+from siftune._common.artefacts import Damaged, KeptFile, Unusable, keep_file, kept_file, payload_of
 from siftune._common.artefacts.kept import note_of
 from siftune._common.artefacts.sealed import remove, tell_damage
 from siftune._common.errors import StoreCorrupt
@@ -71,7 +71,7 @@ class Directions:
         Raises:
             StoreCorrupt: the file has changed since it was opened.
         """
-        if payload_of(file.path) != Payload(file.path.stat().st_size if file.path.is_file() else 0, file.artefact):
+        if payload_of(file.path) != file.payload:
             raise StoreCorrupt(f"{file.path.name} is damaged", where=str(file.path),
                                why="Its bytes do not match their checksum.",
                                hint="run the same command again: it is made again")

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 _TENSORS = "adapter.safetensors"
 _SUMMARY = "checkpoint.json"
 _KIND = "checkpoint"
+_TOLD = {"decides": "nothing"}  # by itself: the file's note tells it, and so the file's key
 
 VERSION = 1
 """Of the run: whoever changes which rows it trains on, or what it keeps, counts up."""
@@ -81,15 +82,15 @@ class Checkpoint:
     """
 
     file: KeptFile
-    epoch: int
-    step: int
-    betas: tuple[float, float]
-    eps: float
-    mean_learning_rate: float
+    epoch: int = field(metadata=_TOLD)
+    step: int = field(metadata=_TOLD)
+    betas: tuple[float, float] = field(metadata=_TOLD)
+    eps: float = field(metadata=_TOLD)
+    mean_learning_rate: float = field(metadata=_TOLD)
 
     @property
     def checksum(self) -> str:
-        """Of the tensors' file."""
+        """Of the tensors and of all the rest."""
         return self.file.artefact
 
     def load_weights(self) -> dict[str, Tensor]:
@@ -111,7 +112,7 @@ class Checkpoint:
     def _load(self, prefix: str) -> dict[str, Tensor]:
         path = self.file.path
         data = path.read_bytes() if path.is_file() else b""
-        if payload_of_bytes(data).xxh3 != self.checksum:
+        if payload_of_bytes(data) != self.file.payload:
             raise StoreCorrupt(f"the warmup checkpoint of epoch {self.epoch} is damaged", where=str(path),
                                why="Its bytes do not match their checksum.",
                                hint="run the same command again: it is trained again")
@@ -213,7 +214,7 @@ def _write(folder: Path, epoch: int, key: str, model: Any, optimizer: Any, mean_
         before = kept_file(target / _TENSORS, _KIND, key, note=target / _SUMMARY)
     except Unusable:
         before = None
-    if before is not None and before.artefact == payload_of_bytes(data).xxh3 and before.about == about:
+    if before is not None and before.payload == payload_of_bytes(data) and before.about == about:
         return
     keep_file(target / _TENSORS, _KIND, key, about, note=target / _SUMMARY, write=lambda path: path.write_bytes(data))
 
