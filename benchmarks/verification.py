@@ -51,10 +51,10 @@ def write(folder: str, rows: int, shard_rows: int) -> None:
 
 def measure(folder: str, rows: int) -> dict[str, Any]:
     keys = RowKeys.counted(rows)  # of the rows, not of the store: a run has them anyway
-    store, opened, opened_cpu = timed(lambda: FeatureStore.open(folder, MADE_FROM, rows=keys))
+    store, _, opened_cpu = timed(lambda: FeatureStore.open(folder, MADE_FROM, rows=keys))
     missing, wall, cpu = timed(store.missing)
     assert not missing
-    _, again, again_cpu = timed(store.missing)
+    _, _, again_cpu = timed(store.missing)
     targets = Features(0, 64).targets
 
     def choose() -> Any:

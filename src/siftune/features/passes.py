@@ -20,6 +20,7 @@ from siftune._common.artefacts import (
     Absent,
     Damaged,
     MadeFromOther,
+    Unusable,
     described,
     digest,
     first_difference,
@@ -32,6 +33,7 @@ from siftune.config.settings import SelectConfig
 from siftune.data.rows import Examples, Rendered
 from siftune.features.base import Context, row_keys
 from siftune.features.store import FeatureStore, RowKeys, Shard
+from siftune.features.store.shards import KIND as STORE
 from siftune.features.store.shards import mismatch
 
 KIND = "features of a method"
@@ -203,7 +205,9 @@ def refuse_other(root: Path, fingerprint: dict[str, Any], *, recompute: bool, tr
         difference = ("format", error, "that of this version")
     except Damaged as error:  # the stores below it say themselves what they were made from
         log(f"{root.name}/{head.name} was damaged ({error}) and is written anew")
-    if difference is not None:
+    if difference is not None and _agree(root, wanted):
+        log(f"{root.name}/{head.name} is written anew: the stores below it say what they were made from")
+    elif difference is not None:
         if not recompute:
             raise mismatch(root, *difference)
         log(f"--recompute: replacing features made with another {difference[0]}")
@@ -211,3 +215,15 @@ def refuse_other(root: Path, fingerprint: dict[str, Any], *, recompute: bool, tr
         shutil.rmtree(root.parent.parent / training, ignore_errors=True)
     make_folder(root)
     write_sealed(head, KIND, key, wanted)
+
+
+def _agree(root: Path, wanted: dict[str, Any]) -> bool:
+    """Whether there are stores below, and all that can be read were made from what is wanted."""
+    found = []
+    for head in root.glob("*/*/fingerprint.json"):
+        try:
+            made_from = read_sealed(head, STORE)["made_from"]
+            found.append(first_difference({name: made_from.get(name) for name in wanted}, wanted) is None)
+        except (Unusable, KeyError, TypeError, AttributeError):
+            continue
+    return bool(found) and all(found)

@@ -112,22 +112,29 @@ class FeatureStore:
         key = digest(wanted)
         made = cls(folder, len(keys), shard_rows, made_from, key, keys)
         head = folder / HEAD
+        difference: tuple[str | None, Any, Any] | None
         try:
             stored = _head(head)
-        except Absent:
-            stored = made._mended(recompute=recompute)
-        except Damaged as error:
-            log(f"{_short_path(head)} was damaged ({error})")
-            stored = made._mended(recompute=recompute)
-        except MadeFromOther as error:
-            if not recompute:
-                raise mismatch(folder, "format", error, "that of this version") from error
-            stored = None
-        if stored is not None:
             difference = _difference(stored, wanted)
             if difference is None:
                 made.shard_rows = stored["shard_rows"]
                 return made
+        except Absent:
+            difference = None
+        except Damaged as error:
+            log(f"{_short_path(head)} was damaged ({error})")
+            difference = None
+        except MadeFromOther as error:
+            difference = "format", error, "that of this version"
+        ours, others = made._said()
+        if ours and len(ours) > others:  # whatever the head says, or does not: the shards are what is wanted
+            made.shard_rows = ours[0]
+            log(f"{_short_path(head)} is written anew: the shards' own notes say what they are")
+            write_sealed(head, KIND, key, {**wanted, "shard_rows": made.shard_rows})
+            return made
+        if difference is None and others:
+            difference = "fingerprint", "that of the shards, whose head is damaged", key
+        if difference is not None:
             if difference[0] is None:
                 log(f"{_short_path(folder)} was made from an artefact that has been made again since: computed again")
             elif not recompute:
@@ -138,27 +145,21 @@ class FeatureStore:
         write_sealed(head, KIND, key, {**wanted, "shard_rows": shard_rows})
         return made
 
-    def _mended(self, *, recompute: bool) -> dict[str, Any] | None:
-        """What a lost head must have said, as far as the shards' own notes agree with what is wanted."""
-        others = 0
+    def _said(self) -> tuple[list[int], int]:
+        """What the shards' own notes say: (rows per shard by each that is of this store; how many are of another)."""
+        ours, others = [], 0
         for note in sorted(self.folder.glob("shard-*.json")):
             try:
                 told = read_sealed(note, KIND, self.key)
                 index, start, stop = int(note.stem.removeprefix("shard-")), int(told["start"]), int(told["stop"])
             except MadeFromOther:
                 others += 1
-                continue
             except (Unusable, ValueError, KeyError, TypeError):
                 continue
-            only = max(self.shard_rows, self.rows)  # one shard of all rows
-            self.shard_rows = start // index if index else stop if stop < self.rows else only
-            log(f"{_short_path(self.folder / HEAD)} is written anew: the shards' own notes say what they are")
-            content = {"made_from": self.fingerprint, "rows": _row_facts(self._row_keys), "shard_rows": self.shard_rows}
-            write_sealed(self.folder / HEAD, KIND, self.key, content)
-            return content
-        if others and not recompute:
-            raise mismatch(self.folder, "fingerprint", "that of the shards, whose head is damaged", self.key)
-        return None
+            else:
+                only = max(self.shard_rows, self.rows)  # one shard of all rows
+                ours.append(start // index if index else stop if stop < self.rows else only)
+        return ours, others
 
     @classmethod
     def load(cls, folder: str | Path) -> FeatureStore:
@@ -343,11 +344,6 @@ def _head(path: Path) -> dict[str, Any]:
     if not isinstance(stored, dict) or not {"made_from", "rows", "shard_rows"} <= stored.keys():
         raise Damaged("it is no head of a store")
     return stored
-
-
-def _row_facts(keys: RowKeys | None) -> dict[str, Any]:
-    assert keys is not None, "a store that is opened knows its rows"
-    return {"of": keys.name, "count": len(keys), "content": keys.key}
 
 
 def _difference(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> tuple[str | None, Any, Any] | None:
