@@ -62,8 +62,11 @@ def test_another_pool_of_as_many_rows_is_refused_and_the_pool_is_named(method: s
     run, fresh = tmp_path / "run", tmp_path / "fresh"
     select(files, pools, "first", method, run).ok()
     before = numbers(run)
-    for other in ("second", "same ids", "shuffled"):
+    # The utility is one of contents, in the order of their ids: the order of the rows is nothing to it.
+    for other in ("second", "same ids", *(("shuffled",) if method != "delift" else ())):
         select(files, pools, other, method, run).refused("made with another pool", "--recompute", "--output-dir")
+    if method == "delift":
+        select(files, pools, "shuffled", method, run).ok()
     assert numbers(run) == before, "a refusal changes nothing"
     select(files, pools, "first", method, run).ok()
     assert numbers(run) == before

@@ -113,9 +113,8 @@ def _owner(handle: int) -> dict[str, Any]:
 
 def _refusal(folder: Path, owner: dict[str, Any], hint: str = "") -> SiftuneError:
     name = str(owner.get("command") or "a command of siftune's")[:200]
-    about = [f"process {owner['pid']}"] if "pid" in owner else []
-    about += [f"on {owner['host']}"] if "host" in owner else []
-    about += [f"since {owner['since']}"] if "since" in owner else []
+    where = " ".join(f"{word} {owner[key]}" for word, key in (("process", "pid"), ("on", "host")) if key in owner)
+    about = [*filter(None, [where]), *([f"since {owner['since']}"] if "since" in owner else [])]
     return SiftuneError("another command is working in this folder", where=str(folder),
                         why=f"`{name}`{' (' + ', '.join(about) + ')' if about else ''} writes there.",
                         hint=hint or "wait until it has ended, or choose another --output-dir")

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -243,11 +243,15 @@ class FeatureStore:
                 raise ValueError(f"array {name!r} has {len(array)} rows, shard {shard.index} has {len(shard)}")
         content = save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
         data, note = self._paths(shard)
+        content_before = ""
+        if not shard.content:  # of a store that was opened as it is: its notes know the rows
+            with suppress(Unusable, KeyError, TypeError):
+                content_before = read_sealed(note, KIND, self.key)["rows"]
         remove(note)
         make_way(data)
         write_with(data, lambda path: path.write_bytes(content))
         write_sealed(note, KIND, self.key, {
-            "start": shard.start, "stop": shard.stop, "rows": shard.content,
+            "start": shard.start, "stop": shard.stop, "rows": shard.content or content_before,
             "arrays": {name: [array.dtype.str, list(array.shape)] for name, array in arrays.items()},
             "payload": payload_of_bytes(content)._asdict()})
 
