@@ -13,6 +13,7 @@ import json
 import os
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -71,7 +72,10 @@ def _lock(folder: Path, command: str) -> int | None:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            owner = _owner(handle)
+            owner, tries = _owner(handle), 100
+            while not owner and (tries := tries - 1):  # who has just locked it is about to write a name into it
+                time.sleep(0.01)
+                owner = _owner(handle)
             os.close(handle)
             if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
                 raise _refusal(folder, owner) from error

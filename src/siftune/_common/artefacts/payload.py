@@ -55,7 +55,7 @@ def payload_of(path: str | Path) -> Payload | None:
         return known[1]
     digest, size = xxhash.xxh3_128(), 0
     try:
-        for part in _parts(path):
+        for part in _parts(path, before[2]):
             digest.update(part)
             size += len(part)
     except OSError:
@@ -71,8 +71,8 @@ def payload_of_bytes(content: bytes) -> Payload:
     return Payload(len(content), xxhash.xxh3_128_hexdigest(content))
 
 
-def _parts(path: str | Path) -> Iterator[memoryview]:
-    buffer = bytearray(_PART)
+def _parts(path: str | Path, expected: int) -> Iterator[memoryview]:
+    buffer = bytearray(min(_PART, expected + 1))  # one byte more, so that a file that has grown is seen to have
     view = memoryview(buffer)
     with open(path, "rb", buffering=0) as file:  # noqa: PTH123
         while count := file.readinto(buffer):
