@@ -98,7 +98,7 @@ def inspect_pool(rows: Sequence[Row], dropped: Sequence[Dropped], examples: Exam
         by_subtask=dict(Counter(row.subtask for row in usable if row.subtask is not None)),
         by_reason=dict(Counter(row.reason for row in left_out).most_common()),
         turns=dict(sorted(Counter(sum(m.role == "assistant" for m in row.messages) for row in usable).items())),
-        characters=_quantiles([sum(len(message.content) for message in row.messages) for row in usable]),
+        characters=_quantiles([sum(len(message.text) for message in row.messages) for row in usable]),
         exact_duplicates=len(usable) - len({row.content_hash for row in usable}),
         normalised_duplicates=len(usable) - len({normalised_key(row) for row in usable}),
         tokens=None if examples is None else _token_stats(examples),
