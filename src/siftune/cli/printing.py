@@ -70,22 +70,28 @@ def inspect_pool(config: DataConfig, model: str, show: int) -> None:
 
     from rich.console import Console
 
+    from siftune.data.inspect import describe_source, mask_preview, visible
     from siftune.data.inspect import inspect_pool as look
-    from siftune.data.inspect import mask_preview
-    from siftune.data.readers import read_rows
+    from siftune.data.load import read, window_warning
     from siftune.data.render import Renderer, render_rows
     from siftune.models.loading import load_tokenizer
+    from siftune.models.shape import model_shape
 
     config = dataclasses.replace(config, bad_rows="drop")
     tokenizer = load_tokenizer(model)
-    rows, dropped = read_rows(config.pool, role="pool", format=config.format, id_field=config.id_field,
-                              subtask_field=config.subtask_field, group_field=config.group_field, bad_rows="drop")
-    examples = render_rows(rows, Renderer(tokenizer, max_length=config.max_length), role="pool", bad_rows="drop")
-    dropped = [*dropped, *examples.dropped]
+    found = read(config, config.pool, "pool")
+    renderer = Renderer(tokenizer, max_length=config.max_length, shape=model_shape(model))
+    examples = render_rows(found.rows, renderer, role="pool", bad_rows="drop")
+    dropped = [*found.dropped, *examples.dropped]
     console = Console(highlight=False)
-    _print_stats(console, look(rows, dropped, examples))
+    for source in found.sources:
+        for line in describe_source(source):
+            console.print(line, markup=False, soft_wrap=True)
+    for warning in window_warning(config.max_length, renderer):
+        console.print(f"warning: {warning}", markup=False)
+    _print_stats(console, look(found.rows, found.dropped, examples))
     for row in dropped[:20]:
-        console.print(f"  cannot be used: {row.where}  {row.reason}  {row.detail}", markup=False)
+        console.print(visible(f"  cannot be used: {row.where}  {row.reason}  {row.detail}"), markup=False)
     if len(dropped) > 20:
         console.print(f"  ... and {len(dropped) - 20:,} more; `siftune select --bad-rows drop` lists all of them")
     for row, rendered in list(zip(examples.rows, examples.rendered, strict=True))[:show]:

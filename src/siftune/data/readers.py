@@ -162,7 +162,11 @@ def _field_counts(fields: Counter[tuple[frozenset[str], frozenset[str]]],
     for (one_used, one_kept), count in fields.items():
         used.update(dict.fromkeys(one_used - labels.keys(), count))
         kept.update(dict.fromkeys(one_kept - labels.keys(), count))
-    return dict(used.most_common()), dict(kept.most_common())
+    return _most_first(used), _most_first(kept)
+
+
+def _most_first(counts: Counter[str]) -> dict[str, int]:
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
 def _check_choices(format: str, bad_rows: str) -> None:
