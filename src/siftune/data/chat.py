@@ -37,6 +37,14 @@ def as_turn(message: Message, *, arguments_as_text: bool = False) -> dict[str, A
     return turn
 
 
+def as_record(message: Message) -> dict[str, Any]:
+    """A message as a turn of a data file, in OpenAI's form: what is read back is the same message."""
+    turn = as_turn(message)
+    for name in REASONING[1:]:
+        turn.pop(name, None)
+    return turn if message.train else {**turn, "weight": 0}
+
+
 def _as_call(call: ToolCall, as_text: bool) -> dict[str, Any]:
     arguments: Any = call.arguments
     if not as_text:

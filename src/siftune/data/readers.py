@@ -348,8 +348,8 @@ def _hint(bad: Sequence[Dropped], advised: str) -> str | None:
         spoilt = next(row for row in bad if row.reason == "not-utf8")
         return utf8_hint(spoilt.where.rsplit(":", 1)[0])
     if "unknown-format" in reasons:
-        return (f"{advised}{'; ' if advised else ''}the formats known are {', '.join(FORMATS)}: rename the keys to one of them, or say what your columns "
-                f"are with {columns.FLAG} prompt=COLUMN,completion=COLUMN")
+        return (f"{advised}{'; ' if advised else ''}the formats known are {', '.join(FORMATS)}: rename the keys to one "
+                f"of them, or say what your columns are with {columns.FLAG} prompt=COLUMN,completion=COLUMN")
     if advised:
         return advised
     if "not-text" in reasons:

@@ -33,6 +33,8 @@ ROLES = {
 }
 """Names of speakers found in public data, in lower case, and the role each one stands for."""
 
+# Names of the same thing, of which the first with a value is read.
+_ALTERNATIVES = {name: names for names in (ROLE_FIELDS, CONTENT_FIELDS, TOOLS) for name in names}
 _CALLERS = frozenset(("function_call", "tool_call", "tool_calls"))
 
 
@@ -88,7 +90,8 @@ class Turns:
                 continue
             if key in REFUSED_IN_TURN and value:
                 raise refused(f"{name}, {key}", REFUSED_IN_TURN[key])
-            (self.used if key in TURN_FIELDS else self.kept).add(f"{what}[].{str(key)[:80]}")
+            used = key in TURN_FIELDS and key == _first_key(turn, _ALTERNATIVES.get(key, (key,)))
+            (self.used if used else self.kept).add(f"{what}[].{str(key)[:80]}")
         speaker = _speaker(turn)
         role = ROLES.get(speaker) if speaker is not None else None
         if role is None:
@@ -110,10 +113,10 @@ class Turns:
         said = clean_text(content, name)
         if role == "user" and said.strip().startswith(PLACEHOLDERS) | said.strip().endswith(PLACEHOLDERS):
             raise refused(f"{name}, the placeholder {next(p for p in PLACEHOLDERS if p in said)}", "media")
-        if role == "system" and (own := _first(turn, TOOLS)):
-            self.tools = self.tool_list(own, f"{name}, tools")
-        elif (key := _first_key(turn, TOOLS)) and turn[key]:
-            raise BadRow("unsupported-field", f"{name}, {key}: tools stand in the record or its system turn")
+        if (key := _first_key(turn, TOOLS)) and turn[key]:
+            if role != "system":
+                raise BadRow("unsupported-field", f"{name}, {key}: tools stand in the record or its system turn")
+            self.tools = self.tool_list(turn[key], f"{name}, {key}")
         return Message(role, said, calls, thought, self._label(turn, "name", name),
                        self._label(turn, "tool_call_id", name), self._is_trained(turn, role, name))
 
