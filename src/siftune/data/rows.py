@@ -42,7 +42,7 @@ class Message:
         reasoning: The assistant's thought before the content, where the data keeps it apart.
         name: Name of the speaker or the tool.
         tool_call_id: The call that a tool turn answers.
-        train: Whether an assistant turn is supervised; the data can say that one is not.
+        train: Whether an assistant turn is supervised; the data can say that one is not. True of all other turns.
     """
 
     role: str

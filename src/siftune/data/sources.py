@@ -24,6 +24,7 @@ _NOT_DATA = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "st
 _SPLITS = {"train": "train", "training": "train", "test": "test", "testing": "test", "validation": "validation",
            "valid": "validation", "val": "validation", "dev": "validation", "eval": "validation",
            "evaluation": "validation"}
+_LONGEST = 4096  # no operating system has longer paths, and patterns take time that is quadratic in their length
 _WORD = re.compile(r"[a-z]+")
 
 
@@ -84,6 +85,9 @@ def find_sources(given: Sequence[str | Path], *, train: bool = True) -> list[Sou
 
 
 def _find(text: str, train: bool) -> list[Source]:
+    if len(text) > _LONGEST:
+        raise DataError("this cannot be the name of a file or data set", where=f"{text[:60]}...",
+                        why=f"It has {len(text):,} characters.", hint=f"check it; {_working_folder()}")
     path, split = _local(text), None
     if not _exists(path) and "#" in text:
         head, _, tail = text.rpartition("#")

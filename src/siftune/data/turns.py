@@ -135,7 +135,7 @@ class Turns:
             if trained and role != "assistant":
                 raise BadRow("unsupported-field", f"{name}, {key} asks to train on the {role}'s turn: only assistant "
                              "turns are supervised")
-        return trained is not False
+        return trained is not False or role != "assistant"
 
     def _thought(self, turn: Mapping[str, Any], name: str) -> str | None:
         found = [(key, clean_text(turn[key], f"{name}, {key}")) for key in REASONING if turn.get(key) is not None]
