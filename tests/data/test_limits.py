@@ -125,8 +125,8 @@ N = 1_000_000
 HALF = N // 2
 ADVERSARIAL = [
     " " * N, "\t \n" * (N // 3), " \n" + " " * N, "{%" + " " * N, "- " * HALF, "-" * HALF + " " * HALF, "a" * N,
-    "a/" * HALF, "." * N, "\u0301\u0327" * HALF, "a\u0327\u0301" * (N // 3), "[" * N, '{"a":' * (N // 5), "," * N, "=" * N,
-    "prompt=" * (N // 7), "日" * N, "\\u" * HALF, '"' * N]
+    "a/" * HALF, "." * N, "\u0301\u0327" * HALF, "a\u0327\u0301" * (N // 3), "[" * N, '{"a":' * (N // 5), "," * N,
+    "=" * N, "prompt=" * (N // 7), "日" * N, "\\u" * HALF, '"' * N]
 
 
 @pytest.mark.parametrize("text", ADVERSARIAL, ids=range(len(ADVERSARIAL)))

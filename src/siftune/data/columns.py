@@ -58,7 +58,10 @@ class Format:
 
     def column(self, part: str, record: Record) -> str | None:
         """The column that holds a part in this record, or ``None``."""
-        return next((name for name in self.columns.get(part, ()) if record.get(name) is not None), None)
+        for name in self.columns.get(part, ()):
+            if record.get(name) is not None:
+                return name
+        return None
 
     def fits(self, record: Record) -> bool:
         """Whether the record has a column, with or without a value, for all that the format needs."""
@@ -67,7 +70,7 @@ class Format:
     def is_filled(self, record: Record) -> bool:
         """Whether there is something in them: an empty conversation or answer is as good as none."""
         for part in self.needs:
-            name = self.column(part, record)  # one with a value
+            name = self.column(part, record)
             if name is None or (part != "prompt" and record[name] in ("", [])):
                 return False
         return True

@@ -56,8 +56,10 @@ class Message:
     @property
     def said(self) -> str:
         """Content and tool calls as text: what the turn says, without the thought."""
-        return "\n".join([*([self.content] if self.content or not self.tool_calls else []),
-                          *(f"{call.name} {call.arguments}" for call in self.tool_calls)])
+        if not self.tool_calls:
+            return self.content
+        calls = (f"{call.name} {call.arguments}" for call in self.tool_calls)
+        return "\n".join([self.content, *calls] if self.content else calls)
 
     @property
     def text(self) -> str:
@@ -83,8 +85,13 @@ def content_hash(messages: Sequence[Message], tools: Tools | None = None) -> str
 
 
 def _as_json(message: Message) -> list[Any]:
-    more: dict[str, Any] = {key: value for key in ("reasoning", "name", "tool_call_id")
-                            if (value := getattr(message, key)) is not None}
+    more: dict[str, Any] = {}
+    if message.reasoning is not None:
+        more["reasoning"] = message.reasoning
+    if message.name is not None:
+        more["name"] = message.name
+    if message.tool_call_id is not None:
+        more["tool_call_id"] = message.tool_call_id
     if message.tool_calls:
         more["tool_calls"] = [[call.name, call.arguments, call.id] for call in message.tool_calls]
     if not message.train:

@@ -33,6 +33,7 @@ ROLES = {
 }
 """Names of speakers found in public data, in lower case, and the role each one stands for."""
 
+_PLAIN_ROLES = {"system": "system", "user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant"}
 # Names of the same thing, of which the first with a value is read.
 _ALTERNATIVES = {name: names for names in (ROLE_FIELDS, CONTENT_FIELDS, TOOLS) for name in names}
 _CALLERS = frozenset(("function_call", "tool_call", "tool_calls"))
@@ -70,7 +71,12 @@ class Turns:
         if len(value) > self._limits.turns:
             raise self._limits.exceeded("turns", f"{what} has {len(value):,} turns, more than")
         messages: list[Message] = []
+        seen: set[str] = set()
         for number, turn in enumerate(value, 1):
+            if type(turn) is dict and (plain := _plain(turn)) is not None:
+                messages.append(plain)
+                seen.update(turn)
+                continue
             name = f"{what}, turn {number}"
             if not isinstance(turn, Mapping):
                 raise BadRow("non-string-content", f"{name} is {kind_of(turn)}, not an object")
@@ -82,6 +88,7 @@ class Turns:
                 messages[-1] = dataclasses.replace(before, tool_calls=before.tool_calls + message.tool_calls)
             else:
                 messages.append(message)
+        self.used.update(f"{what}[].{key}" for key in seen)
         return messages
 
     def _turn(self, turn: Mapping[str, Any], name: str, what: str) -> Message:
@@ -242,6 +249,17 @@ class Turns:
         if isinstance(value, Mapping):
             return {key: self._without_nulls(item) for key, item in value.items() if item is not None}
         return [self._without_nulls(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def _plain(turn: dict[str, Any]) -> Message | None:
+    """The message of a turn that is a role and a text, as nearly all are; ``None`` for others."""
+    if len(turn) != 2:
+        return None
+    speaker, content = turn.get("role", turn.get("from")), turn.get("content", turn.get("value"))
+    role = _PLAIN_ROLES.get(speaker) if isinstance(speaker, str) else None
+    if role is None or not isinstance(content, str) or not content.isascii() or "<" in content:
+        return None
+    return Message(role, content)
 
 
 def clean_text(value: Any, what: str) -> str:
