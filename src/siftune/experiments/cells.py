@@ -88,7 +88,7 @@ def test_rows(examples: Examples, tokenizer: Any, config: CompareConfig) -> Test
     if config.exact_match_tokens:
         renderer = Renderer(tokenizer, max_length=config.max_length)
         for row in examples.rows:
-            prompt, reference = renderer.generation_prompt(row.messages)
+            prompt, reference = renderer.generation_prompt(row.messages, row.tools)
             prompts.append(prompt)
             references.append(reference)
     return TestRows(examples.ids, examples.rendered, prompts, references)

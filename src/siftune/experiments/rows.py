@@ -123,7 +123,7 @@ def _texts(rows: Sequence[Row], by: np.ndarray, shown: np.ndarray) -> list[list[
 
 def text_of(row: Row, place: int) -> list[Any]:
     """``[place, id, [[role, text, characters left out], ...], turns left out]``, invisible characters spelled out."""
-    told = turns.view({"messages": [{"role": m.role, "content": m.content} for m in row.messages]})
+    told = turns.view({"messages": [{"role": m.role, "content": m.text} for m in row.messages]})
     kept = []
     for turn in told["turns"][:TURNS]:
         text, cut = clip(turn["text"], TURN_CHARACTERS)

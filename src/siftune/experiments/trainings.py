@@ -36,6 +36,7 @@ from siftune.experiments.cells import (
 from siftune.experiments.config import StudyConfig
 from siftune.experiments.inputs import StudyInputs
 from siftune.experiments.subsets import Subset, Wanted
+from siftune.models.shape import shape_of
 
 if TYPE_CHECKING:
     from siftune.models.loading import LoadedModel
@@ -316,7 +317,7 @@ def _setting(inputs: StudyInputs, model: str) -> Setting:
     rendered: Sequence[Rendered | None] = inputs.pool.rendered
     tests = {name: one.test for name, one in inputs.by_target.items()}
     if model != common.model:
-        renderer = Renderer(loaded.tokenizer, max_length=common.max_length)
+        renderer = Renderer(loaded.tokenizer, max_length=common.max_length, shape=shape_of(loaded.model.config))
         found = render_rows(inputs.pool.rows, renderer, role="pool", bad_rows="drop")
         by_id = dict(zip(found.ids, found.rendered, strict=True))
         rendered = [by_id.get(row.id) for row in inputs.pool.rows]

@@ -148,10 +148,12 @@ def _model(name: str) -> bool:
     from siftune.features.gradients.projections import SparseJL
     from siftune.models.loading import load_model
     from siftune.models.lora import LoraSettings, attach_lora
+    from siftune.models.shape import shape_of
 
     try:
         loaded = load_model(name)
-        renderer = Renderer(loaded.tokenizer, max_length=512)
+        shape_of(loaded.model.config).check_tokenizer(loaded.tokenizer)
+        renderer = Renderer(loaded.tokenizer, max_length=512, shape=shape_of(loaded.model.config))
         rows = [renderer.render((Message("user", q), Message("assistant", a))) for q, a in _CONVERSATIONS]
     except SiftuneError as error:
         return _say(False, "model", str(error).replace("\n", " "))
