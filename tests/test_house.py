@@ -26,8 +26,8 @@ WITHOUT_A_NAME = {"methods.from_file"}
 MOST_ROOMS, LONGEST_CHAIN, LONGEST_FILE = 16, 11, 400
 
 # Imports that still go up and files that still import each other. Both lists only ever become shorter.
-STILL_UPWARD = ["experiments.rows -> report", "experiments.run -> report"]
-STILL_CIRCULAR = [["experiments.analyses", "experiments.exploratory", "experiments.summary"]]
+STILL_UPWARD: list[str] = []
+STILL_CIRCULAR: list[list[str]] = []
 
 
 @cache

@@ -21,6 +21,7 @@ import numpy as np
 
 from siftune._common.files import read_json, write_json
 from siftune.experiments.estimates import difference, judge
+from siftune.experiments.results import read_results
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "benchmarks"))
@@ -429,7 +430,7 @@ def details() -> str:
 
 def recorded(name: str) -> Recorded | None:
     path = RESULTS / f"{name}.json"
-    return Recorded(name, read_json(path)) if path.is_file() else None
+    return Recorded(name, read_results(path).to_dict()) if path.is_file() else None
 
 
 def state() -> str:

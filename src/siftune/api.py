@@ -22,15 +22,15 @@ from typing import TYPE_CHECKING, Any
 from siftune._common.artefacts import working_in
 from siftune._common.artefacts.sealed import remove
 from siftune._common.errors import DataError
+from siftune._common.files import read_json
 from siftune._common.progress import log
 from siftune.config.settings import CompareConfig, DataConfig, SelectConfig
 from siftune.pipeline.run import Run, load_run
 from siftune.pipeline.runfolder import Outcome, write_run
 
 if TYPE_CHECKING:
-    from siftune.experiments.compare import Comparison
     from siftune.experiments.config import StudyConfig
-    from siftune.experiments.run import Finished
+    from siftune.experiments.finished import Experiment
     from siftune.export import Exported
     from siftune.pipeline.encode import Features
     from siftune.pipeline.inspection import Inspection
@@ -87,7 +87,7 @@ def finish(outcome: Outcome) -> Run:
         build(folder)
     except DataError as error:
         damaged = folder / "comparison.json"
-        if not str(error.where).startswith(str(damaged)):
+        if not str(error.where).startswith(str(damaged)) or "newer" in error.what:
             raise
         # All other files have just been written. It is a result of other commands, which can make it again; with it in
         # the way, none of them could.
@@ -133,7 +133,7 @@ def encode(rows: Any, *, model: Any = None, representation: str = "rds", target:
 
 def compare(config: CompareConfig | None = None, *, pool: Any = None, target: Any = None, test: Any = None,
             existing: Any = None, model: Any = None, budget: Any = None, command: str = "",
-            **settings: Any) -> Comparison:
+            **settings: Any) -> Experiment:
     """Select, train and score; see :func:`siftune.experiments.compare.compare`.
 
     Args:
@@ -142,6 +142,9 @@ def compare(config: CompareConfig | None = None, *, pool: Any = None, target: An
         test: held-out rows of the target task, to score on.
         command: the command line, for the manifest.
         settings: any other, such as ``methods=["less-round-robin", "bm25"]``, ``seeds=3``, ``epochs=2``.
+
+    Returns:
+        The results, with the page of the run and its verdict.
 
     Raises:
         SiftuneError: anything the user can mend; see its hint.
@@ -152,25 +155,37 @@ def compare(config: CompareConfig | None = None, *, pool: Any = None, target: An
     given = {"pool": pool, "target": target, "test": test, "existing": existing, "model": model, "budget": budget,
              **settings}
     with requested(CompareConfig, config, given) as request:
-        comparison = run(request.config, finish, command=command)
-        request.keep_with(comparison, settings.get("from_run"))
-        return comparison
+        finished = run(request.config, finish, command=command)
+        judged = read_json(finished.folder / "report.json")["verdict"]
+        finished.report = finished.folder / "report.html"
+        finished.verdict = "\n".join([*judged["sentences"], *judged["cautions"]])
+        request.keep_with(finished, settings.get("from_run"))
+        return finished
 
 
-def study(config: StudyConfig | str | Path, *, flags: Mapping[str, Any] | None = None) -> Finished:
+def study(config: StudyConfig | str | Path, *, flags: Mapping[str, Any] | None = None) -> Experiment:
     """Methods x budgets x targets x seeds; see :func:`siftune.experiments.run.study`.
+
+    The page is made anew whenever results are written, so that an interrupted study has one too.
 
     Args:
         config: the study, or the path of the YAML file that says what it is.
         flags: settings that win over the file, such as ``output_dir``.
+
+    Returns:
+        The results, with the page of the study and its verdict.
 
     Raises:
         SiftuneError: anything the user can mend; see its hint.
     """
     from siftune.experiments.config import StudyConfig, load_study
     from siftune.experiments.run import study as run
+    from siftune.report.study import build, verdict_of
 
-    return run(config if isinstance(config, StudyConfig) else load_study(config, flags))
+    def page(so_far: Experiment) -> None:
+        so_far.report, so_far.verdict = build(so_far.folder), verdict_of(so_far.results)
+
+    return run(config if isinstance(config, StudyConfig) else load_study(config, flags), after=page)
 
 
 def plan(config: SelectConfig | None = None, *, pool: Any = None, target: Any = None, existing: Any = None,

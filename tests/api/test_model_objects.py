@@ -175,6 +175,6 @@ def test_a_comparison_takes_objects_and_leaves_the_model_alone(model: Any, input
     made = siftune.compare(pool=inputs.rows, target=inputs.targets, test=records("messages", range(200, 203), "test"),
                            model=(model, tiny.tokenizer()), methods=["bm25"], budget=4, seeds=1, epochs=1,
                            exact_match_tokens=0, lora_rank=2)
-    assert {"zero-shot", "random", "bm25+round-robin"} == {arm["name"] for arm in made.result["arms"]}
+    assert {"zero-shot", "random", "bm25"} == {arm.name for arm in made.results.arms}
     assert made.report.is_file()
     assert state_of(model) == before

@@ -26,5 +26,5 @@ def test_the_python_page_runs_from_top_to_bottom(
         assert told in printed
     assert all("plus" in row["messages"][0]["content"] for row in names["same"].rows)
     assert names["features"].array.shape == (32, 576)
-    assert set(names["arms"]["name"]) == {"zero-shot", "random", "bm25"}
-    assert names["arms"]["loss"].notna().all()
+    assert set(names["frame"]["name"]) == {"zero-shot", "random", "bm25"}
+    assert names["frame"]["mean"].notna().all()

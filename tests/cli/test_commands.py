@@ -143,15 +143,17 @@ def test_compare_trains_and_scores_every_arm_and_says_it_in_a_table(files: Files
     result = siftune(*files.compare, "--baselines", "longest", "--output-dir", run).ok()
     check_run_folder(run, pool_rows=40, selected=8)
     told = read_json(run / "comparison.json")
-    assert [arm["name"] for arm in told["arms"]] == ["zero-shot", "random", "longest", "less+round-robin"]
+    assert [arm["name"] for arm in told["arms"]] == ["zero-shot", "random", "longest", "less-round-robin"]
+    assert len(told["targets"][0]["test_ids"]) == 6
     for arm in told["arms"]:
-        assert set(arm["results"]) == {"all", "a", "b"}
-        assert arm["results"]["all"]["n"] == 6
-        assert len(arm["results"]["all"]["loss"]["per_seed"]) == max(1, len(arm["seeds"]))
+        assert set(arm["subtasks"]) == {"a", "b"}
+        assert len(arm["loss"]["per_seed"]) == max(1, arm["trainings"])
         assert arm["name"] in result.out
     assert {(t["method"], t["against"]) for t in told["tests"]} == {
-        ("less+round-robin", "random"), ("less+round-robin", "longest")}
-    assert json.dumps(told["arms"][1]["results"]["all"]["loss"]["mean"])[:6] in (run / "report.json").read_text()
+        ("less-round-robin", "random"), ("less-round-robin", "longest")}
+    tested = sum(test["p_value"] is not None for test in told["tests"])
+    assert f"by Holm's method over {tested} comparisons" in result.out
+    assert json.dumps(told["arms"][1]["loss"]["mean"])[:6] in (run / "report.json").read_text()
     assert not temporary_files(run)
 
     again = siftune(*files.compare, "--baselines", "longest", "--output-dir", run).ok()
@@ -175,7 +177,7 @@ def test_compare_may_name_several_methods_and_selects_with_the_first(files: File
     siftune("compare", *files.select[1:], "--test", files.test, *TRAINING, "--methods", "less:top-k-mean",
             "--methods", "less-round-robin", "--methods", "random", "--seeds", 1, "--output-dir", run).ok()
     assert [arm["name"] for arm in read_json(run / "comparison.json")["arms"]] == [
-        "zero-shot", "random", "less+top-k-mean", "less+round-robin"]
+        "zero-shot", "random", "less:top-k-mean", "less-round-robin"]
     siftune(*files.select, "--method", "less:top-k-mean", "--output-dir", tmp_path / "alone").ok()
     assert ids_of(run) == ids_of(tmp_path / "alone")
     assert (run / "selected.jsonl").read_bytes() == (tmp_path / "alone/selected.jsonl").read_bytes()

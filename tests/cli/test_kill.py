@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import signal
 import time
 from collections.abc import Callable
@@ -11,9 +10,11 @@ from typing import Any
 
 import pytest
 
+from siftune._common.files import read_json
 from tests.cli.command import Result, siftune, start
 from tests.cli.conftest import Files
 from tests.cli.runs import check_run_folder, table
+from tests.experiments.studies import timeless
 
 pytestmark = pytest.mark.slow
 
@@ -55,8 +56,7 @@ def whole(run: Path) -> dict[str, Any]:
     found |= {name: (run / name).read_bytes() for name in ("selected.jsonl", "rejected_sample.jsonl", "targets.jsonl")}
     found["store"] = {path.relative_to(run): path.read_bytes() for path in run.glob("store/**/shard-*.safetensors")}
     if (run / "comparison.json").exists():
-        text = (run / "comparison.json").read_text()
-        found["comparison"] = re.sub(r'"train_seconds": [\d.]+', "", text)
+        found["comparison"] = timeless(read_json(run / "comparison.json"))
     return found
 
 

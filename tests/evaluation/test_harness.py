@@ -12,15 +12,15 @@ import numpy as np
 import pytest
 import torch
 
+from siftune import api
 from siftune._common.errors import ConfigError, DataError, SiftuneError
-from siftune._common.files import read_json
-from siftune.api import compare
 from siftune.evaluation.harness import example_scores, harness_scores, harness_tasks
 from siftune.experiments import cells
-from siftune.experiments.compare import table
+from siftune.experiments.results import Results, read_results
 from siftune.experiments.run import study
-from siftune.experiments.text import tables
+from siftune.experiments.text import short_table, tables
 from siftune.models.lora import adapter_parameters
+from siftune.report.study import build
 from tests import tiny
 from tests.experiments.studies import config, write_files
 
@@ -243,7 +243,7 @@ def test_a_study_scores_cells_that_are_trained_and_tests_what_has_a_score_for_ea
 
     monkeypatch.setattr(cells, "_score_harness", seen)
     scored = study(config(tmp_path, values, "study", lm_eval=[choices, answers], **brief))
-    result = scored.result
+    result = scored.results.to_dict()
     assert result["complete"]
     assert len(trained) == 4
     assert trained == {path: path.stat().st_mtime_ns for path in trained}, "nothing was trained again"
@@ -269,23 +269,23 @@ def test_a_study_scores_cells_that_are_trained_and_tests_what_has_a_score_for_ea
     assert set(tests) >= {"loss", *names}
     assert tests["choices:acc_norm"]["n_examples"] == len(PROMPTS)
     assert tests["choices:acc_norm"]["difference"] == pytest.approx(means["bm25"] - means["random"])
-    assert "choices:acc" in tables(result)
-    page = scored.page.read_text()
+    assert "choices:acc" in tables(Results.model_validate(result))
+    page = build(scored.folder).read_text()
     assert "choices:acc" in page
 
     files = sorted(Path(tmp_path / "study" / "training").glob("*/lm-eval-*.json"))
     assert len(files) == 10
     before = [f.stat().st_mtime_ns for f in files]
     adapters.clear()
-    assert study(config(tmp_path, values, "study", lm_eval=[choices, answers], **brief)).result["complete"]
+    assert study(config(tmp_path, values, "study", lm_eval=[choices, answers], **brief)).results.to_dict()["complete"]
     assert (adapters, [f.stat().st_mtime_ns for f in files]) == ([], before)
 
     made = config(tmp_path, values, "study", lm_eval=[choices], **brief)
     target = made.targets[0]
-    compared = compare(dataclasses.replace(made.common, target=target.target, test=target.test, methods=("bm25",),
+    compared = api.compare(dataclasses.replace(made.common, target=target.target, test=target.test, methods=("bm25",),
                                            budget="10%", seeds=2, output_dir=str(tmp_path / "compared")))
-    arms = {a["name"]: a for a in compared.result["arms"]}
+    arms = {a["name"]: a for a in compared.results.to_dict()["arms"]}
     assert arms["zero-shot"]["lm_eval"]["choices:acc"]["mean"] == pytest.approx(told["choices"]["acc"]["value"])
-    assert {t["metric"] for t in compared.result["tests"]} >= {"choices:acc", "choices:acc_norm"}
-    assert "choices:acc" in table(compared.result)
-    assert read_json(compared.folder / "comparison.json") == compared.result
+    assert {t["metric"] for t in compared.results.to_dict()["tests"]} >= {"choices:acc", "choices:acc_norm"}
+    assert "choices:acc" in short_table(compared.results)
+    assert read_results(compared.folder / "comparison.json") == compared.results

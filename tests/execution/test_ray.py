@@ -119,8 +119,8 @@ def test_features_and_trainings_are_those_of_this_process_which_goes_on_where_ac
     assert sum(cell["status"] == "done" for cell in partial["cells"]) == 3
     here = study(config(tmp_path, values, "here", **brief))
     finished = study(config(tmp_path, values, "there", **brief))
-    assert finished.result["complete"]
-    assert timeless(finished.result) == timeless(here.result)
+    assert finished.results.to_dict()["complete"]
+    assert timeless(finished.results.to_dict()) == timeless(here.results.to_dict())
     shards = sorted(p.relative_to(tmp_path / "here") for p in (tmp_path / "here" / "store").rglob("*.safetensors"))
     assert len(shards) >= 4
     for shard in shards:

@@ -12,12 +12,13 @@ from siftune._common.files import read_json
 from siftune.config.settings import SelectConfig
 from siftune.experiments.config import load_study
 from siftune.experiments.preview import preview
+from siftune.experiments.results import Results
 from siftune.experiments.run import study
 from siftune.experiments.selecting import deciding
 from siftune.experiments.text import tables
 from siftune.pipeline import select as api
 from siftune.pipeline.plan.gradients import Probe
-from tests.experiments.studies import config, plain, study_file, timeless, write_files
+from tests.experiments.studies import config, study_file, timeless, write_files
 
 SETTINGS = {
     "plain": {"adam": "none"}, "last": {"checkpoints": "last"}, "dot": {"gradient_score": "dot"},
@@ -45,7 +46,7 @@ def done(setting):
 
 
 def chosen(done, name):
-    return next(s for s in done.result["subsets"] if s["name"] == name)
+    return next(s for s in done.results.to_dict()["subsets"] if s["name"] == name)
 
 
 def ids(done, name):
@@ -91,7 +92,7 @@ def test_a_second_run_does_nothing_again(setting, done):
     before = {p: p.stat().st_mtime_ns for part in ("selections", "training", "ablations", "store", "warmup")
               for p in (done.file.parent / part).rglob("*") if p.is_file()}
     again = study(config(*setting, "varied", **CHANGES))
-    assert timeless(again.result) == timeless(done.result)
+    assert timeless(again.results.to_dict()) == timeless(done.results.to_dict())
     assert {p: p.stat().st_mtime_ns for p in before} == before
 
 
@@ -105,7 +106,7 @@ def test_a_preview_counts_its_trainings(setting, done):
 
 
 def test_it_is_held_against_random_and_against_its_method(done):
-    result = done.result
+    result = done.results.to_dict()
     losses = {}
     for cell in result["cells"]:
         name = next((s["name"] for s in result["subsets"] if s["id"] == cell["subset"]), "zero-shot")
@@ -125,7 +126,7 @@ def test_it_is_held_against_random_and_against_its_method(done):
         for key in ("difference", "low", "high", "p_value", "p_value_holm", "verdict"):
             assert told[name][key] == tests[METHOD][key]
     assert {r["kind"] for r in result["ranking"]} == {"method", "ablation"}
-    text = tables(plain(result))
+    text = tables(Results.model_validate(result))
     assert "What a setting changes" in text
     assert "projection_dim: 16" in text
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -10,19 +11,21 @@ import torch
 from safetensors.torch import load_file
 
 from siftune import api
-from siftune._common.errors import ConfigError
+from siftune._common.errors import ConfigError, DataError
 from siftune._common.files import read_json
 from siftune._common.seeds import derive
-from siftune.api import compare
 from siftune.config.settings import CompareConfig
 from siftune.evaluation.statistics import holm
-from siftune.experiments import cells
-from siftune.experiments.compare import table
+from siftune.experiments.results import read_results
+from siftune.experiments.text import short_table
+from siftune.experiments.trainings import StudyWorker
 from siftune.features.gradient_settings import lora_settings
 from siftune.models.loading import load_model
 from siftune.models.lora import attach_lora, detach_lora, load_adapter_state
-from siftune.pipeline import select as select_job
+from siftune.pipeline.select import read_inputs
+from siftune.training import sft
 from tests import tiny
+from tests.experiments.studies import timeless
 
 
 def write_rows(path, n, offset, subtasks=None):
@@ -54,40 +57,56 @@ def config(setting, name, **changes) -> CompareConfig:
 
 @pytest.fixture(scope="module")
 def done(setting):
-    return compare(config(setting, "run"))
+    return api.compare(config(setting, "run"))
 
 
 def test_every_arm_is_there_with_its_rows_and_subtasks(done):
-    arms = {arm["name"]: arm for arm in done.result["arms"]}
-    assert list(arms) == ["zero-shot", "random", "full", "less+round-robin", "less+top-k-subtask"]
-    assert arms["zero-shot"]["rows"] is None
-    assert arms["random"]["rows"] == arms["less+round-robin"]["rows"] == 5
-    assert arms["full"]["rows"] == 24
+    arms = {arm.name: arm for arm in done.results.arms}
+    assert set(arms) == {"zero-shot", "random", "full", "less-round-robin", "less"}
+    assert arms["zero-shot"].rows is None
+    assert arms["random"].rows == arms["less-round-robin"].rows == 5
+    assert arms["full"].rows == 24
+    assert done.results.targets[0].tested == 6
     for arm in arms.values():
-        assert {k: v["n"] for k, v in arm["results"].items()} == {"all": 6, "y": 2, "x": 4}
-        for part in arm["results"].values():
-            assert part["loss"]["low"] <= part["loss"]["mean"] <= part["loss"]["high"]
-    assert arms["random"]["seeds"] == [0, 1]
-    assert {t["against"] for t in done.result["tests"]} == {"random", "full"}
+        assert {name: part.n for name, part in arm.subtasks.items()} == {"y": 2, "x": 4}
+        for part in (arm, *arm.subtasks.values()):
+            assert part.loss.low <= part.loss.mean <= part.loss.high
+    assert {arm.name: arm.trainings for arm in arms.values()} == {
+        "zero-shot": 0, "random": 2, "full": 2, "less-round-robin": 2, "less": 2}
+    assert {t.against for t in done.results.tests} == {"random", "full"}
     assert (done.folder / "report.html").is_file()
-    assert "zero-shot" in table(done.result)
+    lines = short_table(done.results).splitlines()
+    assert [line.split()[1] for line in lines[2:]] == ["zero-shot", "random", "full", "less-round-robin", "less"]
     assert done.verdict
 
 
-def test_tests_on_all_rows_with_the_full_pool_and_on_subtasks_are_adjusted_apart(done):
-    tests = done.result["tests"]
-    families = [[t for t in tests if t["subtask"] == "all" and (t["against"] == "full") == full]
-                for full in (False, True)] + [[t for t in tests if t["subtask"] != "all"]]
-    assert sum(map(len, families)) == len(tests)
-    for family in families:
-        assert family
-        assert [t["p_value_holm"] for t in family] == holm([t["p_value"] for t in family])
+def test_a_part_is_the_mean_over_its_rows(done):
+    [target] = done.results.targets
+    for arm in done.results.arms:
+        mine = [s.id for s in done.results.subsets if s.name == arm.name]
+        losses = np.mean([c.results["target"].loss for c in done.results.cells
+                          if c.subset in mine or (c.subset is None and arm.name == "zero-shot")], axis=0)
+        assert arm.loss.mean == pytest.approx(losses.mean())
+        for name, part in arm.subtasks.items():
+            assert part.loss.mean == pytest.approx(losses[[s == name for s in target.subtasks]].mean())
+
+
+def test_all_methods_are_one_family_the_full_pool_and_subtasks_another(done):
+    tests, parts = done.results.tests, [t for t in done.results.analyses.subtasks if t.difference is not None]
+    assert {(t.method, t.against, t.metric) for t in tests} >= {
+        (m, a, "loss") for m in ("less-round-robin", "less") for a in ("random", "full")}
+    for family in ([t for t in tests if (t.against == "full") == whole] for whole in (True, False)):
+        assert {t.method for t in family} == {"less-round-robin", "less"}
+        assert [t.p_value_holm for t in family] == holm([t.p_value for t in family])
+    assert [t.p_value_holm for t in parts] == holm([t.p_value for t in parts])
+    assert {(t.name, t.against, t.subtask) for t in parts} == {
+        (m, a, s) for m in ("less-round-robin", "less") for a in ("random", "full") for s in "xy"}
 
 
 def test_the_scores_are_those_of_the_trained_adapter_on_the_test_rows(setting, done):
     made = config(setting, "run")
     loaded = load_model(made.model)
-    inputs = select_job.read_inputs(made)
+    inputs = read_inputs(made)
     folders = [p for p in (done.folder / "training").iterdir() if (p / "adapter.safetensors").is_file()]
     assert len(folders) == 2 * 4, "two seeds of random, full and two methods"
     found = []
@@ -104,38 +123,40 @@ def test_the_scores_are_those_of_the_trained_adapter_on_the_test_rows(setting, d
             assert loss == pytest.approx(expected, rel=1e-4)
         found.append(np.mean(scores["loss"]))
         detach_lora(model)
-    random = next(arm for arm in done.result["arms"] if arm["name"] == "random")
-    for value in random["results"]["all"]["loss"]["per_seed"]:
+    random = next(arm for arm in done.results.arms if arm.name == "random")
+    for value in random.loss.per_seed:
         assert any(abs(value - f) < 1e-9 for f in found)
 
 
 def test_a_second_run_trains_nothing_and_says_the_same(setting, done, monkeypatch):
-    monkeypatch.setattr(cells.CellWorker, "__call__", lambda self, cell: pytest.fail(f"trained again: {cell.title}"))
-    again = compare(config(setting, "run"))
-    assert again.result == done.result
+    monkeypatch.setattr(StudyWorker, "__call__", lambda self, job: pytest.fail(f"trained again: {job.cell.title}"))
+    again = api.compare(config(setting, "run"))
+    assert timeless(again.results.to_dict()) == timeless(done.results.to_dict())
+    assert read_results(done.file) == again.results
 
 
 def test_another_test_file_scores_the_kept_trainings(setting, done, monkeypatch):
     folder, _ = setting
     trained = {p.name: (p / "adapter.safetensors").stat().st_mtime_ns for p in (done.folder / "training").iterdir()
                if (p / "adapter.safetensors").is_file()}
-    other = compare(config(setting, "other", from_run=str(done.folder),
+    other = api.compare(config(setting, "other", from_run=str(done.folder),
                            test=(write_rows(folder / "other.jsonl", 3, 900),)))
-    assert {k: v["n"] for k, v in other.result["arms"][0]["results"].items()} == {"all": 3}
+    assert other.results.targets[0].tested == 3
+    assert not other.results.arms[0].subtasks
     assert {p.name: (p / "adapter.safetensors").stat().st_mtime_ns for p in (done.folder / "training").iterdir()
             if (p / "adapter.safetensors").is_file()} == trained
 
 
 def test_several_workers_come_to_the_same_numbers(setting, done):
-    again = compare(config(setting, "two", workers=2, methods=("less-round-robin",), baselines=("random",)))
-    losses = {arm["name"]: arm["results"]["all"]["loss"]["mean"] for arm in done.result["arms"]}
-    for arm in again.result["arms"]:
-        assert arm["results"]["all"]["loss"]["mean"] == pytest.approx(losses[arm["name"]], rel=1e-4)
+    again = api.compare(config(setting, "two", workers=2, methods=("less-round-robin",), baselines=("random",)))
+    losses = {arm.name: arm.loss.mean for arm in done.results.arms}
+    for arm in again.results.arms:
+        assert arm.loss.mean == pytest.approx(losses[arm.name], rel=1e-4)
 
 
 def test_another_selection_in_the_folder_takes_the_comparison_away(setting, done):
     made = config(setting, "stale", from_run=str(done.folder), methods=("less-round-robin",))
-    folder = compare(made).folder
+    folder = api.compare(made).folder
     api.select(made)
     assert (folder / "comparison.json").is_file(), "the same subset: the comparison still holds"
     api.select(config(setting, "stale", from_run=str(done.folder), budget="4"))
@@ -144,6 +165,89 @@ def test_another_selection_in_the_folder_takes_the_comparison_away(setting, done
 
 def test_without_held_out_rows_nothing_can_be_proven(setting):
     with pytest.raises(ConfigError, match="nothing to score on"):
-        compare(config(setting, "none", test=()))
+        api.compare(config(setting, "none", test=()))
     with pytest.raises(ConfigError, match="unknown baseline 'radnom'"):
-        compare(config(setting, "none", baselines=("radnom",)))
+        api.compare(config(setting, "none", baselines=("radnom",)))
+
+
+@pytest.mark.parametrize("content", ["{ oops", "[]", '{"arms": 3}', '{"schema": 2, "targets": [{"name": 1}]}'])
+def test_results_that_cannot_be_read_are_written_again(setting, done, content):
+    before = read_results(done.file)
+    done.file.write_text(content)
+    with pytest.raises(DataError, match=r"comparison\.json"):
+        read_results(done.file)
+    api.compare(config(setting, "run"))
+    assert timeless(read_results(done.file).to_dict()) == timeless(before.to_dict())
+
+
+def test_results_of_a_newer_version_are_not_thrown_away(setting, done):
+    kept = done.file.read_text()
+    done.file.write_text('{"schema": 99}')
+    with pytest.raises(DataError, match="newer siftune") as refused:
+        api.compare(config(setting, "run"))
+    assert "upgrade" in refused.value.hint
+    assert done.file.read_text() == '{"schema": 99}'
+    done.file.write_text(kept)
+
+
+def test_as_a_frame_it_has_a_row_for_each_arm_and_metric(done):
+    frame = done.to_frame().set_index(["name", "metric"])
+    for arm in done.results.arms:
+        row = frame.loc[arm.name, "loss"]
+        assert (row["mean"], row["low"], row["high"], row["seeds"]) == (
+            arm.loss.mean, arm.loss.low, arm.loss.high, arm.trainings)
+    assert len(frame) == sum(1 + (arm.exact_match is not None) for arm in done.results.arms)
+    assert re.fullmatch(r"<comparison: 2 methods, 9 trainings done; better than random in \d of 2 tests \(.*\)>",
+                        repr(done))
+    assert "comparison.json" in repr(done)
+
+
+def test_a_study_of_the_same_target_and_budget_trains_nothing_again(setting, done, tmp_path, monkeypatch):
+    made = config(setting, "run")
+    path = tmp_path / "study.yaml"
+    shared = {name: getattr(made, name) for name in (
+        "model", "epochs", "lora_rank", "projection_dim", "warmup_epochs", "warmup_rows", "max_length", "batch_size",
+        "exact_match_tokens")}
+    path.write_text(json.dumps({
+        **shared, "pool": list(made.pool), "output_dir": made.output_dir, "methods": list(made.methods),
+        "budgets": ["5"],
+        "targets": [{"name": "target", "target": list(made.target), "test": list(made.test)}],
+        "seeds": 2, "baselines": {"random": 2, "full": 2}}))
+    monkeypatch.setattr(StudyWorker, "__call__", lambda self, job: pytest.fail(f"trained again: {job.cell.title}"))
+    studied = api.study(path).results
+    arms = {arm.name: arm for arm in done.results.arms}
+    for arm in studied.arms:
+        assert (arm.loss, arm.exact_match) == (arms[arm.name].loss, arms[arm.name].exact_match)
+    ours, theirs = ({(t.method, t.against, t.metric): (t.difference, t.p_value) for t in some.tests}
+                    for some in (studied, done.results))
+    assert ours == theirs
+
+
+def test_a_training_that_fails_is_told_and_tried_again(setting, done, monkeypatch):
+    made = config(setting, "failing", from_run=str(done.folder), seeds=3, methods=("less-round-robin",),
+                  baselines=("random",))
+    real = sft.train_lora
+
+    def train(*args, **more):
+        if more["title"].startswith("random") and more["title"].endswith("seed 2"):
+            raise RuntimeError("the lamp went out")
+        return real(*args, **more)
+
+    monkeypatch.setattr(sft, "train_lora", train)
+    finished = api.compare(made)
+    assert finished.failed
+    [failure] = finished.results.failures
+    assert "the lamp went out" in failure.message
+    assert "1 training or selection failed" in finished.verdict
+    assert next(arm for arm in finished.results.arms if arm.name == "random").trainings == 2
+    monkeypatch.undo()
+    assert not api.compare(made).failed
+
+
+def test_a_baseline_may_be_the_method_and_lend_its_lengths(setting, done):
+    made = config(setting, "baseline", from_run=str(done.folder), methods=(), method="random", seeds=1,
+                  baselines=("length-matched-random",))
+    finished = api.compare(made)
+    assert {arm.name for arm in finished.results.arms} == {"zero-shot", "random", "length-matched-random"}
+    assert not finished.results.tests
+    assert len((finished.folder / "selected.jsonl").read_text().splitlines()) == 5

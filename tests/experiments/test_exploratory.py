@@ -10,6 +10,7 @@ from siftune._common.artefacts import write_sealed
 from siftune._common.files import read_json
 from siftune.experiments.analysis.ranks import rho
 from siftune.experiments.analysis.subtasks import places_of
+from siftune.experiments.results import Results
 from siftune.experiments.run import study
 from siftune.experiments.text import tables
 from tests import tiny
@@ -31,7 +32,7 @@ def result(tmp_path_factory):
         head, scores = (read_json(path)[part] for part in ("artefact", "content"))
         scores["correct"] = [None if i == 0 else (i + number) % 3 > 0 for i in range(len(scores["loss"]))]
         write_sealed(path, head["kind"], head["made_from"], scores)
-    return study(made).result
+    return study(made).results.to_dict()
 
 
 def of_subset(result, name):
@@ -156,7 +157,7 @@ def test_the_pairs_behind_each_correlation_are_there(result):
 
 def test_the_ranking_is_in_per_cent(result):
     ranked = result["ranking"]
-    lines = tables(result).partition("## Ranking")[2].splitlines()
+    lines = tables(Results.model_validate(result)).partition("## Ranking")[2].splitlines()
     for rank in ranked:
         [line] = [line for line in lines if line.startswith(f"| {rank['name']} ")]
         assert f"{100 * rank['improvement']:+.1f}%" in line

@@ -11,17 +11,18 @@ import pytest
 
 from siftune._common.files import read_json, write_json
 from siftune.data.rows import Message, Row, content_hash
-from siftune.experiments import rows as study_rows_module
-from siftune.experiments.pool_map import STEPS, Plane, fit_plane, place_rows, place_targets, pool_map, whole_numbers
-from siftune.experiments.rows import TURN_CHARACTERS, TURNS, in_order, text_of
+from siftune.experiments.pool import rows as study_rows_module
+from siftune.experiments.pool.map import STEPS, Plane, fit_plane, place_rows, place_targets, pool_map, whole_numbers
+from siftune.experiments.pool.rows import TURN_CHARACTERS, TURNS, in_order, text_of
+from siftune.experiments.results.pool import TEXT_BYTES, embedded_bytes
 from siftune.experiments.run import study
 from siftune.features.base import Evidence
 from siftune.features.cosines import cosines
-from siftune.report.study.pool import TEXT_BYTES, embedded_bytes
-from siftune.report.turns import MAX_TURNS
 from tests.cli.pools import jsonl, record, records
 from tests.experiments.studies import config, write_files
 from tests.report.test_hostile import INVISIBLE, SHOWN
+
+MANY = 16  # turns, more than are shown
 
 
 def vectors(rows: int, width: int, seed: int = 0) -> np.ndarray:
@@ -131,11 +132,11 @@ def row(number: int, *said: str) -> Row:
 
 
 def test_texts_are_cut_and_spelled_out():
-    place, row_id, said, more = text_of(row(3, "a" * 5000, INVISIBLE, *["x"] * (MAX_TURNS + 3)), 7)
+    place, row_id, said, more = text_of(row(3, "a" * 5000, INVISIBLE, *["x"] * (MANY + 3)), 7)
     assert (place, row_id) == (7, "row3")
     assert said[0] == ["user", "a" * TURN_CHARACTERS, 5000 - TURN_CHARACTERS]
     assert said[1] == ["assistant", SHOWN, 0]
-    assert len(said) + more == MAX_TURNS + 5
+    assert len(said) + more == MANY + 5
     assert len(said) == TURNS
 
 

@@ -11,15 +11,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from siftune import api
 from siftune._common.artefacts import write_sealed
 from siftune._common.errors import ConfigError, SiftuneError
 from siftune._common.files import read_json
-from siftune.api import compare
 from siftune.evaluation.statistics import holm
 from siftune.execution import LocalExecutor
 from siftune.experiments.config import load_study
 from siftune.experiments.costs import Costs
 from siftune.experiments.preview import preview
+from siftune.experiments.results import Results
 from siftune.experiments.run import study
 from siftune.experiments.subsets import wanted_subsets
 from siftune.experiments.text import failures, tables
@@ -66,7 +67,7 @@ def trained(monkeypatch):
 
 
 def test_every_target_method_and_budget_is_there(done):
-    result = done.result
+    result = done.results.to_dict()
     assert result["complete"]
     assert result == read_json(done.file)
     arms = {(a["target"], a["budget"], a["name"]): a for a in result["arms"]}
@@ -85,7 +86,7 @@ def test_every_target_method_and_budget_is_there(done):
 
 
 def test_arms_are_the_means_of_their_cells(done):
-    result = done.result
+    result = done.results.to_dict()
     of_subset = {s["id"]: s for s in result["subsets"]}
     for arm in result["arms"]:
         if arm["name"] == "zero-shot":
@@ -98,14 +99,15 @@ def test_arms_are_the_means_of_their_cells(done):
 
 
 def test_subsets_chosen_for_a_target_are_scored_on_it_alone(done):
-    of_subset = {s["id"]: s for s in done.result["subsets"]}
-    for cell in done.result["cells"]:
+    of_subset = {s["id"]: s for s in done.results.to_dict()["subsets"]}
+    for cell in done.results.to_dict()["cells"]:
         target = of_subset[cell["subset"]]["target"] if cell["subset"] else None
         assert set(cell["results"]) == ({target} if target else {"sums", "sorting"})
 
 
 def test_features_are_charged_to_all_and_spent_once(done):
-    steps = {(s["target"], step["step"]): step for s in done.result["subsets"] if s["name"] == "less-round-robin"
+    result = done.results.to_dict()
+    steps = {(s["target"], step["step"]): step for s in result["subsets"] if s["name"] == "less-round-robin"
              for step in s["feature_steps"]}
     assert {step for _, step in steps} == {"warmup", "pool features", "target features"}
     for step in ("warmup", "pool features"):
@@ -113,9 +115,9 @@ def test_features_are_charged_to_all_and_spent_once(done):
     assert steps["sums", "target features"]["run_for"] == ["less", "sums"]
     assert steps["sorting", "target features"]["run_for"] == ["less", "sorting"]
     spent = read_json(done.file.parent / "costs.json")["content"]
-    assert done.result["costs"]["feature_seconds"] == pytest.approx(sum(s["seconds"] for s in spent), abs=1e-3)
+    assert result["costs"]["feature_seconds"] == pytest.approx(sum(s["seconds"] for s in spent), abs=1e-3)
     assert [s["step"] for s in spent].count("warmup") == 1
-    arm = next(a for a in done.result["arms"] if a["name"] == "less-round-robin")
+    arm = next(a for a in result["arms"] if a["name"] == "less-round-robin")
     assert arm["selection_seconds"] >= sum(steps["sums", s]["seconds"] for s in ("warmup", "pool features"))
 
 
@@ -136,13 +138,13 @@ def test_a_step_that_another_run_left_has_no_known_cost(tmp_path):
 def test_a_second_run_trains_nothing_and_says_the_same(setting, done, trained):
     again = study(config(*setting, "whole"))
     assert not trained
-    assert timeless(again.result) == timeless(done.result)
+    assert timeless(again.results.to_dict()) == timeless(done.results.to_dict())
 
 
 def test_the_order_of_the_methods_in_the_file_changes_nothing(setting, done, trained):
     turned = config(*setting, "whole", methods=METHODS[::-1])
     assert turned == config(*setting, "whole")
-    assert timeless(study(turned).result) == timeless(done.result)
+    assert timeless(study(turned).results.to_dict()) == timeless(done.results.to_dict())
     assert not trained
 
 
@@ -151,12 +153,12 @@ def test_the_numbers_are_those_of_compare(setting, done, tmp_path):
     files = made.targets[0]
     common = dataclasses.replace(made.common, target=files.target, test=files.test, methods=("less-round-robin",),
                                  baselines=("random",), seeds=2, budget="10%", output_dir=str(tmp_path / "run"))
-    compared = {a["name"]: a for a in compare(common).result["arms"]}
-    arms = {a["name"]: a for a in done.result["arms"] if a["target"] == "sums" and a["budget"] in ("10%", None)}
-    for ours, theirs in (("zero-shot", "zero-shot"), ("random", "random"), ("less-round-robin", "less+round-robin")):
-        there = compared[theirs]["results"]["all"]
-        assert arms[ours]["loss"] == there["loss"]
-        assert arms[ours]["exact_match"] == there["exact_match"]
+    compared = {a["name"]: a for a in api.compare(common).results.to_dict()["arms"]}
+    mine = [a for a in done.results.to_dict()["arms"] if a["target"] == "sums" and a["budget"] in ("10%", None)]
+    arms = {a["name"]: a for a in mine}
+    for name in ("zero-shot", "random", "less-round-robin"):
+        assert arms[name]["loss"] == compared[name]["loss"]
+        assert arms[name]["exact_match"] == compared[name]["exact_match"]
 
 
 class Interrupted(LocalExecutor):
@@ -181,7 +183,7 @@ def test_interrupted_it_has_partial_results_and_goes_on(setting, brief, trained)
     assert [c["status"] for c in partial["cells"]] == ["done", "done", "missing", "missing", "missing"]
     assert {a["name"] for a in partial["arms"]} == {"zero-shot", "random"}
     finished = study(made)
-    assert timeless(finished.result) == timeless(brief.result)
+    assert timeless(finished.results.to_dict()) == timeless(brief.results.to_dict())
     assert set(trained.values()) == {1}, "what was finished was not trained again"
     assert set(first) < set(trained)
     assert len(trained) == 4
@@ -192,8 +194,8 @@ def test_a_dead_worker_is_told_with_every_cell_that_it_left(setting, trained):
     executor = Interrupted()
     object.__setattr__(executor, "error", SiftuneError("a worker process died", hint="again"))
     finished = study(made, executor=executor)
-    assert [c["status"] for c in finished.result["cells"]] == ["done", "done", "failed", "failed", "failed"]
-    assert failures(finished.result).count("a worker process died") == 3
+    assert [c["status"] for c in finished.results.to_dict()["cells"]] == ["done", "done", "failed", "failed", "failed"]
+    assert failures(finished.results).count("a worker process died") == 3
     assert not study(made).failed
 
 
@@ -203,17 +205,17 @@ def test_a_failing_cell_is_told_and_tried_again(setting, brief, trained):
     trained.fails.add(title)
     finished = study(made)
     assert finished.failed
-    assert not finished.result["complete"]
-    [failed] = finished.result["failures"]
+    assert not finished.results.to_dict()["complete"]
+    [failed] = finished.results.to_dict()["failures"]
     assert (failed["what"], failed["title"]) == ("training", title)
     assert "the lamp went out" in failed["message"]
     assert "Traceback" in Path(failed["traceback"]).read_text()
-    assert Counter(c["status"] for c in finished.result["cells"]) == {"done": 4, "failed": 1}
-    assert title in failures(finished.result)
+    assert Counter(c["status"] for c in finished.results.to_dict()["cells"]) == {"done": 4, "failed": 1}
+    assert title in failures(finished.results)
 
     trained.fails.clear()
     again = study(made)
-    assert timeless(again.result) == timeless(brief.result)
+    assert timeless(again.results.to_dict()) == timeless(brief.results.to_dict())
     assert trained == {**dict.fromkeys(trained, 1), title: 2}
     assert not Path(failed["traceback"]).exists()
 
@@ -221,11 +223,12 @@ def test_a_failing_cell_is_told_and_tried_again(setting, brief, trained):
 def test_a_loss_that_is_no_number_is_a_failure_and_no_result(setting, brief, tmp_path):
     made = config(*setting, "brief", **BRIEF)
     run = Path(shutil.copytree(made.common.output_dir, tmp_path / "run"))
-    cell = next(c for c in brief.result["cells"] if c["subset"] and c["subset"].startswith("bm25--sums"))
+    cell = next(c for c in brief.results.to_dict()["cells"] if c["subset"] and c["subset"].startswith("bm25--sums"))
     [path] = (run / "training" / cell["id"]).glob("scores-*.json")
     head, scores = (read_json(path)[part] for part in ("artefact", "content"))
     write_sealed(path, head["kind"], head["made_from"], {**scores, "loss": [float("inf"), *scores["loss"][1:]]})
-    result = study(dataclasses.replace(made, common=dataclasses.replace(made.common, output_dir=str(run)))).result
+    moved = dataclasses.replace(made, common=dataclasses.replace(made.common, output_dir=str(run)))
+    result = study(moved).results.to_dict()
     assert [(f["what"], f["title"]) for f in result["failures"]] == [("training", "bm25, sums, 10%, seed 0")]
     assert "is inf" in result["failures"][0]["message"]
     assert ("sums", "bm25") not in {(a["target"], a["name"]) for a in result["arms"]}
@@ -237,19 +240,19 @@ def test_without_the_headlines_subset_there_are_no_lengths_to_match(setting):
     made = config(*setting, "brief", **{**BRIEF, "methods": ["bm25", "loss:round-robin"],
                                         "headline": ["loss:round-robin"],
                                         "baselines": {"random": 2, "length-matched-random": 1}})
-    told = [f["message"] for f in study(made).result["failures"] if f["title"].startswith("length-matched-random")]
+    told = [f.message for f in study(made).results.failures if f.title.startswith("length-matched-random")]
     assert len(told) == 2
     assert all("no lengths to match: loss:round-robin has no subset" in message for message in told)
 
 
 def test_a_failing_selection_does_not_end_the_others(setting, brief):
     made = config(*setting, "brief", **{**BRIEF, "methods": ["bm25", "loss:round-robin"]})
-    result = study(made).result
+    result = study(made).results.to_dict()
     assert {f["what"] for f in result["failures"]} == {"selection"}
     assert len(result["failures"]) == 2
     assert "similarities" in result["failures"][0]["message"]
     kept = [a for a in result["arms"] if a["name"] in ("bm25", "random")]
-    assert plain(kept) == plain([a for a in brief.result["arms"] if a["name"] in ("bm25", "random")])
+    assert plain(kept) == plain([a for a in brief.results.to_dict()["arms"] if a["name"] in ("bm25", "random")])
 
 
 def test_other_models_deciles_steps_and_matched_lengths(setting):
@@ -259,7 +262,7 @@ def test_other_models_deciles_steps_and_matched_lengths(setting):
                   targets=values["targets"][:1],
                   baselines={"random": 1, "length-matched-random": 1, "longest": 1, "full": 1}, steps=3,
                   train_models=[str(folder / "other")], deciles=["embed"])
-    result = study(made).result
+    result = study(made).results.to_dict()
     assert result["complete"]
     names = {s["name"] for s in result["subsets"] if s["kind"] != "decile"}
     assert names == {"random", "embed", "length-matched-random", "longest", "full"}
@@ -295,7 +298,7 @@ def test_other_models_deciles_steps_and_matched_lengths(setting):
     assert by["full"]["verdict"] == "single training"
     for family in ([t for t in result["tests"] if (t["against"] == "full") == whole] for whole in (True, False)):
         assert [t["p_value_holm"] for t in family] == holm([t["p_value"] for t in family]), "two families"
-    assert "embed" in tables(result)
+    assert "embed" in tables(Results.model_validate(result))
 
 
 def test_a_preview_counts_what_is_done_and_writes_nothing(setting, brief):

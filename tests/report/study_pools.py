@@ -16,8 +16,8 @@ from siftune.data.overlap import Disjoint
 from siftune.data.rows import Examples, Message, Rendered, Row, content_hash
 from siftune.experiments.config import StudyConfig
 from siftune.experiments.inputs import StudyInputs
-from siftune.experiments.pool_map import STEPS
-from siftune.experiments.rows import study_rows
+from siftune.experiments.pool.map import STEPS
+from siftune.experiments.pool.rows import study_rows
 from siftune.experiments.subsets import Subset, Wanted
 from tests.report import studies
 

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from markupsafe import Markup
 
+from siftune._common.text import shorten, visible
 from siftune.report import charts, formats
 from siftune.report.study.charts import SPACING, Axis, Dot, Series, plot
-from siftune.report.text import shorten, visible
 
 finite = st.floats(-1e9, 1e9, allow_nan=False).map(lambda value: 0.0 if abs(value) < 1e-9 else value)
 

@@ -57,13 +57,15 @@ def write_hostile_run(folder: Path, evil: str) -> Path:
     told["budget"]["asked"] = evil
     told["data"]["overlaps"] = [{"kind": evil, "pool_id": evil, "other_id": evil, "other": evil}]
     runs.write_json(run / "manifest.json", told)
-    compared = runs.comparison(note=evil)
+    compared = runs.comparison(notes=[evil])
     for arm in compared["arms"]:
-        arm["results"][evil] = arm["results"]["gcd"]
+        arm["subtasks"][evil] = arm["subtasks"]["gcd"]
     compared["arms"][0]["name"] = evil
     for test in compared["tests"]:
         test["method"] = evil
-    compared["tests"][0] |= {"subtask": evil, "verdict": "worse"}
+    for test in compared["analyses"]["subtasks"]:
+        test["name"] = evil
+    compared["analyses"]["subtasks"][0] |= {"subtask": evil, "verdict": "worse"}
     runs.write_json(run / "comparison.json", compared)
     return run
 

@@ -60,7 +60,7 @@ def test_the_page_opens_with_the_verdict_and_keeps_its_order(full: Path) -> None
     assert len(headings) == 1
     text = shown.text
     order = [
-        "less+round-robin lowered the held-out target loss by 12% against random (95% interval 5% to 19%, 3 seeds).",
+        "less-round-robin lowered the held-out target loss by 12% against random (95% interval 5% to 19%, 3 seeds).",
         "3 rows were cut to 512 tokens", "Does it help?", "The subset beside the pool", "The lowest selected score",
         "Coverage of the targets", "Chosen first", "Nearly chosen", "empty-response", "Overlaps with targets and test",
         "2 min 20 s", "selector: round-robin", "What the score is not",
@@ -124,9 +124,10 @@ def test_without_a_comparison_the_page_says_so_and_claims_nothing(tmp_path: Path
 
 
 @pytest.mark.parametrize("change", [
-    {"tests": []}, {"arms": [], "tests": []}, {"learning_rate": None, "epochs": None, "note": None},
-    {"arms": [{"name": "random", "kind": "baseline"}, {"name": "zero-shot", "kind": "baseline", "results": {
-        "all": {}, "gcd": {"loss": {"mean": 1.0}, "exact_match": {}, "n": 3}}}], "tests": []},
+    {"tests": []}, {"arms": [], "tests": []}, {"settings": {}, "notes": []},
+    {"arms": [{"name": "random", "kind": "baseline", "model": "m", "target": "target", "budget": "5"},
+              {"name": "zero-shot", "kind": "baseline", "model": "m", "target": "target", "budget": None, "subtasks": {
+                  "gcd": {"loss": {"mean": 1.0}, "exact_match": {}, "n": 3}}}], "tests": []},
 ])
 def test_a_comparison_that_holds_little_still_makes_a_page(tmp_path: Path, change: dict[str, Any]) -> None:
     run = runs.write_run(tmp_path / "run")
@@ -241,6 +242,9 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
     ("manifest.json", "{\n\n oops", "manifest.json:3", "Expecting property name"),
     ("manifest.json", "[]", "manifest.json", "dictionary"),
     ("comparison.json", '{"arms": [{"name": "x", "kind": "odd"}]}', "comparison.json", "arms.0.kind"),
+    ("comparison.json", '{"schema": 2, "targets": [{"name": 3}]}', "comparison.json", "targets.0.name"),
+    ("comparison.json", '{"schema": "two"}', "comparison.json", "schema"),
+    ("comparison.json", '{"schema": 99, "shapes": []}', "comparison.json", "Its schema is 99"),
     ("targets.jsonl", '{"id": "a"}\n{"id": ', "targets.jsonl:2", "Expecting value"),
     ("dropped.jsonl", '{"id": "a"}\n7\n', "dropped.jsonl:2", None),
     ("scores.parquet", "not parquet", "scores.parquet", None),

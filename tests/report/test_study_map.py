@@ -13,9 +13,9 @@ import pytest
 
 from siftune._common.errors import DataError
 from siftune.experiments.config import BASELINES
-from siftune.experiments.rows import MOST
+from siftune.experiments.pool.rows import MOST
+from siftune.experiments.results.pool import TEXT_BYTES, embedded_bytes
 from siftune.report.study import build
-from siftune.report.study.pool import TEXT_BYTES, embedded_bytes
 from tests.report import studies, study_pools
 from tests.report.pages import Page
 from tests.report.test_hostile import INVISIBLE, PAYLOADS, SHOWN

@@ -14,11 +14,11 @@ from scipy.stats import spearmanr
 
 from siftune import report
 from siftune._common.errors import DataError
+from siftune.experiments.results import Results
 from siftune.report import formats
 from siftune.report.study import build
 from siftune.report.study.analyses import break_even
 from siftune.report.study.model import build_view
-from siftune.report.study.schema import Study
 from siftune.report.study.verdict import verdict
 from tests.cli.command import siftune
 from tests.report import studies
@@ -132,7 +132,7 @@ def test_the_forest_plot_and_the_curves_are_of_the_json(result: dict[str, Any], 
 
 
 def test_random_s_band_is_that_of_its_trainings(result: dict[str, Any]) -> None:
-    view = build_view(Study.model_validate(result), "x")
+    view = build_view(Results.model_validate(result), "x")
     for target in view["curves"]:
         for band in target["band"]:
             arm = next(a for a in result["arms"] if (a["model"], a["target"], a["budget"], a["name"])
@@ -141,7 +141,7 @@ def test_random_s_band_is_that_of_its_trainings(result: dict[str, Any]) -> None:
 
 
 def test_the_dots_of_a_correlation_have_the_rho_that_is_told(result: dict[str, Any]) -> None:
-    view = build_view(Study.model_validate(result), "x")
+    view = build_view(Results.model_validate(result), "x")
     rhos = [rho for target in view["correlations"] for rho in target["rhos"]]
     assert len(rhos) == 8
     for rho in rhos:
@@ -151,7 +151,7 @@ def test_the_dots_of_a_correlation_have_the_rho_that_is_told(result: dict[str, A
 
 
 def test_the_heat_map_has_every_pair(result: dict[str, Any]) -> None:
-    view = build_view(Study.model_validate(result), "x")
+    view = build_view(Results.model_validate(result), "x")
     assert len(view["overlaps"]) == 4
     for given, told in zip(result["analyses"]["overlap"], view["overlaps"], strict=True):
         assert [[c["value"] for c in line["cells"]] for line in told["lines"]] == given["jaccard"]
@@ -170,7 +170,7 @@ def test_the_heat_map_has_every_pair(result: dict[str, Any]) -> None:
     (None, "", "–"),
 ])
 def test_break_even_in_words(saved: dict[str, Any] | None, bound: str, words: str) -> None:
-    told = Study.model_validate({"targets": [], "analyses": {
+    told = Results.model_validate({"targets": [], "analyses": {
         "curves": [{"target": "t", "name": "m", "efficiency": [{"budget": "5%", "bound": bound}]}],
         "break_even": [{"target": "t", "budget": "5%", "name": "m", "against_random": saved}]}})
     assert break_even(told)[0]["random_words"] == words
@@ -179,7 +179,7 @@ def test_break_even_in_words(saved: dict[str, Any] | None, bound: str, words: st
 def judged(result: dict[str, Any], **changes: Any) -> dict[str, Any]:
     """The verdict of a study whose only test is the first against random, changed."""
     test = next(t for t in result["tests"] if t["against"] == "random" and t["verdict"] == "better")
-    return verdict(Study.model_validate({**result, "tests": [{**test, **changes}], "cells": [], "failures": []}))
+    return verdict(Results.model_validate({**result, "tests": [{**test, **changes}], "cells": [], "failures": []}))
 
 
 def test_the_headline_claims_no_more_than_the_tests(result: dict[str, Any]) -> None:
@@ -204,7 +204,7 @@ def test_a_gain_that_length_or_no_training_explains_is_cautioned(result: dict[st
             arm["loss"]["mean"] = 0.01
         if arm["name"] == first["method"]:
             arm["tokens"] *= 2
-    told = verdict(Study.model_validate(changed))
+    told = verdict(Results.model_validate(changed))
     place = next(p for t in told["targets"] if t["name"] == first["target"] for p in t["budgets"]
                  if p["budget"] == first["budget"])
     assert [any(word in text for text in place["cautions"]) for word in (

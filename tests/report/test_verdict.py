@@ -6,18 +6,24 @@ from typing import Any
 
 import pytest
 
-from siftune.report.schema import Comparison, Manifest
+from siftune.experiments.results import Results
+from siftune.experiments.results.earlier import Comparison, upgraded
+from siftune.report.manifest import Manifest
 from siftune.report.verdict import relative, verdict
 from tests.report import runs
 
 
 def judged(comparison: dict[str, Any], **method: Any) -> dict[str, Any]:
-    return verdict(Comparison.model_validate(comparison), Manifest.model_validate({"method": method}))
+    return verdict(Results.model_validate(comparison), Manifest.model_validate({"method": method}))
+
+
+def judged_earlier(comparison: dict[str, Any], **method: Any) -> dict[str, Any]:
+    return verdict(upgraded(Comparison.model_validate(comparison)), Manifest.model_validate({"method": method}))
 
 
 def only(difference: float, half: float, outcome: str, **changes: Any) -> dict[str, Any]:
     """A comparison whose only test is the pooled loss against random."""
-    test = {"method": "less+round-robin", "against": "random", "subtask": "all", "metric": "loss",
+    test = {"target": "target", "budget": "20", "method": "less-round-robin", "against": "random", "metric": "loss",
             "difference": difference, "low": difference - half, "high": difference + half, "p_value": 0.01,
             "n_examples": 80, "n_seeds": 3, "verdict": outcome}
     return runs.comparison(tests=[test | changes])
@@ -26,14 +32,14 @@ def only(difference: float, half: float, outcome: str, **changes: Any) -> dict[s
 def test_a_better_method_is_given_in_per_cent_of_random_s_loss() -> None:
     found = judged(only(-0.12, 0.07, "better"))
     assert found["status"] == "better"
-    assert found["sentences"] == ["less+round-robin lowered the held-out target loss by 12% against random "
+    assert found["sentences"] == ["less-round-robin lowered the held-out target loss by 12% against random "
                                   "(95% interval 5% to 19%, 3 seeds)."]
     assert found["cautions"] == []
 
 
 def test_a_worse_method_is_called_worse() -> None:
     found = judged(only(0.12, 0.07, "worse"))
-    assert found["sentences"] == ["less+round-robin raised the held-out target loss by 12% against random "
+    assert found["sentences"] == ["less-round-robin raised the held-out target loss by 12% against random "
                                   "(95% interval 5% to 19%, 3 seeds): do not use this subset."]
 
 
@@ -41,7 +47,7 @@ def test_no_difference_is_no_better_and_shows_the_signs() -> None:
     found = judged(only(-0.02, 0.06, "no different"))
     assert found["status"] == "no different"
     assert found["sentences"] == [
-        "less+round-robin was no better than random here: do not rely on it. The held-out target loss changed by "
+        "less-round-robin was no better than random here: do not rely on it. The held-out target loss changed by "
         "−2.0% (95% interval −8.0% to +4.0%, 3 seeds), which is within the noise."]
 
 
@@ -50,7 +56,7 @@ def test_the_p_value_that_decides_is_the_adjusted_one_and_is_told() -> None:
     assert found["sentences"][0].endswith("(95% interval 5% to 19%, 3 seeds, p after Holm 0.032).")
     found = judged(only(-0.12, 0.07, "no different", p_value_holm=0.2))
     assert found["sentences"] == [
-        "less+round-robin could not be told from random: do not rely on it. The held-out target loss changed by −12.0% "
+        "less-round-robin could not be told from random: do not rely on it. The held-out target loss changed by −12.0% "
         "(95% interval −19.0% to −5.0%, 3 seeds, p after Holm 0.200); that interval leaves out zero, yet not when all "
         "the questions asked here are counted, and p after Holm decides."]
 
@@ -59,7 +65,7 @@ def test_one_training_is_no_verdict_and_its_interval_is_over_rows() -> None:
     found = judged(only(-0.12, 0.07, "single training", p_value=None, n_seeds=1, covers="rows"))
     assert found["status"] == "single training"
     assert found["sentences"] == [
-        "One training, no verdict: with less+round-robin the held-out target loss changed by −12.0% against random "
+        "One training, no verdict: with less-round-robin the held-out target loss changed by −12.0% against random "
         "(95% interval over test rows alone −19.0% to −5.0%, 1 seed). The luck of a single training cannot be told "
         "from merit: compare with 3 seeds or more."]
     assert found["cautions"] == []
@@ -67,8 +73,8 @@ def test_one_training_is_no_verdict_and_its_interval_is_over_rows() -> None:
 
 def test_the_share_is_taken_of_the_mean_loss_of_the_arm_held_against() -> None:
     comparison = only(-0.12, 0.07, "better")
-    comparison["arms"][1]["results"]["all"]["loss"]["mean"] = 2.0
-    parsed = Comparison.model_validate(comparison)
+    comparison["arms"][1]["loss"]["mean"] = 2.0
+    parsed = Results.model_validate(comparison)
     assert relative(parsed.tests[0], parsed) == pytest.approx((-0.06, -0.095, -0.025))
 
 
@@ -80,15 +86,17 @@ def test_without_random_s_loss_the_difference_is_given_in_nats() -> None:
 
 def test_the_run_s_own_method_decides_whatever_the_others_do() -> None:
     comparison = only(-0.02, 0.06, "no different")
-    comparison["tests"].append(comparison["tests"][0] | {"method": "rds+top-k", "difference": -0.3, "low": -0.4,
+    comparison["tests"].append(comparison["tests"][0] | {"method": "rds:top-k", "difference": -0.3, "low": -0.4,
                                                          "high": -0.2, "verdict": "better"})
-    own = judged(comparison, representation="less", selector="round-robin")
+    own = judged(comparison, name="less-round-robin")
     assert own["status"] == "no different"
-    assert own["sentences"][1].startswith("rds+top-k lowered")
+    assert own["sentences"][1].startswith("rds:top-k lowered")
     assert judged(comparison, representation="rds", selector="top-k")["status"] == "better"
+    comparison["settings"]["methods"] = ["less-round-robin", "rds:top-k"]
+    assert judged(comparison, name="less", representation="less", selector="round-robin")["status"] == "no different"
 
 
-@pytest.mark.parametrize("change", [{"against": "longest"}, {"subtask": "gcd"}, {"metric": "exact_match"}])
+@pytest.mark.parametrize("change", [{"against": "longest"}, {"metric": "exact_match"}])
 def test_only_the_pooled_loss_against_random_makes_a_verdict(change: dict[str, str]) -> None:
     found = judged(only(-0.12, 0.07, "better", **change))
     assert found["status"] == "not compared"
@@ -101,7 +109,7 @@ def test_few_seeds_are_cautioned() -> None:
 
 def test_beating_random_but_not_the_untrained_model_is_cautioned() -> None:
     comparison = only(-0.12, 0.07, "better")
-    comparison["arms"][2]["results"]["all"]["loss"]["mean"] = 0.5
+    comparison["arms"][2]["loss"]["mean"] = 0.5
     assert "training on these rows does not pay" in judged(comparison)["cautions"][0]
 
 
@@ -115,8 +123,8 @@ def test_a_stronger_baseline_that_is_not_beaten_is_cautioned() -> None:
 
 def test_a_subtask_that_suffers_is_named() -> None:
     comparison = only(-0.12, 0.07, "better")
-    comparison["tests"].append(comparison["tests"][0] | {"subtask": "spell", "verdict": "worse"})
-    assert judged(comparison)["cautions"] == ["less+round-robin is worse than random on spell."]
+    comparison["analyses"]["subtasks"][1] |= {"verdict": "worse"}
+    assert judged(comparison)["cautions"] == ["less-round-robin is worse than random on spell."]
 
 
 def test_much_more_text_than_random_had_is_cautioned() -> None:
@@ -125,3 +133,15 @@ def test_much_more_text_than_random_had_is_cautioned() -> None:
     assert "6,100 tokens, random on 3,050 tokens (100.0% more)" in judged(comparison)["cautions"][0]
     comparison["arms"][0]["tokens"] = 1525
     assert "(50.0% fewer)" in judged(comparison)["cautions"][0]
+
+
+def test_what_failed_is_cautioned() -> None:
+    comparison = only(-0.12, 0.07, "better")
+    comparison["failures"] = [{"what": "training", "title": "random, seed 1", "message": "out of memory"}]
+    assert judged(comparison)["cautions"][0].startswith("1 training or selection failed")
+
+
+def test_a_comparison_of_version_1_is_judged_by_the_run_s_own_method_too() -> None:
+    found = judged_earlier(runs.earlier_comparison(), representation="less", selector="round-robin")
+    assert found["sentences"] == ["less+round-robin lowered the held-out target loss by 12% against random "
+                                  "(95% interval 5% to 19%, 3 seeds)."]

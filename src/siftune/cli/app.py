@@ -49,7 +49,10 @@ def compare(flags: dict[str, Any], config_file: str | None) -> None:
     from siftune.api import compare as run
     from siftune.cli.printing import print_comparison
 
-    print_comparison(run(load(CompareConfig, config_file, flags), command=_command()))
+    finished = run(load(CompareConfig, config_file, flags), command=_command())
+    print_comparison(finished)
+    if finished.failed:
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -66,19 +69,18 @@ def study(
 
     Run again, it continues, and tries again what failed. Results come in STUDY/study.json after each training.
     """
-    from siftune.experiments.config import load_study
-
     flags = {"output_dir": output_dir, "workers": workers, "executor": executor}
-    read = load_study(config, {name: value for name, value in flags.items() if value})
+    given = {name: value for name, value in flags.items() if value}
     if dry_run:
+        from siftune.experiments.config import load_study
         from siftune.experiments.preview import preview
 
-        print(preview(read).text())
+        print(preview(load_study(config, given)).text())
         return
+    from siftune.api import study as run
     from siftune.cli.printing import print_study
-    from siftune.experiments.run import study as run
 
-    finished = run(read)
+    finished = run(config, flags=given)
     print_study(finished)
     if finished.failed:
         raise typer.Exit(1)

@@ -6,8 +6,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from siftune.experiments.compare import Comparison
-    from siftune.experiments.run import Finished
+    from siftune.experiments.finished import Experiment
     from siftune.pipeline.inspection import Inspection
     from siftune.pipeline.run import Run
 
@@ -37,30 +36,36 @@ def _print_groups(run: Run) -> None:
         print(f"  ... and {len(chosen) - 8} more groups; {len(pool) - len(chosen)} groups of the pool have none")
 
 
-def print_comparison(comparison: Comparison) -> None:
-    from siftune.experiments.compare import table
+def print_comparison(finished: Experiment) -> None:
+    """The short table and the verdict; what failed goes to stderr."""
+    from siftune.experiments.text import legend, short_table
 
-    print_table = table(comparison.result)
-    print(print_table)
+    print(short_table(finished.results))
     print()
-    print(comparison.verdict)
-    percent = f"{comparison.result['confidence']:.0%}"
-    print(f"Brackets: {percent} intervals over seeds and test rows. Lower loss is better.")
-    print(f"subset:  {comparison.folder / 'selected.jsonl'}")
-    print(f"report:  {comparison.report}")
+    print(finished.verdict)
+    print(f"{legend(finished.results)} Lower loss is better.")
+    print(f"subset:  {finished.folder / 'selected.jsonl'}")
+    print(f"report:  {finished.report}")
+    _print_failures(finished)
 
 
-def print_study(finished: Finished) -> None:
+def print_study(finished: Experiment) -> None:
     """The tables of a study; what failed goes to stderr."""
+    from siftune.experiments.text import tables
+
+    print(tables(finished.results))
+    print(f"\nresults: {finished.file}")
+    print(f"report:  {finished.report}")
+    _print_failures(finished)
+
+
+def _print_failures(finished: Experiment) -> None:
     import sys
 
-    from siftune.experiments.text import failures, tables
+    from siftune.experiments.text import failures
 
-    print(tables(finished.result))
-    print(f"\nresults: {finished.file}")
-    print(f"report:  {finished.page}")
     if finished.failed:
-        print(f"{failures(finished.result)}\nhint: run the same command again to try these again", file=sys.stderr)
+        print(f"{failures(finished.results)}\nhint: run the same command again to try these again", file=sys.stderr)
 
 
 def print_inspection(found: Inspection) -> None:

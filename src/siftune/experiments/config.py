@@ -64,6 +64,8 @@ class StudyConfig:
         deciles: methods or representations whose order of the pool is cut into ten.
         ablations: methods with other settings, in the order written.
         steps: about how many optimizer steps every training has; None for the same epochs for all.
+        is_comparison: whether it is what `siftune compare` runs: one target, for which every method chooses, one
+            budget, and tests against every baseline.
     """
 
     common: CompareConfig
@@ -78,6 +80,7 @@ class StudyConfig:
     deciles: tuple[str, ...] = ()
     steps: int | None = None
     ablations: tuple[Ablation, ...] = ()
+    is_comparison: bool = False
 
     def ablation(self, name: str) -> Ablation | None:
         return next((one for one in self.ablations if one.name == name), None)
@@ -87,11 +90,17 @@ class StudyConfig:
 
     @property
     def reference(self) -> str:
-        """The method whose subsets length-matched-random matches: the first of the headline, else of all."""
-        return self.methods[0]
+        """The method whose subsets length-matched-random matches: the first of the headline, else of all; empty where
+        there is none."""
+        return self.methods[0] if self.methods else ""
+
+    @property
+    def tested_against(self) -> tuple[str, ...]:
+        """The baselines that methods are tested against, where they are in."""
+        return BASELINES if self.is_comparison else ("random", "length-matched-random", "full")
 
 
-_OWN = tuple(f.name for f in dataclasses.fields(StudyConfig) if f.name != "common")
+_OWN = tuple(f.name for f in dataclasses.fields(StudyConfig) if f.name not in ("common", "is_comparison"))
 
 
 def load_study(path: str | Path, flags: Mapping[str, Any] | None = None) -> StudyConfig:

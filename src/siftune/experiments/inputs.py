@@ -22,7 +22,7 @@ from siftune.data.rows import Examples
 from siftune.experiments.config import StudyConfig, representation_named
 from siftune.features.base import Clock, Context, content_key
 from siftune.features.collect import COLLECTABLE, NEEDS_TARGET
-from siftune.pipeline.select import features_home, load
+from siftune.pipeline.select import features_home, load, read_inputs
 
 if TYPE_CHECKING:
     from siftune.config.settings import CompareConfig, SelectConfig
@@ -99,7 +99,8 @@ class StudyInputs:
     def context(self, target: str | None) -> Context:
         """What a representation is computed in. Methods that read a forward pass share one pass over the pool."""
         inputs = self.of(target)
-        config = dataclasses.replace(self.config_of(target), collect=self._collected)
+        config = self.config_of(target)
+        config = dataclasses.replace(config, collect=config.collect or self._collected)
         made = Context(config, inputs.pool, inputs.target, inputs.render, self.home, self.load, self.clock,
                        inputs.existing, lambda: [self.context(name) for name in self.by_target if name != target])
         made.__dict__["pool_key"] = self.pool_key  # a hash of the whole pool, the same for all targets
@@ -117,6 +118,8 @@ def read_study(config: StudyConfig) -> StudyInputs:
 
     common = config.common
     clock = Clock()
+    if config.is_comparison:
+        return _one_target(config, clock)
     with clock.measure("read and render"):
         tokenizer = load_tokenizer(common.model, trust_remote_code=common.trust_remote_code)
         shape = model_shape(common.model, trust_remote_code=common.trust_remote_code)
@@ -142,6 +145,16 @@ def read_study(config: StudyConfig) -> StudyInputs:
                 "will look like perfect matches (overlap: drop leaves them out)")
     free = dataclasses.replace(free, pool=pool, dropped=dropped)
     return StudyInputs(config, free, by_target, clock=clock)
+
+
+def _one_target(config: StudyConfig, clock: Clock) -> StudyInputs:
+    """Of a comparison: exactly what `siftune select` reads for its target and test files."""
+    [one] = config.targets
+    with clock.measure("read and render"):
+        inputs = read_inputs(dataclasses.replace(config.common, target=one.target, test=one.test))
+    nothing = Examples([], [])
+    return StudyInputs(config, dataclasses.replace(inputs, target=nothing, test=nothing), {one.name: inputs},
+                       clock=clock)
 
 
 def _examples(sources: Iterable[str], role: Role, common: CompareConfig, tokenizer: Any,

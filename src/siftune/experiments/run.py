@@ -2,50 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from siftune._common.artefacts import working_in
-from siftune._common.files import write_json, write_text
+from siftune._common.files import write_text
 from siftune.execution import executor_of
 from siftune.experiments.config import StudyConfig
 from siftune.experiments.distances import distances
 from siftune.experiments.estimates import Remembered
+from siftune.experiments.finished import Experiment
 from siftune.experiments.inputs import read_study
-from siftune.experiments.pool_map import pool_map
-from siftune.experiments.rows import study_rows
-from siftune.experiments.schema import StudyResult
+from siftune.experiments.pool.map import pool_map
+from siftune.experiments.pool.rows import study_rows
+from siftune.experiments.results import STUDY, Results, write_results
+from siftune.experiments.results.pool import MAP, ROWS
 from siftune.experiments.selecting import Selecting
 from siftune.experiments.subsets import Subset
-from siftune.experiments.summary import Study, summarise
+from siftune.experiments.summary.arms import Study
+from siftune.experiments.summary.summarise import summarise
 from siftune.experiments.trainings import Executor, study_cells, study_settings
 from siftune.pipeline.runfolder import prepare
 from siftune.pipeline.select import reused_folders
-from siftune.report.study import build
-from siftune.report.study.pool import MAP, ROWS
 
 
-@dataclass
-class Finished:
-    """What a study has come to.
-
-    Attributes:
-        file: ``study.json``.
-        result: what it holds.
-        page: ``study.html``, once the trainings have ended.
-    """
-
-    file: Path
-    result: StudyResult
-    page: Path | None = None
-
-    @property
-    def failed(self) -> bool:
-        return bool(self.result["failures"])
-
-
-def study(config: StudyConfig, *, executor: Executor | None = None) -> Finished:
+def study(config: StudyConfig, *, executor: Executor | None = None,
+          after: Callable[[Experiment], Any] = lambda so_far: None) -> Experiment:
     """Select, train, score; ``study.json`` is written anew after each training.
 
     What an earlier call has finished is not done again; what failed is tried again. A selection or training that fails
@@ -54,42 +37,54 @@ def study(config: StudyConfig, *, executor: Executor | None = None) -> Finished:
     Args:
         config: see :func:`~siftune.experiments.config.load_study`.
         executor: runs the trainings; what ``executor`` and ``workers`` of the settings say when not given.
+        after: called whenever ``study.json`` has been written: before the first training, and after each.
 
     Raises:
         SiftuneError: files or models that cannot be used, or a folder that cannot be written to.
     """
     common = config.common
     with working_in(common.output_dir, *reused_folders(common), command=f"siftune study, writing {common.output_dir}"):
-        return _study(config, executor)
+        return _study(config, executor, after)
 
 
-def _study(config: StudyConfig, executor: Executor | None) -> Finished:
+def _study(config: StudyConfig, executor: Executor | None, after: Callable[[Experiment], Any]) -> Experiment:
     folder = prepare(config.common.output_dir)
     inputs = read_study(config)
     settings = study_settings(inputs)  # a model that cannot be loaded is refused now
     selecting = Selecting(inputs, folder)
     subsets = selecting.all()
-    _tell_failures(folder, subsets)
+    _write_failures(folder, subsets)
     apart = distances(selecting, subsets, folder / "distances.json")
     pool_map(selecting, study_rows(inputs, subsets, folder / ROWS), folder / MAP)
-    cells = study_cells(inputs, settings, subsets, folder)
-    costs, remember = selecting.costs, Remembered()
+    everything = Study(inputs, subsets, study_cells(inputs, settings, subsets, folder), apart, selecting.costs,
+                       Remembered())
     del selecting  # and with it what the representations hold in memory
 
-    everything = Study(inputs, subsets, cells, apart, costs, remember)
-    finished = Finished(folder / "study.json", summarise(everything))
+    finished = Experiment(folder / STUDY, summarise(everything))
 
-    def tell() -> None:
-        finished.result = summarise(everything)
-        write_json(finished.file, finished.result)
+    def write(results: Results) -> None:
+        finished.results = results
+        write_results(finished.file, results)
+        after(finished)
 
-    tell()
-    cells.run(executor or executor_of(config.common, inputs.home, len(cells.missing()) or 1), inputs.load, tell)
-    finished.page = build(folder)
+    write(finished.results)
+    train(everything, executor, lambda: write(summarise(everything)))
     return finished
 
 
-def _tell_failures(folder: Path, subsets: Sequence[Subset]) -> None:
+def train(study: Study, executor: Executor | None, after: Callable[[], None]) -> None:
+    """Run the trainings that are missing, and score them.
+
+    Args:
+        study: with its cells.
+        executor: runs them; what the settings say when not given.
+        after: called after each.
+    """
+    inputs, cells = study.inputs, study.cells
+    cells.run(executor or executor_of(inputs.config.common, inputs.home, len(cells.missing()) or 1), inputs.load, after)
+
+
+def _write_failures(folder: Path, subsets: Sequence[Subset]) -> None:
     for subset in subsets:
         path = folder / "failures" / f"{subset.wanted.id}.txt"
         if subset.error:

@@ -7,9 +7,9 @@ back; only what was made from something else, or is missing, is selected again, 
 from __future__ import annotations
 
 import dataclasses
+import time
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from siftune.experiments.subsets import BINS, Subset, Wanted, wanted_subsets
 from siftune.experiments.variants import varied_context
 from siftune.features.base import Context, Evidence, content_key
 from siftune.pipeline.recipes import Method, representation_of, resolve
+from siftune.pipeline.runfolder import Outcome
 from siftune.pipeline.select import choose, constrain, to_problem
 from siftune.selectors import Problem, Selection
 from siftune.selectors import select as run_selector
@@ -53,9 +54,13 @@ class Selecting:
     Args:
         inputs: of the study.
         folder: of the study; ``selections`` and ``costs.json`` go there.
+        after: is given each method's outcome. With it nothing is read back: every subset is selected again, on the
+            features that are in the store, and the first that fails ends the others.
     """
 
-    def __init__(self, inputs: StudyInputs, folder: Path):
+    def __init__(self, inputs: StudyInputs, folder: Path, *, after: Callable[[Wanted, Outcome], None] | None = None):
+        self.after = after
+        self.matched: np.ndarray | None = None  # rows whose lengths are matched where no method is there to be
         self.inputs, self.folder, self.config = inputs, folder, inputs.config
         self.costs = Costs(folder / "costs.json")
         self.wanted = wanted_subsets(self.config)
@@ -112,7 +117,7 @@ class Selecting:
         return varied_context(self.inputs, target, ablation) if ablation else self.inputs.context(target)
 
     def _one(self, wanted: Wanted) -> Subset:
-        kept = self._read(wanted)
+        kept = None if self.after else self._read(wanted)
         if kept is not None:
             return kept
         try:
@@ -123,6 +128,8 @@ class Selecting:
             else:
                 subset = self._baseline(wanted)
         except Exception as error:
+            if self.after:
+                raise
             told = str(error) if isinstance(error, SiftuneError) else f"{type(error).__name__}: {error}"
             log(f"warning: no subset for {wanted.title}: {told.splitlines()[0]}")
             return Subset(wanted, error=told, traceback=traceback.format_exc())
@@ -136,20 +143,21 @@ class Selecting:
         method = self._method(wanted)
         evidence, steps = self.evidence(method.representation, wanted.target, ablation)
         clock, before = self.inputs.clock, len(self.inputs.clock.steps)
-        with self._timed() as entry:
-            outcome = choose(config, inputs=self.inputs.of(wanted.target),
-                                 context=self.context(wanted.target, ablation), evidence=evidence)
+        outcome = choose(config, inputs=self.inputs.of(wanted.target), context=self.context(wanted.target, ablation),
+                         evidence=evidence)
         # Some features (pairwise utilities, vectors to cluster) are computed when a selector first asks for them.
-        inside = [e for e in clock.steps[before:-1] if not e["step"].startswith("select")]
+        inside = [e for e in clock.steps[before:] if not e["step"].startswith("select")]
+        seconds = sum(e["seconds"] for e in clock.steps[before:] if e["step"].startswith("select"))
         label = ablation.label(method.representation) if ablation else method.representation
         asked = self._asked.setdefault((label, wanted.target, method.selector), [])
         asked += self.costs.charge(label, wanted.target, inside)
-        seconds = entry["seconds"] - sum(e["seconds"] for e in inside)
         notes = {"shortfall": outcome.shortfall} if outcome.shortfall else {}
-        return _told(wanted, outcome.selection, max(0.0, seconds), [*steps, *asked], notes)
+        if self.after:
+            self.after(wanted, outcome)
+        return _told(wanted, outcome.selection, seconds, [*steps, *asked], notes)
 
     def _method(self, wanted: Wanted) -> Method:
-        return resolve(wanted.method, has_target=wanted.target is not None,
+        return resolve(wanted.method, has_target=bool(self.inputs.config_of(wanted.target).target),
                        has_existing=bool(self.config.common.existing))
 
     def _baseline(self, wanted: Wanted) -> Subset:
@@ -160,20 +168,23 @@ class Selecting:
         lengths = np.array([r.supervised for r in self.inputs.pool.rendered], dtype=np.int64)
         problem = dataclasses.replace(bare, lengths=lengths)
         if wanted.name == "length-matched-random":
-            problem = dataclasses.replace(problem, reference_lengths=lengths[self._reference(wanted).rows])
-        with self._timed() as entry:
-            seed = derive(common.seed, "baseline", wanted.name, wanted.draw or 0)  # as `compare` draws
-            selection = run_selector(problem, wanted.budget or "", wanted.name, seed=seed)
-        return _told(wanted, selection, entry["seconds"], [])
+            problem = dataclasses.replace(problem, reference_lengths=lengths[self._reference(wanted)])
+        start = time.monotonic()
+        seed = derive(common.seed, "baseline", wanted.name, wanted.draw or 0)
+        selection = run_selector(problem, wanted.budget or "", wanted.name, seed=seed)
+        return _told(wanted, selection, time.monotonic() - start, [])
 
-    def _reference(self, wanted: Wanted) -> Subset:
+    def _reference(self, wanted: Wanted) -> np.ndarray:
+        """Rows whose lengths a length-matched subset has."""
+        if self.matched is not None:
+            return self.matched
         name = self.config.reference
         found = next(s for w, s in self.made.items() if w.kind == "method" and w.name == name
                      and w.target in (None, wanted.target) and w.budget == wanted.budget)
         if found.error:
             raise DataError(f"there are no lengths to match: {name} has no subset", where=wanted.title,
                             why=found.error.splitlines()[0], hint="mend that first")
-        return found
+        return found.rows
 
     def _bin(self, wanted: Wanted) -> Subset:
         """Random rows of one tenth of the pool in a representation's order, as many in each as the budget has rows."""
@@ -207,11 +218,6 @@ class Selecting:
         """The pool under the user's constraints alone: baselines draw from it."""
         pool = self.inputs.pool
         return constrain(self.config.common, self.inputs.free, Problem(ids=pool.ids, tokens=pool.tokens))
-
-    @contextmanager
-    def _timed(self) -> Iterator[dict[str, Any]]:
-        with self.inputs.clock.measure("select") as entry:
-            yield entry
 
     def _path(self, wanted: Wanted) -> Path:
         return self.folder / "selections" / f"{wanted.id}.json"
@@ -253,7 +259,7 @@ class Selecting:
         if wanted.kind == "decile":
             told["size"] = self._key(next(w for w in self.wanted if w.name == "random" and w.budget == wanted.budget))
         if wanted.name == "length-matched-random":
-            told["reference"] = self._key(next(
+            told["reference"] = self.matched.tolist() if self.matched is not None else self._key(next(
                 w for w in self.wanted if w.kind == "method" and w.name == self.config.reference
                 and w.target in (None, wanted.target) and w.budget == wanted.budget))
         return digest(told)

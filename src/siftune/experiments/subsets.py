@@ -136,7 +136,11 @@ def _ablations(config: StudyConfig) -> Iterator[Wanted]:
 
 
 def looks_at_target(name: str, config: StudyConfig) -> bool:
-    """Whether the targets play a part in what a method chooses; one that they do not selects once for all of them."""
+    """Whether the targets play a part in what a method chooses; one that they do not selects once for all of them.
+
+    In a comparison every method chooses for its target, as `siftune select` does."""
+    if config.is_comparison:
+        return True
     method = resolve(name, has_existing=bool(config.common.existing))
     return (representation_of(method.representation).needs_target
             or SELECTORS.get(method.selector).info.needs == "similarities"

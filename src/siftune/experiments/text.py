@@ -1,65 +1,84 @@
-"""A study as Markdown tables: what `siftune study` prints."""
+"""Results as Markdown tables: what `siftune compare` and `siftune study` print."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from siftune.experiments.ablations import in_words
-from siftune.experiments.compare import aligned, shown_interval, shown_number
-from siftune.experiments.schema import Arm, Rank, StudyResult, Test
+from siftune.experiments.results import FULL, RANDOM, ZERO_SHOT, Ablation, Arm, Estimate, Rank, Results
 
 
-def tables(result: StudyResult) -> str:
-    """A table for each target, the ranking, and what the settings of ablations change."""
-    model = result["settings"]["model"]
+def short_table(results: Results) -> str:
+    """A comparison: a line for each arm, loss and exact match with intervals, by subtask too, and the verdict against
+    random on the loss."""
+    [target] = results.targets
+    arms = sorted(results.own, key=lambda arm: ([ZERO_SHOT, RANDOM].index(arm.name) if arm.name in (ZERO_SHOT, RANDOM)
+                                                else 2, arm.kind))
+    parts = list(dict.fromkeys(name for arm in arms for name in arm.subtasks))
+    sizes = {part: next(arm.subtasks[part].n for arm in arms if part in arm.subtasks) for part in parts}
+    exact = any(arm.exact_match for arm in arms)
+    exact_parts = [p for p in parts if any(arm.subtasks[p].exact_match for arm in arms if p in arm.subtasks)]
+    tasks = list(dict.fromkeys(metric for arm in arms for metric in arm.lm_eval))
+    lines = [["", "rows", "tokens", f"loss all (n={target.tested})", *(f"loss {p} (n={sizes[p]})" for p in parts),
+              *(["exact match all"] if exact else []), *(f"exact match {p}" for p in exact_parts), *tasks,
+              "p (Holm)", "verdict"]]
+    for arm in arms:
+        some = [arm.subtasks.get(p) for p in parts]
+        of_exact = [arm.subtasks.get(p) for p in exact_parts]
+        test = results.test(target.name, arm.budget, arm.name)
+        lines.append([
+            arm.name, shown_number(arm.rows), shown_number(arm.tokens), shown_interval(arm.loss, "{:.3f}"),
+            *(shown_interval(one and one.loss, "{:.3f}") for one in some),
+            *([shown_interval(arm.exact_match, "{:.0%}")] if exact else []),
+            *(shown_interval(one and one.exact_match, "{:.0%}") for one in of_exact),
+            *(shown_interval(arm.lm_eval.get(metric), "{:.3g}") for metric in tasks),
+            shown_p(test.p_value_holm if test else None), _verdict(test.verdict if test else None)])
+    return aligned(lines)
+
+
+def tables(results: Results) -> str:
+    """A study: a table for each target, the ranking, and what the settings of ablations change."""
     parts = []
-    for target in (t["name"] for t in result["targets"]):
-        arms = [a for a in result["arms"] if (a["model"], a["target"]) == (model, target)]
+    for target in results.targets:
+        arms = [arm for arm in results.own if arm.target == target.name]
         if arms:
-            rows = len(next(t for t in result["targets"] if t["name"] == target)["test_ids"])
-            parts.append(f"## {target} (n={rows})\n\n{_table(arms, result['tests'])}")
-    if result["ranking"]:
+            parts.append(f"## {target.name} (n={target.tested})\n\n{_table(arms, results)}")
+    if results.ranking:
         head = ["", "lower loss than random", "better", "worse", "of"]
-        lines = [[r["name"], f"{r['improvement']:+.1%}", *_counts(r), str(r["comparisons"])]
-                 for r in result["ranking"]]
+        lines = [[r.name, "-" if r.improvement is None else f"{r.improvement:+.1%}", *_counts(r), str(r.comparisons)]
+                 for r in results.ranking]
         parts.append(f"## Ranking\n\n{aligned([head, *lines])}")
-    if settings := _settings(result["analyses"].get("ablations", [])):
+    if settings := _settings(results.analyses.ablations):
         parts.append(f"## What a setting changes\n\n{settings}")
-    notes = "\n".join(result["notes"])
-    family = [t for t in result["tests"] if t["against"] != "full" and t["p_value"] is not None]
-    level = f"{result['settings']['confidence']:.0%}"
-    parts.append(f"{notes}\nBrackets: {level} intervals over trainings and test rows; with one training on a side over "
-                 "test rows alone. p: Student's t over trainings and rows, by Holm's method over "
-                 f"{len(family)} comparisons.")
+    notes = "\n".join(results.notes)
+    parts.append(f"{notes}\n{legend(results)}")
     return "\n\n".join(parts)
 
 
-def failures(result: StudyResult) -> str:
+def legend(results: Results) -> str:
+    """What the brackets and p mean."""
+    family = sum(test.against != FULL and test.p_value is not None for test in results.tests)
+    return (f"Brackets: {results.confidence:.0%} intervals over trainings and test rows; with one training on a side "
+            "over test rows alone. p: Student's t over trainings and rows, by Holm's method over "
+            f"{family} {'comparison' if family == 1 else 'comparisons'}.")
+
+
+def failures(results: Results) -> str:
     """One line for each failure, and where its traceback is; empty where nothing failed."""
-    told = []
-    for one in result["failures"]:
-        first = one["message"].splitlines()[0]
-        told.append(f"failed {one['what']}: {one['title']}: {first} ({one['traceback']})")
-    return "\n".join(told)
+    return "\n".join(f"failed {one.what}: {one.title}: {(one.message.splitlines() or [''])[0]} ({one.traceback})"
+                     for one in results.failures)
 
 
-def _settings(ablations: Sequence[dict[str, Any]]) -> str:
+def _settings(ablations: Sequence[Ablation]) -> str:
     """Each ablation beside its method, where it has a subset; empty where none has."""
     lines = [["", "method", "settings", "target", "budget", "Jaccard", "loss less the method's", "p (Holm)", "verdict"]]
     for one in ablations:
-        if one["jaccard"] is not None:
-            tested = one["difference"] is not None
+        if one.jaccard is not None:
             lines.append([
-                one["name"], one["method"], in_words(one["settings"]), one["target"], one["budget"],
-                f"{one['jaccard']:.2f}",
-                shown_interval({"mean": one["difference"], **one}, "{:+.3f}") if tested else "-",
-                _p(one["p_value_holm"]), _verdict(one["verdict"])])
+                one.name, one.method, in_words(one.settings), one.target, one.budget, f"{one.jaccard:.2f}",
+                shown_interval(Estimate(mean=one.difference, low=one.low, high=one.high), "{:+.3f}"),
+                shown_p(one.p_value_holm), _verdict(one.verdict)])
     return aligned(lines) if len(lines) > 1 else ""
-
-
-def _p(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3g}"
 
 
 def _verdict(found: str | None) -> str:
@@ -68,24 +87,47 @@ def _verdict(found: str | None) -> str:
 
 def _counts(rank: Rank) -> list[str]:
     """Better and worse; a method none of whose comparisons has a verdict is not one that was never better."""
-    return [str(rank["better"]), str(rank["worse"])] if rank.get("judged", True) else ["no verdict", "no verdict"]
+    return ["no verdict", "no verdict"] if rank.judged == 0 else [str(rank.better), str(rank.worse)]
 
 
-def _table(arms: Sequence[Arm], tests: Sequence[Test]) -> str:
-    exact = any(a["exact_match"] for a in arms)
-    tasks = list(dict.fromkeys(metric for a in arms for metric in a.get("lm_eval", {})))  # not in older results
+def _table(arms: Sequence[Arm], results: Results) -> str:
+    exact = any(a.exact_match for a in arms)
+    tasks = list(dict.fromkeys(metric for a in arms for metric in a.lm_eval))
     head = ["", "budget", "rows", "tokens", "trainings", "loss", *(["exact match"] if exact else []), *tasks,
             "less random", "p (Holm)", "verdict"]
     lines = [head]
     for arm in arms:
-        found = next((t for t in tests if (t["target"], t["budget"], t["method"], t["against"], t["metric"])
-                      == (arm["target"], arm["budget"], arm["name"], "random", "loss")), None)
-        trainings = str(arm["trainings"]) + (f"/{arm['wanted']}" if arm["trainings"] < arm["wanted"] else "")
+        test = results.test(arm.target, arm.budget, arm.name)
+        trainings = str(arm.trainings) + (f"/{arm.wanted}" if arm.trainings < arm.wanted else "")
         lines.append([
-            arm["name"], arm["budget"] or "-", shown_number(arm["rows"]), shown_number(arm["tokens"]),
-            trainings if arm["wanted"] else "-", shown_interval(arm["loss"], "{:.3f}"),
-            *([shown_interval(arm["exact_match"], "{:.0%}")] if exact else []),
-            *(shown_interval(arm.get("lm_eval", {}).get(metric), "{:.3g}") for metric in tasks),
-            shown_interval({"mean": found["difference"], **found}, "{:+.3f}") if found else "-",
-            _p(found["p_value_holm"] if found else None), _verdict(found["verdict"] if found else None)])
+            arm.name, arm.budget or "-", shown_number(arm.rows), shown_number(arm.tokens),
+            trainings if arm.wanted else "-", shown_interval(arm.loss, "{:.3f}"),
+            *([shown_interval(arm.exact_match, "{:.0%}")] if exact else []),
+            *(shown_interval(arm.lm_eval.get(metric), "{:.3g}") for metric in tasks),
+            shown_interval(test and Estimate(mean=test.difference, low=test.low, high=test.high), "{:+.3f}"),
+            shown_p(test.p_value_holm if test else None), _verdict(test.verdict if test else None)])
     return aligned(lines)
+
+
+def aligned(lines: Sequence[Sequence[str]]) -> str:
+    """A Markdown table of these lines, the first its head, with columns of one width."""
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    padded = ["| " + " | ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) + " |" for line in lines]
+    return "\n".join([padded[0], "|" + "|".join("-" * (w + 2) for w in widths) + "|", *padded[1:]])
+
+
+def shown_number(value: float | None) -> str:
+    """Whole, or a dash."""
+    return "-" if value is None else f"{value:,.0f}"
+
+
+def shown_p(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3g}"
+
+
+def shown_interval(found: Estimate | None, form: str) -> str:
+    """Mean and interval, or a dash."""
+    if found is None or found.mean is None:
+        return "-"
+    ends = ", ".join("-" if end is None else form.format(end) for end in (found.low, found.high))
+    return f"{form.format(found.mean)} [{ends}]"

@@ -27,6 +27,8 @@ REPRESENTATIONS = Registry("representation", {
     "none": "siftune.methods.nothing:Nothing",
 })
 
+_BY_PATH = Registry("representation by a path", {"file": "siftune.methods.from_file:FromFile"})
+
 
 @dataclass(frozen=True)
 class Method:
@@ -101,9 +103,7 @@ def representation_of(name: str, *, flag: str = "--representation") -> Any:
         ConfigError: there is no such name.
     """
     if name.startswith("file:"):
-        from siftune.methods.from_file import FromFile
-
-        return FromFile(name.removeprefix("file:"))
+        return _BY_PATH.get("file")(name.removeprefix("file:"))
     return REPRESENTATIONS.get(name, flag=flag)()
 
 

@@ -15,10 +15,10 @@ from xml.etree.ElementTree import Element, SubElement
 
 from markupsafe import Markup
 
+from siftune._common.text import shorten, visible
 from siftune.report import draw
 from siftune.report.composition import nice
 from siftune.report.formats import number
-from siftune.report.text import shorten, visible
 
 PAIR_LABEL, INTERVAL_LABEL = 24, 32  # columns of a label: what fits beside its numbers on a phone
 

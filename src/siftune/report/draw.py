@@ -9,7 +9,7 @@ from xml.etree.ElementTree import Element, SubElement, tostring
 
 from markupsafe import Markup
 
-from siftune.report.text import visible
+from siftune._common.text import visible
 
 
 def frame(title: str, description: str, height: float) -> Element:

@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from siftune._common.text import clip, shorten, strict
 from siftune.report import composition, turns
 from siftune.report.comparison import comparison_section
 from siftune.report.runfolder import PURPOSE, RunFolder
-from siftune.report.text import clip, shorten, strict
 from siftune.report.verdict import verdict
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from siftune.report.schema import Manifest
+    from siftune.report.manifest import Manifest
 
 SCHEMA = 1
 BEST = NEARLY = 10

@@ -16,8 +16,8 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from siftune._common.text import pretty_json, shorten, visible
 from siftune.report import charts, formats
-from siftune.report.text import pretty_json, shorten, visible
 
 _HERE = Path(__file__).parent
 

@@ -6,18 +6,15 @@ import json
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
-
-from pydantic import BaseModel
+from typing import TYPE_CHECKING, Any
 
 from siftune._common.errors import DataError, at
-from siftune.report.reading import read_as
-from siftune.report.schema import Comparison, Manifest
+from siftune._common.reading import read_as
+from siftune.experiments.results import COMPARISON, Results, read_results
+from siftune.report.manifest import Manifest
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-_Model = TypeVar("_Model", bound=BaseModel)
 
 # What the page cannot show without each file; a folder with none of them is not a run folder.
 PURPOSE = {
@@ -56,13 +53,10 @@ class RunFolder:
         return (self.path / name).is_file()
 
     def manifest(self) -> Manifest:
-        return self._parsed("manifest.json", Manifest) or Manifest()
+        return read_as(self.path / "manifest.json", Manifest, _AGAIN) if self.has("manifest.json") else Manifest()
 
-    def comparison(self) -> Comparison | None:
-        return self._parsed("comparison.json", Comparison)
-
-    def _parsed(self, name: str, model: type[_Model]) -> _Model | None:
-        return read_as(self.path / name, model, _AGAIN) if self.has(name) else None
+    def comparison(self) -> Results | None:
+        return read_results(self.path / COMPARISON) if self.has(COMPARISON) else None
 
     def lines(self, name: str, limit: int | None = None) -> list[Any]:
         """The first ``limit`` values of a JSONL file (all of them by default); none where there is no file."""

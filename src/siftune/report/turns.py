@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from siftune.report.text import clip, pretty_json
+from siftune._common.text import clip, pretty_json
 
 _ROLES = {"human": "user", "gpt": "assistant", "bot": "assistant", "model": "assistant", "function": "tool",
           "observation": "tool"}

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+from siftune.experiments.results import FULL, RANDOM, ZERO_SHOT, Arm, Results, SubtaskTest, Test
 from siftune.report.formats import count, p_value, percent, rough_percent, signed, signed_percent
-from siftune.report.schema import ALL, RANDOM, ZERO_SHOT, Arm, Comparison, Estimate, Manifest, Test
+from siftune.report.manifest import Manifest
 
 ROUGH_SEEDS = 3  # with fewer seeds an interval says little about the noise of training
+_ORDER = ("better", "no different", "single training", "worse")
 
 
-def verdict(comparison: Comparison | None, manifest: Manifest) -> dict[str, Any]:
+def verdict(comparison: Results | None, manifest: Manifest) -> dict[str, Any]:
     """What the comparison says of the run's method, in one or two sentences.
 
     Returns:
@@ -19,11 +21,13 @@ def verdict(comparison: Comparison | None, manifest: Manifest) -> dict[str, Any]
     """
     if comparison is None:
         return _not_compared("Run `siftune compare` on this run folder to train on this subset and on random rows.")
-    tests = [test for test in comparison.tests if _headline(test)]
+    tests = [test for test in comparison.tests if (test.metric, test.against) == ("loss", RANDOM)]
     if not tests:
         return _not_compared("The comparison holds no test of a method against random rows on the held-out loss.")
     own = _own_names(manifest)
-    tests.sort(key=lambda test: (test.method not in own, _rank(test)))
+    if not own & {test.method for test in tests}:  # the first method of a comparison has chosen the run's subset
+        own = set(comparison.settings.methods[:1])
+    tests.sort(key=lambda test: (test.method not in own, _ORDER.index(test.verdict), test.difference or 0.0))
     return {
         "status": tests[0].verdict,
         "sentences": [_sentence(test, comparison) for test in tests],
@@ -31,15 +35,17 @@ def verdict(comparison: Comparison | None, manifest: Manifest) -> dict[str, Any]
     }
 
 
-def relative(test: Test, comparison: Comparison) -> tuple[float, float, float] | None:
+def relative(test: Test | SubtaskTest, comparison: Results, subtask: str | None = None,
+             ) -> tuple[float, float, float] | None:
     """A loss difference and its interval (low, high) as shares of the mean loss of the arm it is held against."""
-    base = _estimate(comparison, test.against, test.subtask)
-    if test.metric != "loss" or base is None or not base.mean:
+    arm = comparison.arm(test.target, None if test.against in (FULL, ZERO_SHOT) else test.budget, test.against)
+    part = arm and (arm if subtask is None else arm.subtasks.get(subtask))
+    if test.metric != "loss" or not part or not part.loss.mean:
         return None
     if test.difference is None or test.low is None or test.high is None:
         return None
     # Widened for few seeds, an interval may pass a loss of zero; a loss cannot be lowered by more than all of it.
-    difference, low, high = (max(-1.0, value / base.mean) for value in (test.difference, test.low, test.high))
+    difference, low, high = (max(-1.0, value / part.loss.mean) for value in (test.difference, test.low, test.high))
     return difference, low, high
 
 
@@ -48,20 +54,13 @@ def _not_compared(reason: str) -> dict[str, Any]:
         "Not compared yet: whether this subset helps is not known.", reason]}
 
 
-def _headline(test: Test) -> bool:
-    return test.subtask == ALL and test.metric == "loss" and test.against == RANDOM
-
-
 def _own_names(manifest: Manifest) -> set[str | None]:
+    """What the run's method may be called: in earlier results its parts, joined by a plus."""
     method = manifest.method
-    return {method.name, f"{method.representation}+{method.selector}"}
+    return {method.name, *(f"{method.representation}{sign}{method.selector}" for sign in ":+")}
 
 
-def _rank(test: Test) -> tuple[int, float]:
-    return ["better", "no different", "single training", "worse"].index(test.verdict), test.difference or 0.0
-
-
-def _sentence(test: Test, comparison: Comparison) -> str:
+def _sentence(test: Test, comparison: Results) -> str:
     seeds = "" if test.n_seeds is None else f", {count(test.n_seeds, 'seed')}"
     if test.p_value_holm is not None:
         seeds += f", p after Holm {p_value(test.p_value_holm)}"
@@ -96,68 +95,63 @@ def _sentence(test: Test, comparison: Comparison) -> str:
             f"{change} {interval}, which is within the noise.")
 
 
-def _cautions(tests: list[Test], comparison: Comparison) -> list[str]:
+def _cautions(tests: list[Test], comparison: Results) -> list[str]:
     found = []
+    if comparison.failures:
+        failed = count(len(comparison.failures), "training or selection", "trainings or selections")
+        found.append(f"{failed} failed: the arms stand on fewer trainings. Run the same command to try again.")
     seeds = [test.n_seeds for test in tests if test.n_seeds is not None and test.verdict != "single training"]
     if seeds and min(seeds) < ROUGH_SEEDS:
         found.append(f"Only {count(min(seeds), 'seed')}: with so few only a large difference can be told from the "
                      f"noise of training. Compare with at least {ROUGH_SEEDS}.")
     for test in tests:
+        arm = comparison.arm(test.target, test.budget, test.method)
         if test.verdict != "better":
             continue
-        found += _untuned_is_better(test, comparison)
+        if arm:
+            found += _untuned_is_better(test, arm, comparison)
         found += _other_baselines(test, comparison)
         found += _worse_subtasks(test, comparison)
-        found += _other_tokens(test, comparison)
+        if arm:
+            found += _other_tokens(test, arm, comparison)
     return found
 
 
-def _untuned_is_better(test: Test, comparison: Comparison) -> list[str]:
-    method, untuned = (_estimate(comparison, name, ALL) for name in (test.method, ZERO_SHOT))
-    if method is None or untuned is None or method.mean is None or untuned.mean is None:
-        return []
-    if method.mean < untuned.mean:
+def _untuned_is_better(test: Test, arm: Arm, comparison: Results) -> list[str]:
+    untuned = comparison.arm(test.target, None, ZERO_SHOT)
+    if untuned is None or untuned.loss.mean is None or arm.loss.mean is None or arm.loss.mean < untuned.loss.mean:
         return []
     return [f"{test.method} is better than random, yet not better than the model without any training "
-            f"(loss {method.mean:.3f} against {untuned.mean:.3f}): training on these rows does not pay."]
+            f"(loss {arm.loss.mean:.3f} against {untuned.loss.mean:.3f}): training on these rows does not pay."]
 
 
-def _other_baselines(test: Test, comparison: Comparison) -> list[str]:
-    names = {arm.name for arm in comparison.arms if arm.kind == "baseline"} - {RANDOM, ZERO_SHOT}
-    lost = [other.against for other in comparison.tests if other.method == test.method and other.subtask == ALL
-            and other.metric == "loss" and other.against in names and other.verdict != "better"]
+def _other_baselines(test: Test, comparison: Results) -> list[str]:
+    names = {arm.name for arm in comparison.own if arm.kind == "baseline"} - {RANDOM, ZERO_SHOT}
+    lost = [other.against for other in comparison.tests if other.method == test.method and other.metric == "loss"
+            and other.against in names and other.verdict != "better"]
     return [f"{test.method} is not shown to be better than {name}: what that baseline shares with it may explain the "
             "gain." for name in lost]
 
 
-def _worse_subtasks(test: Test, comparison: Comparison) -> list[str]:
-    worse = [other.subtask for other in comparison.tests if other.method == test.method and other.against == RANDOM
-             and other.metric == "loss" and other.subtask != ALL and other.verdict == "worse"]
+def _worse_subtasks(test: Test, comparison: Results) -> list[str]:
+    worse = [other.subtask for other in comparison.analyses.subtasks
+             if (other.name, other.against, other.metric, other.verdict) == (test.method, RANDOM, "loss", "worse")]
     if not worse:
         return []
     more = f" and {len(worse) - 3} more" if len(worse) > 3 else ""
     return [f"{test.method} is worse than random on {', '.join(worse[:3])}{more}."]
 
 
-def _other_tokens(test: Test, comparison: Comparison) -> list[str]:
+def _other_tokens(test: Test, arm: Arm, comparison: Results) -> list[str]:
     """Gradient methods prefer rows of other lengths: a subset with more tokens also gets more training."""
-    method, random = _arm(comparison, test.method), _arm(comparison, RANDOM)
-    if method is None or random is None or not method.tokens or not random.tokens:
+    random = comparison.arm(test.target, test.budget, RANDOM)
+    if random is None or not arm.tokens or not random.tokens:
         return []
-    ratio = method.tokens / random.tokens
+    ratio = arm.tokens / random.tokens
     if 0.9 <= ratio <= 1.1:
         return []
     amount = f"{percent(ratio - 1)} more" if ratio > 1 else f"{percent(1 - ratio)} fewer"
-    return [f"{test.method} trained on {count(method.tokens, 'token')}, random on {count(random.tokens, 'token')} "
-            f"({amount}): part of the effect may come from the amount of text. Compare with a token budget or a "
+    return [f"{test.method} trained on {count(round(arm.tokens), 'token')}, random on "
+            f"{count(round(random.tokens), 'token')} ({amount}): part of the effect may come from the amount of text. "
+            "Compare with a token budget or a "
             "length-matched random."]
-
-
-def _arm(comparison: Comparison, name: str) -> Arm | None:
-    return next((arm for arm in comparison.arms if arm.name == name), None)
-
-
-def _estimate(comparison: Comparison, name: str, subtask: str) -> Estimate | None:
-    arm = _arm(comparison, name)
-    result = arm.results.get(subtask) if arm else None
-    return result.loss if result else None

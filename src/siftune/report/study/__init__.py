@@ -7,14 +7,17 @@ Tables and charts are there without a script; the page's own script only filters
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from siftune._common import files
 from siftune._common.errors import DataError
 
-__all__ = ["NUMBERS", "PAGE", "build"]
+if TYPE_CHECKING:
+    from siftune.experiments.results import Results
+
+__all__ = ["NUMBERS", "PAGE", "build", "verdict_of"]
 
 NUMBERS, PAGE = "study.json", "study.html"
-_AGAIN = "run `siftune study` again with the same file: finished trainings are not repeated"
 
 
 def build(folder: str | Path) -> Path:
@@ -30,19 +33,25 @@ def build(folder: str | Path) -> Path:
         DataError: there is no ``study.json``, or a file is not as a study writes it.
         SiftuneError: the operating system refused to write.
     """
-    from siftune.report.reading import read_as
+    from siftune.experiments.results import read_results
     from siftune.report.study.model import build_view
     from siftune.report.study.page import render
     from siftune.report.study.pool import pool_view
-    from siftune.report.study.schema import Study
-    from siftune.report.text import strict
 
     folder = Path(folder)
     path = folder / NUMBERS
     if not path.is_file():
         raise DataError("this is not the folder of a study", where=str(folder), why=f"It holds no {NUMBERS}.",
                         hint="give the folder that `siftune study` wrote")
-    study = read_as(path, Study, _AGAIN, clean=strict)
+    study = read_results(path)
     page = folder / PAGE
     files.write_text(page, render({**build_view(study, folder.resolve().name), **pool_view(folder, study)}))
     return page
+
+
+def verdict_of(results: Results) -> str:
+    """The head of the page in plain words: what can be told, and cautions, a line each."""
+    from siftune.report.study.verdict import verdict
+
+    found = verdict(results)
+    return "\n".join([found["headline"], *found["cautions"]])

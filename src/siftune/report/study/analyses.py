@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from siftune.report.study.schema import (
+from siftune.experiments.results import (
     CHOSEN,
     FULL,
     RANDOM,
@@ -13,12 +13,12 @@ from siftune.report.study.schema import (
     Arm,
     BreakEven,
     Correlation,
+    Results,
     Saved,
-    Study,
 )
 
 
-def curves(study: Study) -> list[dict[str, Any]]:
+def curves(study: Results) -> list[dict[str, Any]]:
     """By target: random's curve with the band of its trainings, each method's curve, zero-shot and full as levels."""
     found = []
     for target in (t.name for t in study.targets):
@@ -35,7 +35,7 @@ def curves(study: Study) -> list[dict[str, Any]]:
     return found
 
 
-def _band(study: Study, target: str) -> list[dict[str, Any]]:
+def _band(study: Results, target: str) -> list[dict[str, Any]]:
     """Of random at each budget: the lowest and the highest mean loss of a training."""
     found = []
     for arm in study.own:
@@ -46,7 +46,7 @@ def _band(study: Study, target: str) -> list[dict[str, Any]]:
     return found
 
 
-def efficiency(study: Study) -> list[dict[str, Any]]:
+def efficiency(study: Results) -> list[dict[str, Any]]:
     """Rows that random needs for a method's loss, one entry for each method, target and budget."""
     found = []
     for curve in study.analyses.curves:
@@ -58,7 +58,7 @@ def efficiency(study: Study) -> list[dict[str, Any]]:
     return found
 
 
-def correlations(study: Study) -> list[dict[str, Any]]:
+def correlations(study: Results) -> list[dict[str, Any]]:
     """By target: Spearman's rho of every representation, budget and measure, with the dots that it is made of."""
     found = []
     for target in (t.name for t in study.targets):
@@ -69,20 +69,20 @@ def correlations(study: Study) -> list[dict[str, Any]]:
     return found
 
 
-def _dots(study: Study, told: Correlation) -> list[dict[str, Any]]:
+def _dots(study: Results, told: Correlation) -> list[dict[str, Any]]:
     """The subsets that a correlation is made of, with their names."""
     known = {subset.id: subset for subset in study.subsets}
     return [{"name": known[p.subset].name, "kind": known[p.subset].kind, "distance": p.distance, "loss": p.loss}
             for p in told.pairs if p.subset in known and None not in (p.distance, p.loss)]
 
 
-def deciles(study: Study) -> list[dict[str, Any]]:
+def deciles(study: Results) -> list[dict[str, Any]]:
     return [{**d.model_dump(), "bins": [{"bin": place + 1, "loss": loss}
                                         for place, loss in zip(d.bins, d.losses, strict=False)]}
             for d in study.analyses.deciles]
 
 
-def overlaps(study: Study) -> list[dict[str, Any]]:
+def overlaps(study: Results) -> list[dict[str, Any]]:
     """Jaccard matrices; each value with the step, 0 to 10, of its colour."""
     def cell(value: float | None) -> dict[str, Any]:
         return {"value": value, "step": None if value is None else round(10 * min(max(value, 0), 1))}
@@ -93,11 +93,11 @@ def overlaps(study: Study) -> list[dict[str, Any]]:
             for o in study.analyses.overlap]
 
 
-def transfer(study: Study, model_name: Callable[[str], str]) -> list[dict[str, Any]]:
+def transfer(study: Results, model_name: Callable[[str], str]) -> list[dict[str, Any]]:
     return [{**t.model_dump(), "model": model_name(t.model)} for t in study.analyses.transfer]
 
 
-def cost_and_gain(study: Study) -> list[dict[str, Any]]:
+def cost_and_gain(study: Results) -> list[dict[str, Any]]:
     """By target and budget: seconds of selection and training of each method against its gain over random.
 
     The gain is how much lower than random's the mean loss is, as a share of random's; the seconds are those of one
@@ -126,7 +126,7 @@ def _cost(arm: Arm, random: float) -> dict[str, Any]:
             "train_seconds": arm.train_seconds, "seconds": seconds, "gain": (random - (arm.loss.mean or 0.0)) / random}
 
 
-def break_even(study: Study) -> list[dict[str, Any]]:
+def break_even(study: Results) -> list[dict[str, Any]]:
     """After how many trainings a selection has paid for its time, in words."""
     bounds = {(c.target, e.budget, c.name): e.bound for c in study.analyses.curves for e in c.efficiency}
     return [{**b.model_dump(),

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import PureWindowsPath
 from typing import Any
 
+from siftune._common.text import shorten
+from siftune.experiments.results import CHOSEN, LENGTH_MATCHED, RANDOM, Arm, Results, Test
 from siftune.report.study.analyses import (
     break_even,
     correlations,
@@ -15,13 +17,11 @@ from siftune.report.study.analyses import (
     overlaps,
     transfer,
 )
-from siftune.report.study.schema import CHOSEN, LENGTH_MATCHED, RANDOM, Arm, Study, Test
 from siftune.report.study.settings import ablations, subtasks
 from siftune.report.study.verdict import share, verdict
-from siftune.report.text import shorten
 
 
-def build_view(study: Study, name: str) -> dict[str, Any]:
+def build_view(study: Results, name: str) -> dict[str, Any]:
     """All that the template needs.
 
     Args:
@@ -33,8 +33,9 @@ def build_view(study: Study, name: str) -> dict[str, Any]:
         "name": name, "siftune": study.siftune, "complete": study.complete, "model": study.model,
         "model_name": model_name(study.model), "confidence": study.confidence,
         "pool": study.pool.model_dump(), "costs": study.costs.model_dump(), "notes": study.notes,
-        "target_files": [{**t.model_dump(exclude={"test_ids"}), "test_rows": len(t.test_ids)} for t in study.targets],
-        "settings": study.settings, "failures": [f.model_dump() for f in study.failures],
+        "target_files": [{**t.model_dump(include={"name", "target_files", "test_files", "target_rows"}),
+                          "test_rows": t.tested} for t in study.targets],
+        "settings": study.settings.model_dump(exclude_unset=True), "failures": [f.model_dump() for f in study.failures],
         "targets": [t.name for t in study.targets], "budgets": study.budgets, "methods": study.methods,
         "trainings": {kind: sum(s == kind for s in status.values()) for kind in ("done", "missing", "failed")},
         "verdict": verdict(study),
@@ -63,7 +64,7 @@ def model_name(model: str) -> str:
     return shorten(PureWindowsPath(model).name or model if is_folder else model, 48)  # it knows both kinds of slash
 
 
-def _tests(study: Study) -> list[dict[str, Any]]:
+def _tests(study: Results) -> list[dict[str, Any]]:
     """By target and budget: tests against random on the loss first, the best difference first."""
     places = [(t.name, b) for t in study.targets for b in study.budgets]
     found = []
@@ -76,13 +77,12 @@ def _tests(study: Study) -> list[dict[str, Any]]:
     return found
 
 
-def _test(study: Study, test: Test) -> dict[str, Any]:
+def _test(study: Results, test: Test) -> dict[str, Any]:
     part = share(study, test)
     return {**test.model_dump(), "share": part[0] if part else None}
 
 
-def _arm(study: Study, arm: Arm) -> dict[str, Any]:
-    test = next((t for t in study.tests if (t.target, t.budget, t.method, t.against, t.metric)
-                 == (arm.target, arm.budget, arm.name, RANDOM, "loss")), None) if arm.model == study.model else None
+def _arm(study: Results, arm: Arm) -> dict[str, Any]:
+    test = study.test(arm.target, arm.budget, arm.name) if arm.model == study.model else None
     return {**arm.model_dump(), "model": model_name(arm.model), "test": _test(study, test) if test else None,
             "is_method": arm.kind in CHOSEN, "matched": arm.name == LENGTH_MATCHED}

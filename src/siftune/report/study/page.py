@@ -14,10 +14,10 @@ from typing import Any
 
 from markupsafe import Markup
 
+from siftune.experiments.results import CHOSEN
 from siftune.report import charts, formats
 from siftune.report.page import digest, environment
 from siftune.report.study.charts import SECONDS, Axis, Dot, Series, plot
-from siftune.report.study.schema import CHOSEN
 
 _HERE = Path(__file__).parent
 _SHEETS = (_HERE.parent / "report.css", _HERE / "study.css", _HERE / "pool.css")

@@ -7,7 +7,6 @@ files hold, so that a page stays small.
 from __future__ import annotations
 
 import base64
-import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,14 +16,21 @@ import numpy as np
 from markupsafe import Markup
 from pydantic import BaseModel
 
-from siftune.report.reading import read_as
-from siftune.report.study.pool_schema import MapFile, PackedSubset, RowsFile
-from siftune.report.study.schema import Study, Subset
-from siftune.report.text import strict, visible
+from siftune._common.reading import read_as
+from siftune._common.text import strict
+from siftune.experiments.results import Results, Subset
+from siftune.experiments.results.pool import (
+    MAP,
+    ROWS,
+    TEXT_BYTES,
+    MapFile,
+    PackedSubset,
+    RowsFile,
+    embedded_bytes,
+    escaped,
+    seen,
+)
 
-MAP, ROWS = "map.json", "rows.json"
-TEXT_BYTES = 1_800_000  # of the page, for what the rows say
-NAME = 60  # columns of an id or a group
 STILL_POINTS = 3000  # of the map that is there without a script
 FIRST_ROWS = 8  # of the list that is there without a script
 COLOURS = 6  # groups with a colour of their own
@@ -32,7 +38,7 @@ COLOURS = 6  # groups with a colour of their own
 _File = TypeVar("_File", bound=BaseModel)
 
 
-def pool_view(folder: Path, study: Study) -> dict[str, Any]:
+def pool_view(folder: Path, study: Results) -> dict[str, Any]:
     """``pool_map``, ``pool_rows`` and ``pool_data``: what the template says of them, and what it embeds for the script.
 
     Without ``rows.json`` there is nothing but None; without a map there is ``pool_map.none``, the reason.
@@ -76,26 +82,7 @@ def pool_view(folder: Path, study: Study) -> dict[str, Any]:
 
 def embedded(value: Any) -> Markup:
     """JSON that stands in an element ``script`` as it is: nothing in it can end the element."""
-    return Markup(_escaped(seen(value)))
-
-
-def embedded_bytes(value: Any) -> int:
-    """How many bytes of the page a value takes."""
-    return len(_escaped(value).encode("utf-8")) + 1
-
-
-def seen(value: Any) -> Any:
-    """All texts in it with their invisible and reordering characters spelled out."""
-    if isinstance(value, str):
-        return visible(value)
-    if isinstance(value, dict):
-        return {seen(key): seen(item) for key, item in value.items()}
-    return [seen(item) for item in value] if isinstance(value, (list, tuple)) else value
-
-
-def _escaped(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
+    return Markup(escaped(seen(value)))
 
 
 def _read(path: Path, form: type[_File]) -> _File | None:
@@ -115,7 +102,7 @@ def _title(told: Subset) -> str:
     return " · ".join(part for part in (told.name, told.target, told.budget, draw) if part is not None)
 
 
-def _choices(study: Study, subsets: Sequence[tuple[Subset, PackedSubset]]) -> list[dict[str, Any]]:
+def _choices(study: Results, subsets: Sequence[tuple[Subset, PackedSubset]]) -> list[dict[str, Any]]:
     """By target and budget, in the order of the study: title and place of each subset, methods first."""
     found: dict[tuple[str | None, str | None], list[tuple[bool, int, str]]] = {}
     for target in (*(t.name for t in study.targets), None):

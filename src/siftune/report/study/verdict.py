@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from siftune.experiments.results import FULL, LENGTH_MATCHED, RANDOM, ZERO_SHOT, Results, Test
 from siftune.report.formats import count, p_value, percent, rough_percent, signed, signed_percent
-from siftune.report.study.schema import FULL, LENGTH_MATCHED, RANDOM, ZERO_SHOT, Study, Test
 
 ROUGH_SEEDS = 3  # with fewer trainings an interval says little about the noise of training
 
 
-def verdict(study: Study) -> dict[str, Any]:
+def verdict(study: Results) -> dict[str, Any]:
     """The head of the page.
 
     Returns:
@@ -28,14 +28,14 @@ def verdict(study: Study) -> dict[str, Any]:
         status = "worse" if counts["worse"] else "no different" if counts["no different"] else "single training"
     return {
         "status": status, "headline": _headline(tests, counts), "counts": counts, "compared": len(tests),
-        "targets": [{"name": target.name, "test_rows": len(target.test_ids), "target_rows": target.target_rows,
+        "targets": [{"name": target.name, "test_rows": target.tested, "target_rows": target.target_rows,
                      "budgets": [_place(study, target.name, budget, tests) for budget in study.budgets]}
                     for target in study.targets],
         "cautions": _cautions(study, tests),
     }
 
 
-def share(study: Study, test: Test) -> tuple[float, float, float] | None:
+def share(study: Results, test: Test) -> tuple[float, float, float] | None:
     """A loss difference and its interval (low, high) as shares of the mean loss of the arm it is held against."""
     base = study.arm(test.target, None if test.against == FULL else test.budget, test.against)
     if test.metric != "loss" or base is None or not base.loss.mean:
@@ -73,7 +73,7 @@ def _listed(names: list[str]) -> str:
     return " and ".join([", ".join(shown[:-1]), shown[-1]] if len(shown) > 1 else shown)
 
 
-def _place(study: Study, target: str, budget: str, tests: list[Test]) -> dict[str, Any]:
+def _place(study: Results, target: str, budget: str, tests: list[Test]) -> dict[str, Any]:
     mine = sorted((t for t in tests if (t.target, t.budget) == (target, budget)), key=lambda t: t.difference or 0.0)
     lines = []
     for outcome, verb in (("better", "lowered"), ("worse", "raised")):
@@ -88,12 +88,12 @@ def _place(study: Study, target: str, budget: str, tests: list[Test]) -> dict[st
     return {"budget": budget, "lines": lines, "cautions": list(_place_cautions(study, target, budget, mine))}
 
 
-def _by(study: Study, test: Test) -> str:
+def _by(study: Results, test: Test) -> str:
     part = share(study, test)
     return signed_percent(part[0]) if part else f"{signed(test.difference)} nats"
 
 
-def _sentence(study: Study, test: Test, verb: str) -> str:
+def _sentence(study: Results, test: Test, verb: str) -> str:
     part = share(study, test)
     level = f"{100 * study.confidence:g}% interval"
     trainings = "" if test.n_seeds is None else f", {count(test.n_seeds, 'training')}"
@@ -106,7 +106,7 @@ def _sentence(study: Study, test: Test, verb: str) -> str:
             f"({level} {ends}, p after Holm {p_value(test.p_value_holm)}{trainings}).")
 
 
-def _place_cautions(study: Study, target: str, budget: str, tests: list[Test]) -> Any:
+def _place_cautions(study: Results, target: str, budget: str, tests: list[Test]) -> Any:
     """What stands between a better loss and a reason to use the method."""
     untuned = study.arm(target, None, ZERO_SHOT)
     random = study.arm(target, budget, RANDOM)
@@ -117,8 +117,7 @@ def _place_cautions(study: Study, target: str, budget: str, tests: list[Test]) -
         if untuned and None not in (untuned.loss.mean, arm.loss.mean) and arm.loss.mean >= untuned.loss.mean:  # type: ignore[operator]
             yield (f"{test.method} is not better than the model without training (loss {arm.loss.mean:.3f} against "
                    f"{untuned.loss.mean:.3f}).")
-        matched = next((t for t in study.tests if (t.target, t.budget, t.method, t.against, t.metric)
-                        == (target, budget, test.method, LENGTH_MATCHED, "loss")), None)
+        matched = study.test(target, budget, test.method, LENGTH_MATCHED)
         if matched and matched.verdict != "better":
             yield (f"{test.method} is not shown to be better than random rows of the same response lengths: length may "
                    "explain its gain.")
@@ -128,7 +127,7 @@ def _place_cautions(study: Study, target: str, budget: str, tests: list[Test]) -
             yield f"{test.method} trained on {more} tokens than random did."
 
 
-def _cautions(study: Study, tests: list[Test]) -> list[str]:
+def _cautions(study: Results, tests: list[Test]) -> list[str]:
     found = []
     unique = {cell.id: cell.status for cell in study.cells}
     missing = sum(status == "missing" for status in unique.values())

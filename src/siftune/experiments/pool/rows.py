@@ -20,12 +20,11 @@ import numpy as np
 from siftune._common.artefacts.sealed import read_self_sealed, self_sealed
 from siftune._common.files import write_text
 from siftune._common.seeds import permutation
+from siftune._common.text import clip, shorten
 from siftune.data.rows import Row
 from siftune.experiments.inputs import StudyInputs
+from siftune.experiments.results.pool import NAME, TEXT_BYTES, embedded_bytes, seen
 from siftune.experiments.subsets import Subset
-from siftune.report import turns
-from siftune.report.study.pool import NAME, TEXT_BYTES, embedded_bytes, seen
-from siftune.report.text import clip, shorten
 
 POINTS = 20_000  # rows that are shown of a larger pool
 MOST = 30_000  # where more than POINTS were chosen
@@ -123,12 +122,8 @@ def _texts(rows: Sequence[Row], by: np.ndarray, shown: np.ndarray) -> list[list[
 
 def text_of(row: Row, place: int) -> list[Any]:
     """``[place, id, [[role, text, characters left out], ...], turns left out]``, invisible characters spelled out."""
-    told = turns.view({"messages": [{"role": m.role, "content": m.text} for m in row.messages]})
-    kept = []
-    for turn in told["turns"][:TURNS]:
-        text, cut = clip(turn["text"], TURN_CHARACTERS)
-        kept.append([turn["role"], text, cut + turn["cut"]])
-    return seen([place, shorten(row.id, NAME), kept, told["more_turns"] + max(0, len(told["turns"]) - TURNS)])
+    turns = [[m.role, *clip(m.text, TURN_CHARACTERS)] for m in row.messages[:TURNS]]
+    return seen([place, shorten(row.id, NAME), turns, max(0, len(row.messages) - TURNS)])
 
 
 def _packed(subset: Subset, shown: np.ndarray, ordered: int) -> dict[str, Any]:

@@ -1,13 +1,20 @@
-"""What the page reads of ``map.json`` and ``rows.json``: :mod:`siftune.experiments.pool_map` and
-:mod:`siftune.experiments.rows` tell what all of it means."""
+"""What the page reads of ``map.json`` and ``rows.json``: :mod:`siftune.experiments.pool.map` and
+:mod:`siftune.experiments.pool.rows` tell what all of it means."""
 
 from __future__ import annotations
 
 import base64
 import binascii
-from typing import Annotated, NamedTuple
+import json
+from typing import Annotated, Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from siftune._common.text import visible
+
+MAP, ROWS = "map.json", "rows.json"
+TEXT_BYTES = 1_800_000  # of the page, for what the rows say
+NAME = 60  # columns of an id or a group
 
 Count = Annotated[int, Field(ge=0)]
 Coordinate = Annotated[int, Field(ge=0, lt=4096)]
@@ -109,3 +116,23 @@ class RowsFile(_Part):
             if bits and len(bits) != (count + 7) // 8:
                 raise ValueError(f"the members of {subset.id} are not those of {count} rows")
         return self
+
+
+def embedded_bytes(value: Any) -> int:
+    """How many bytes of the page a value takes."""
+    return len(escaped(value).encode("utf-8")) + 1
+
+
+def seen(value: Any) -> Any:
+    """All texts in it with their invisible and reordering characters spelled out."""
+    if isinstance(value, str):
+        return visible(value)
+    if isinstance(value, dict):
+        return {seen(key): seen(item) for key, item in value.items()}
+    return [seen(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def escaped(value: Any) -> str:
+    """JSON in which nothing can end the element ``script`` that it stands in."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")

@@ -1,4 +1,4 @@
-"""Reading a JSON file of a report's folder as the model that says what stands in it."""
+"""Reading a JSON file as the model that says what stands in it."""
 
 from __future__ import annotations
 
@@ -26,13 +26,34 @@ def read_as(path: Path, model: type[_Model], hint: str, *, clean: Callable[[Any]
     Raises:
         DataError: it is not JSON, or not of that form; told with the line or the key.
     """
+    return validated(clean(read_json_of(path, hint)), path, model, hint)
+
+
+def read_json_of(path: Path, hint: str) -> Any:
+    """The JSON value in a file.
+
+    Raises:
+        DataError: it is not JSON, or cannot be read; told with the line and the hint.
+    """
     try:
-        return model.model_validate(clean(files.read_json(path)))
+        return files.read_json(path)
+    except (ValueError, RecursionError) as error:  # broken JSON, not UTF-8, or brackets without end
+        raise DataError(f"{path.name} is not JSON", where=at(path, getattr(error, "lineno", None)), why=str(error),
+                        hint=hint) from error
+    except OSError as error:
+        raise DataError(f"cannot read {path.name}", where=str(path), why=str(error.strerror), hint=hint) from error
+
+
+def validated(value: Any, path: Path, model: type[_Model], hint: str) -> _Model:
+    """A value from a file as a model.
+
+    Raises:
+        DataError: it is not of that form; told with the key.
+    """
+    try:
+        return model.model_validate(value)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         key = ".".join(map(str, first["loc"])) or "the whole file"
         raise DataError(f"{path.name} is not as siftune writes it", where=str(path), why=f"{key}: {first['msg']}",
-                        hint=hint) from error
-    except ValueError as error:  # broken JSON, or not UTF-8
-        raise DataError(f"{path.name} is not JSON", where=at(path, getattr(error, "lineno", None)), why=str(error),
                         hint=hint) from error
