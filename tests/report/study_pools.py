@@ -18,7 +18,7 @@ from siftune.experiments.config import StudyConfig
 from siftune.experiments.inputs import StudyInputs
 from siftune.experiments.pool.map import STEPS
 from siftune.experiments.pool.rows import study_rows
-from siftune.experiments.subsets import Subset, Wanted
+from siftune.experiments.subsets import Subset, SubsetSpec
 from tests.report import studies
 
 TARGETS, METHODS, BUDGETS = ("math", "code"), ("less-round-robin", "rds+", "bm25"), ("1%", "20%")
@@ -49,7 +49,7 @@ def subsets(result: dict[str, Any], rows: int) -> list[Subset]:
     for place, told in enumerate(result["subsets"]):
         order = np.random.default_rng(place).permutation(rows)
         share = {"1%": 0.01, "5%": 0.05, "20%": 0.2}.get(told["budget"], 1.0)
-        wanted = Wanted(told["kind"], told["name"], told["target"], told["budget"], told["draw"])
+        wanted = SubsetSpec(told["kind"], told["name"], told["target"], told["budget"], told["draw"])
         ids[told["id"]] = told["id"] = wanted.id
         made.append(Subset(wanted, order[: max(1, round(share * rows))]))
     for cell in result["cells"]:

@@ -8,7 +8,7 @@ continues with the cells that are missing.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -132,7 +132,7 @@ def _made_from(folder: Path, test: str) -> str:
 
 
 @dataclass(frozen=True)
-class Shelf:
+class TrainingCache:
     """Where cells are kept: ``<root>/<content>/`` with the adapter and one score file for each set of test rows.
 
     Attributes:
@@ -179,25 +179,7 @@ class Shelf:
         return read_sealed(self.scores_file(cell, test), SCORES, _made_from(self.folder(cell), test))
 
 
-class CellWorker:
-    """Trains and scores cells with one loaded model; in a worker process or in this one.
-
-    Args:
-        number: of the worker.
-        load: loads the model of a configuration.
-        shelf: where the cells are kept.
-        tests: key -> the test rows that every cell is scored on.
-    """
-
-    def __init__(self, number: int, *, load: Callable[[Any], LoadedModel], shelf: Shelf, tests: Mapping[str, TestRows]):
-        self.shelf, self.tests = shelf, tests
-        self.loaded = load(shelf.config)
-
-    def __call__(self, cell: Cell) -> None:
-        train_and_score(self.loaded, self.shelf, cell, self.tests)
-
-
-def train_and_score(loaded: LoadedModel, shelf: Shelf, cell: Cell, tests: Mapping[str, TestRows]) -> None:
+def train_and_score(loaded: LoadedModel, shelf: TrainingCache, cell: Cell, tests: Mapping[str, TestRows]) -> None:
     """Train a cell, unless its adapter is there, and score it on those test rows and tasks that it has no scores of."""
     from siftune.models.lora import attach_lora, detach_lora
     from siftune.training.sft import train_lora
@@ -222,7 +204,7 @@ def train_and_score(loaded: LoadedModel, shelf: Shelf, cell: Cell, tests: Mappin
         detach_lora(model).requires_grad_(False)
 
 
-def _score(loaded: LoadedModel, model: Any, shelf: Shelf, cell: Cell, key: str, test: TestRows, steps: int,
+def _score(loaded: LoadedModel, model: Any, shelf: TrainingCache, cell: Cell, key: str, test: TestRows, steps: int,
            seconds: float) -> None:
     from siftune.evaluation.exact_match import exact_match
     from siftune.evaluation.loss import row_losses
@@ -243,7 +225,7 @@ def _score(loaded: LoadedModel, model: Any, shelf: Shelf, cell: Cell, key: str, 
     write_sealed(shelf.scores_file(cell, key), SCORES, _made_from(shelf.folder(cell), key), scores)
 
 
-def _score_harness(loaded: LoadedModel, model: Any, shelf: Shelf, cell: Cell) -> None:
+def _score_harness(loaded: LoadedModel, model: Any, shelf: TrainingCache, cell: Cell) -> None:
     from siftune.models.memory import batch_tokens
 
     for task in shelf.unscored(cell):

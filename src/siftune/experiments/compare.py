@@ -31,7 +31,7 @@ from siftune.experiments.inputs import StudyInputs, read_study
 from siftune.experiments.results import COMPARISON, TARGET, discard_unreadable, write_results
 from siftune.experiments.run import train
 from siftune.experiments.selecting import Selecting
-from siftune.experiments.subsets import Subset, Wanted
+from siftune.experiments.subsets import Subset, SubsetSpec
 from siftune.experiments.summary.arms import Study
 from siftune.experiments.summary.summarise import summarise
 from siftune.experiments.trainings import Executor, study_cells, study_settings
@@ -82,7 +82,7 @@ def _compare(config: CompareConfig, budget: Budget, finish: Callable[[Outcome], 
         name for name, method in resolved.items() if method.representation != "none")))
     outcomes: list[Outcome] = []
 
-    def keep_first(wanted: Wanted, outcome: Outcome) -> None:
+    def keep_first(wanted: SubsetSpec, outcome: Outcome) -> None:
         if not outcomes:
             first, method = next(iter(resolved.items()))
             asked = config.methods[0] if config.methods else config.method
@@ -97,7 +97,7 @@ def _compare(config: CompareConfig, budget: Budget, finish: Callable[[Outcome], 
     first, method = next(iter(resolved.items()))
     if method.representation == "none":  # a baseline named as the method: it is in already, or has nothing to prove
         asked = dataclasses.replace(inputs.config_of(TARGET), method=first)
-        keep_first(Wanted("method", first, TARGET, config.budget),
+        keep_first(SubsetSpec("method", first, TARGET, config.budget),
                    choose(asked, inputs=inputs.of(TARGET), context=inputs.context(TARGET)))
         selecting.matched = None if inputs.config.methods else outcomes[0].selection.indices
     subsets = selecting.all()

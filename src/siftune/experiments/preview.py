@@ -12,7 +12,7 @@ from siftune.experiments.ablations import Ablation
 from siftune.experiments.config import StudyConfig, representation_named
 from siftune.experiments.inputs import StudyInputs, read_study
 from siftune.experiments.selecting import Selecting
-from siftune.experiments.subsets import Wanted
+from siftune.experiments.subsets import SubsetSpec
 from siftune.experiments.trainings import Cells, Setting, epochs_of, models_of, study_cells, study_settings
 from siftune.features.base import GradientRepresentation
 from siftune.features.work import PlannedRepresentation, Work
@@ -80,7 +80,7 @@ def preview(config: StudyConfig) -> Preview:
     return made
 
 
-def _features(selecting: Selecting, unmade: Iterable[Wanted], made: Preview) -> None:
+def _features(selecting: Selecting, unmade: Iterable[SubsetSpec], made: Preview) -> None:
     """Add what the representations take of which subsets are missing, each for the first target that lacks one."""
     config = selecting.config
     seen: dict[str, tuple[str, str | None, Ablation | None]] = {}
@@ -106,7 +106,7 @@ def _features(selecting: Selecting, unmade: Iterable[Wanted], made: Preview) -> 
         made.seconds += plan.seconds
 
 
-def _trainings(inputs: StudyInputs, settings: dict[str, Setting], cells: Cells, unmade: Iterable[Wanted]) -> float:
+def _trainings(inputs: StudyInputs, settings: dict[str, Setting], cells: Cells, unmade: Iterable[SubsetSpec]) -> float:
     """Seconds of the trainings that are missing, at the speed of those that are done, or of a probe."""
     config = inputs.config
     parameters = settings[config.common.model].parameters
@@ -128,7 +128,7 @@ def _trainings(inputs: StudyInputs, settings: dict[str, Setting], cells: Cells, 
     return tokens * per_token / config.common.workers
 
 
-def _tokens(inputs: StudyInputs, wanted: Wanted) -> float:
+def _tokens(inputs: StudyInputs, wanted: SubsetSpec) -> float:
     """Tokens that a training on a subset reads which is not there yet."""
     pool, config = inputs.pool, inputs.config
     mean = float(pool.tokens.mean())

@@ -28,7 +28,7 @@ from siftune.experiments.ablations import Ablation, settings_key
 from siftune.experiments.config import representation_named
 from siftune.experiments.costs import Costs, Step
 from siftune.experiments.inputs import StudyInputs
-from siftune.experiments.subsets import BINS, Subset, Wanted, wanted_subsets
+from siftune.experiments.subsets import BINS, Subset, SubsetSpec, wanted_subsets
 from siftune.experiments.variants import varied_context
 from siftune.features.base import Context, Evidence, content_key
 from siftune.pipeline.recipes import Method, representation_of, resolve
@@ -58,17 +58,18 @@ class Selecting:
             features that are in the store, and the first that fails ends the others.
     """
 
-    def __init__(self, inputs: StudyInputs, folder: Path, *, after: Callable[[Wanted, Outcome], None] | None = None):
+    def __init__(self, inputs: StudyInputs, folder: Path, *,
+                 after: Callable[[SubsetSpec, Outcome], None] | None = None):
         self.after = after
         self.matched: np.ndarray | None = None  # rows whose lengths are matched where no method is there to be
         self.inputs, self.folder, self.config = inputs, folder, inputs.config
         self.costs = Costs(folder / "costs.json")
         self.wanted = wanted_subsets(self.config)
-        self.made: dict[Wanted, Subset] = {}
+        self.made: dict[SubsetSpec, Subset] = {}
 
         self._evidence: dict[tuple[str, str | None, str], tuple[Evidence, list[Step]] | Exception] = {}
         self._asked: dict[tuple[str, str | None, str], list[Step]] = {}
-        self._keys: dict[Wanted, str] = {}
+        self._keys: dict[SubsetSpec, str] = {}
         self._orders: dict[tuple[str, str | None], np.ndarray] = {}
         self._place = {row_id: i for i, row_id in enumerate(inputs.pool.ids)}
 
@@ -116,7 +117,7 @@ class Selecting:
         """What a representation is computed in, with the settings and the stores of an ablation where one is given."""
         return varied_context(self.inputs, target, ablation) if ablation else self.inputs.context(target)
 
-    def _one(self, wanted: Wanted) -> Subset:
+    def _one(self, wanted: SubsetSpec) -> Subset:
         kept = None if self.after else self._read(wanted)
         if kept is not None:
             return kept
@@ -136,7 +137,7 @@ class Selecting:
         self._write(subset)
         return subset
 
-    def _by_method(self, wanted: Wanted) -> Subset:
+    def _by_method(self, wanted: SubsetSpec) -> Subset:
         ablation = self.config.ablation(wanted.name)
         config = dataclasses.replace(self.inputs.config_of(wanted.target), method=wanted.method,
                                      budget=wanted.budget or "", **(ablation.settings if ablation else {}))
@@ -156,11 +157,11 @@ class Selecting:
             self.after(wanted, outcome)
         return _told(wanted, outcome.selection, seconds, [*steps, *asked], notes)
 
-    def _method(self, wanted: Wanted) -> Method:
+    def _method(self, wanted: SubsetSpec) -> Method:
         return resolve(wanted.method, has_target=bool(self.inputs.config_of(wanted.target).target),
                        has_existing=bool(self.config.common.existing))
 
-    def _baseline(self, wanted: Wanted) -> Subset:
+    def _baseline(self, wanted: SubsetSpec) -> Subset:
         bare, common = self.bare, self.config.common
         if wanted.name == "full":
             rows = np.flatnonzero(~bare.exclude)
@@ -174,7 +175,7 @@ class Selecting:
         selection = run_selector(problem, wanted.budget or "", wanted.name, seed=seed)
         return _told(wanted, selection, time.monotonic() - start, [])
 
-    def _reference(self, wanted: Wanted) -> np.ndarray:
+    def _reference(self, wanted: SubsetSpec) -> np.ndarray:
         """Rows whose lengths a length-matched subset has."""
         if self.matched is not None:
             return self.matched
@@ -186,7 +187,7 @@ class Selecting:
                             why=found.error.splitlines()[0], hint="mend that first")
         return found.rows
 
-    def _bin(self, wanted: Wanted) -> Subset:
+    def _bin(self, wanted: SubsetSpec) -> Subset:
         """Random rows of one tenth of the pool in a representation's order, as many in each as the budget has rows."""
         random = next(s for w, s in self.made.items() if w.name == "random" and w.budget == wanted.budget)
         order, steps = self._order(wanted)
@@ -202,7 +203,7 @@ class Selecting:
         return Subset(wanted, members[np.sort(drawn)], features=steps,
                       diagnostics={"bin": wanted.draw, "of": BINS, "bin_rows": len(members)})
 
-    def _order(self, wanted: Wanted) -> tuple[np.ndarray, list[Step]]:
+    def _order(self, wanted: SubsetSpec) -> tuple[np.ndarray, list[Step]]:
         """The usable pool by round-robin over the targets, or by score where there are no similarities."""
         representation = representation_named(wanted.name, self.config.common)
         evidence, steps = self.evidence(representation, wanted.target)
@@ -219,10 +220,10 @@ class Selecting:
         pool = self.inputs.pool
         return constrain(self.config.common, self.inputs.free, Problem(ids=pool.ids, tokens=pool.tokens))
 
-    def _path(self, wanted: Wanted) -> Path:
+    def _path(self, wanted: SubsetSpec) -> Path:
         return self.folder / "selections" / f"{wanted.id}.json"
 
-    def _read(self, wanted: Wanted) -> Subset | None:
+    def _read(self, wanted: SubsetSpec) -> Subset | None:
         told = read_self_sealed(self._path(wanted))
         if told is None or told.get("key") != self._key(wanted):
             return None
@@ -240,12 +241,12 @@ class Selecting:
             "ids": [pool.rows[i].id for i in subset.rows.tolist()],
         }))
 
-    def _key(self, wanted: Wanted) -> str:
+    def _key(self, wanted: SubsetSpec) -> str:
         if wanted not in self._keys:
             self._keys[wanted] = self._key_of(wanted)
         return self._keys[wanted]
 
-    def _key_of(self, wanted: Wanted) -> str:
+    def _key_of(self, wanted: SubsetSpec) -> str:
         """Hash of everything that decides a subset."""
         config = self.config.common
         told: dict[str, Any] = {"wanted": [wanted.kind, wanted.name, wanted.target, wanted.budget, wanted.draw],
@@ -288,7 +289,7 @@ def deciding(config: SelectConfig) -> dict[str, Any]:
     return {f.name: getattr(config, f.name) for f in dataclasses.fields(SelectConfig) if f.name not in NEUTRAL}
 
 
-def _told(wanted: Wanted, selection: Selection, seconds: float, steps: list[Step],
+def _told(wanted: SubsetSpec, selection: Selection, seconds: float, steps: list[Step],
           notes: dict[str, Any] | None = None) -> Subset:
     score = selection.score
     told = {"mean": float(score.mean()), "least": float(score.min()), "largest": float(score.max())}

@@ -22,7 +22,7 @@ _COMPARE_WITH_TARGETS = ("flmi", "flcmi")  # selectors whose kernel spans the ta
 
 
 @dataclass(frozen=True)
-class Wanted:
+class SubsetSpec:
     """One subset that the study asks for.
 
     Attributes:
@@ -79,7 +79,7 @@ class Subset:
         traceback: in full, where it failed.
     """
 
-    wanted: Wanted
+    wanted: SubsetSpec
     rows: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
     scores: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0
@@ -89,50 +89,50 @@ class Subset:
     traceback: str = ""
 
 
-def wanted_subsets(config: StudyConfig) -> list[Wanted]:
+def wanted_subsets(config: StudyConfig) -> list[SubsetSpec]:
     """Every subset of a study, those first of which a partial result is made: random, headline, other baselines."""
     return list(_wanted(config))
 
 
-def _wanted(config: StudyConfig) -> Iterator[Wanted]:
+def _wanted(config: StudyConfig) -> Iterator[SubsetSpec]:
     counts, targets = config.baselines, [t.name for t in config.targets]
     for budget in config.budgets:
         for k in range(counts["random"]):
-            yield Wanted("baseline", "random", None, budget, k, (k,))
+            yield SubsetSpec("baseline", "random", None, budget, k, (k,))
     headline = tuple(name for name in config.methods if name in config.headline)
     yield from _methods(config, headline)
     for budget in config.budgets:
         for k in range(counts.get("length-matched-random", 0)):
             for target in targets:
-                yield Wanted("baseline", "length-matched-random", target, budget, k, (k,))
+                yield SubsetSpec("baseline", "length-matched-random", target, budget, k, (k,))
         if count := counts.get("longest", 0):
-            yield Wanted("baseline", "longest", None, budget, None, tuple(range(count)))
+            yield SubsetSpec("baseline", "longest", None, budget, None, tuple(range(count)))
     yield from _methods(config, config.methods[len(headline):])
     yield from _ablations(config)
     for name in config.deciles:
         representation = representation_of(representation_named(name, config.common))
         for target in targets if representation.needs_target else [None]:
             for k in range(BINS):
-                yield Wanted("decile", name, target, config.budgets[0], k, tuple(range(config.seeds)))
+                yield SubsetSpec("decile", name, target, config.budgets[0], k, tuple(range(config.seeds)))
     if count := counts.get("full", 0):
-        yield Wanted("baseline", "full", None, None, None, tuple(range(count)))
+        yield SubsetSpec("baseline", "full", None, None, None, tuple(range(count)))
 
 
-def _methods(config: StudyConfig, names: tuple[str, ...]) -> Iterator[Wanted]:
+def _methods(config: StudyConfig, names: tuple[str, ...]) -> Iterator[SubsetSpec]:
     for budget in config.budgets:
         for name in names:
             seeds = tuple(range(config.trainings(name)))
             for target in [t.name for t in config.targets] if looks_at_target(name, config) else [None]:
-                yield Wanted("method", name, target, budget, None, seeds)
+                yield SubsetSpec("method", name, target, budget, None, seeds)
 
 
-def _ablations(config: StudyConfig) -> Iterator[Wanted]:
+def _ablations(config: StudyConfig) -> Iterator[SubsetSpec]:
     """As their methods."""
     for budget in config.budgets:
         for one in config.ablations:
             seeds = tuple(range(config.trainings(one.name)))
             for target in [t.name for t in config.targets] if looks_at_target(one.method, config) else [None]:
-                yield Wanted("ablation", one.name, target, budget, None, seeds, one.method)
+                yield SubsetSpec("ablation", one.name, target, budget, None, seeds, one.method)
 
 
 def looks_at_target(name: str, config: StudyConfig) -> bool:

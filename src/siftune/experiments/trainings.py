@@ -25,8 +25,8 @@ from siftune.data.rows import Examples, Rendered
 from siftune.evaluation.harness import harness_tasks
 from siftune.experiments.cells import (
     Cell,
-    Shelf,
     TestRows,
+    TrainingCache,
     kept_harness_scores,
     kept_scores,
     settings_of,
@@ -35,7 +35,7 @@ from siftune.experiments.cells import (
 )
 from siftune.experiments.config import StudyConfig
 from siftune.experiments.inputs import StudyInputs
-from siftune.experiments.subsets import Subset, Wanted
+from siftune.experiments.subsets import Subset, SubsetSpec
 from siftune.models.shape import shape_of
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class Setting:
         parameters: of the model.
     """
 
-    shelf: Shelf
+    shelf: TrainingCache
     tests: Mapping[str, tuple[str, TestRows]]
     rendered: Sequence[Rendered | None]
     parameters: int
@@ -258,7 +258,7 @@ def study_settings(inputs: StudyInputs) -> dict[str, Setting]:
     return {config.common.model: _setting(inputs, config.common.model), **others}  # loaded last, so that it is kept
 
 
-def models_of(wanted: Wanted, config: StudyConfig) -> tuple[str, ...]:
+def models_of(wanted: SubsetSpec, config: StudyConfig) -> tuple[str, ...]:
     """The models that are trained on a subset: no other ones on the full pool and on deciles, since what is asked of
     them is whether the order of the methods stays."""
     others = () if wanted.kind == "decile" or wanted.name == "full" else config.train_models
@@ -323,7 +323,7 @@ def _setting(inputs: StudyInputs, model: str) -> Setting:
         rendered = [by_id.get(row.id) for row in inputs.pool.rows]
         tests = {name: render_rows(test.rows, renderer, role="test", bad_rows="drop") for name, test in tests.items()}
     harness = harness_tasks(config.lm_eval, code=config.lm_eval_code, tokenizer=loaded.tokenizer)
-    shelf = Shelf(inputs.home / "training", config, loaded.base_key, harness)
+    shelf = TrainingCache(inputs.home / "training", config, loaded.base_key, harness)
     return Setting(shelf, {name: _keyed(test, loaded, config) for name, test in tests.items()}, rendered,
                    loaded.parameters)
 

@@ -15,7 +15,7 @@ from siftune.experiments.distances import Distances
 from siftune.experiments.estimates import Remembered, difference, estimate
 from siftune.experiments.inputs import StudyInputs
 from siftune.experiments.results import ZERO_SHOT, Estimate
-from siftune.experiments.subsets import Kind, Subset, Wanted
+from siftune.experiments.subsets import Kind, Subset, SubsetSpec
 from siftune.experiments.trainings import Cells, StudyCell
 
 
@@ -101,7 +101,7 @@ class Study:
             wanted = one.subset.wanted if one.subset else None
             if wanted and wanted.kind == "decile":
                 continue
-            one_of = wanted or Wanted("baseline", ZERO_SHOT, None, None)
+            one_of = wanted or SubsetSpec("baseline", ZERO_SHOT, None, None)
             for target in one.targets:
                 grouped.setdefault((one.model, target, one_of.budget, one_of.kind, one_of.name), []).append(one)
         targets = [t.name for t in self.inputs.config.targets]
