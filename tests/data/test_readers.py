@@ -249,6 +249,7 @@ def test_a_byte_order_mark_and_windows_line_ends_are_tolerated(tmp_path: Path) -
 
 
 WHOLE_FILE = [
+    ("array.jsonl", b"[\n" + GOOD + b",", 3, "is not valid JSON"),
     ("empty.jsonl", b"", None, "is empty"),
     ("blank.jsonl", b"\n\n", None, "is empty"),
     ("array.json", b"[]", None, "is empty"),

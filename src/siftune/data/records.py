@@ -74,12 +74,18 @@ def _array_called_jsonl(path: Path, limits: Limits) -> list[RawRecord] | None:
     text = _whole_text(path, limits)
     try:
         return list(_parse_array(path, text, _skip(text, 0)))
-    except DataError:
-        try:
-            json.loads(first)
-        except (ValueError, RecursionError):
-            raise
-        return None  # each line is an array of its own
+    except DataError as broken:
+        if _is_json(first):
+            return None  # each line is an array of its own
+        raise broken
+
+
+def _is_json(data: bytes) -> bool:
+    try:
+        json.loads(data)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def _parse_lines(path: Path, found: Iterable[Line], limits: Limits) -> Iterator[RawRecord]:
