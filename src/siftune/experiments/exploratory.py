@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 
+from siftune.config.options import plain
 from siftune.experiments import schema
 from siftune.experiments.analysis.overlap import jaccard
 from siftune.experiments.analysis.subtasks import places_of
 from siftune.experiments.estimates import difference, judge
 from siftune.experiments.subsets import Subset
 from siftune.experiments.summary import CHOSEN, RANDOM, ArmScores, Study
-from siftune.features.gradient_settings import plain
 
 _TOLD = ("difference", "low", "high", "covers", "p_value", "n_examples", "n_seeds")
 

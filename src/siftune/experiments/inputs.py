@@ -95,14 +95,14 @@ class StudyInputs:
         """Representations whose features a pass of this one keeps as well."""
         return tuple(n for n in self._collected if n != representation) if representation in COLLECTABLE else ()
 
-    def context(self, target: str | None) -> Context:
-        """What a representation is computed in. Methods that read a forward pass share one pass over the pool."""
+    def context(self, target: str | None, owner: str = "") -> Context:
+        """What a method, the ``owner``, is computed in. Those that read a forward pass share one over the pool."""
         inputs = self.of(target)
         config = dataclasses.replace(self.config_of(target), collect=self._collected)
         made = Context(config, inputs.pool, inputs.target, inputs.render, self.home, self.load, self.clock,
-                       inputs.existing, lambda: [self.context(name) for name in self.by_target if name != target])
-        made.__dict__["pool_key"] = self.pool_key  # a hash of the whole pool, the same for all targets
-        return made
+                       inputs.existing, lambda: [self.context(name, owner) for name in self.by_target
+                                                 if name != target], owner=owner)
+        return made.knows(self.pool_key)  # a hash of the whole pool, the same for all targets
 
 
 def read_study(config: StudyConfig) -> StudyInputs:

@@ -89,7 +89,7 @@ def _features(selecting: Selecting, unmade: Iterable[Wanted], made: Preview) -> 
             name, ablation = representation_named(wanted.method, config.common), config.ablation(wanted.name)
             seen.setdefault(ablation.label(name) if ablation else name, (name, wanted.target, ablation))
     for label, (name, target, ablation) in seen.items():
-        context, plan = selecting.context(target, ablation), Plan()
+        context, plan = selecting.context(target, name, ablation), Plan()
         representation = representation_of(name)
         if isinstance(representation, GradientRepresentation):
             from siftune.pipeline.plan.gradients import estimate

@@ -17,6 +17,7 @@ import numpy as np
 
 from siftune._common.seeds import derive
 from siftune._common.version import __version__
+from siftune.config.options import plain
 from siftune.evaluation.harness import example_scores
 from siftune.experiments import schema
 from siftune.experiments.analysis.transfer import relative_gain
@@ -26,7 +27,6 @@ from siftune.experiments.estimates import Remembered, difference, estimate, judg
 from siftune.experiments.inputs import StudyInputs
 from siftune.experiments.subsets import Subset, Wanted
 from siftune.experiments.trainings import Cells, StudyCell
-from siftune.features.gradient_settings import plain
 
 RANDOM, LENGTH_MATCHED, FULL = "random", "length-matched-random", "full"
 CHOSEN = ("method", "ablation")

@@ -36,6 +36,7 @@ def plan(config: SelectConfig) -> Plan:
         ("budget", f"{config.budget} = {budget.limit:,} {budget.kind}"),
     ]
     representation = representation_of(method.representation)
+    context = context.of(method.representation)
     if isinstance(representation, GradientRepresentation):
         from siftune.pipeline.plan.gradients import estimate
 
