@@ -41,7 +41,8 @@ def setting(tmp_path_factory):
         model=tiny.save(folder / "model"), pool=(write_rows(folder / "pool.jsonl", 24, 100),),
         target=(write_rows(folder / "target.jsonl", 4, 300, ["x", "y"]),),
         test=(write_rows(folder / "test.jsonl", 6, 500, ["y", "x", "x"]),),
-        budget="5", seeds=2, epochs=1, lora_rank=2, projection_dim=64, warmup_epochs=1, warmup_rows=8, max_length=128,
+        budget="5", seeds=2, epochs=1, lora_rank=2, max_length=128,
+        own={"less": {"projection_dim": 64, "warmup_epochs": 1, "warmup_rows": 8, "warmup_batch_size": 4}},
         methods=("less-round-robin", "less"), baselines=("random", "full"), batch_size=4, exact_match_tokens=8,
     )
     return folder, values

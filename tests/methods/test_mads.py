@@ -14,7 +14,9 @@ from siftune.methods.nag import Nag
 from siftune.selectors import Problem, select
 from tests import tiny
 from tests.features.forward import oracle
-from tests.methods.contexts import context
+from tests.methods.contexts import for_method
+
+context = for_method("mads")
 
 
 def expected(made, architecture: str, neurons="gated", span="response", aggregate="mean", count=20, threshold=0.0):

@@ -14,7 +14,7 @@ from siftune._common.errors import ConfigError
 from siftune._common.progress import log
 from siftune._common.registry import unknown_name
 from siftune.config.catalogue import RECIPES, owner_named, owners
-from siftune.config.earlier import HINTS, is_earlier, translated
+from siftune.config.earlier import HINTS, OWNERS, is_earlier, translated
 from siftune.config.options import plain
 from siftune.config.owned import Blocks, bare, blocks_of, built, own_fields, owners_of, plainly, read_sets
 from siftune.config.shared import (
@@ -87,7 +87,7 @@ def _parted(kind: type[C], values: Mapping[str, Any], where: str | None,
 
 def _unknown_key(key: str, known: Iterable[str], where: str | None, value: Any = None) -> ConfigError:
     if key in HINTS or owners_of(key):
-        found = owners_of(key)
+        found = list(OWNERS.get(key, ())) or owners_of(key)
         hint = (f"write a block: {found[0]}: {{{key}: {plainly(value)}}}, or type --set {key}={plainly(value)}"
                 if found else HINTS[key])
         whose = f"is one of {', '.join(found)}" if found else "is not one of this command"
