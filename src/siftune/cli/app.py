@@ -193,8 +193,8 @@ def _successor(option: str | None) -> str | None:
 
     if not option:
         return None
-    flag, _, value = option.partition("=")
-    typed = sys.argv[1:]
+    flag, typed = option.partition("=")[0], sys.argv[1:]
+    value = next((word.partition("=")[2] for word in typed if word.startswith(f"{flag}=")), "")
     if not value and flag in typed[:-1] and not typed[typed.index(flag) + 1].startswith("--"):
         value = typed[typed.index(flag) + 1]
     name = flag.lstrip("-").replace("-", "_")

@@ -33,8 +33,8 @@ class Rule(NamedTuple):
 
 POSITIVE = Rule("a finite number above 0", lambda x: 0 < x < float("inf"))
 NOT_NEGATIVE = Rule("a finite number of 0 or more", lambda x: 0 <= x < float("inf"))
-COUNT = Rule("1 or more", lambda x: x >= 1)
-COUNT_OR_NONE = Rule("0 or more", lambda x: x >= 0)
+COUNT = Rule("1 or more, below 2^63", lambda x: 1 <= x < 2**63)
+COUNT_OR_NONE = Rule("0 or more, below 2^63", lambda x: 0 <= x < 2**63)
 SHARE = Rule("above 0 and at most 1", lambda x: 0 < x <= 1)
 SHARE_OR_NONE = Rule("from 0 to 1", lambda x: 0 <= x <= 1)
 PROPER_SHARE = Rule("above 0 and below 1", lambda x: 0 < x < 1)

@@ -72,10 +72,10 @@ def _parted(kind: type[C], values: Mapping[str, Any], where: str | None,
             blocks.update(value)
         elif not issubclass(kind, SelectConfig):
             raise _unknown_key(name, known, where)
-        elif isinstance(value, Mapping) or (value is None and owner_named(key)):  # `less:` and nothing below it
+        elif isinstance(value, Mapping) or (owner_named(key) and not owners_of(name)):
             if owner_named(key) is None:
                 raise _unknown_key(key, known, where)
-            blocks[key] = value or {}
+            blocks[key] = {} if value is None else value  # `less:` and nothing below it
         elif where is not None or not owners_of(name):
             raise _unknown_key(name, known, where, value)
         else:

@@ -10,7 +10,7 @@ import pytest
 from siftune._common.errors import ConfigError
 from siftune.config.settings import CompareConfig, SelectConfig, from_mapping, load, to_yaml
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def test_a_config_written_as_yaml_is_read_back_the_same(tmp_path):
