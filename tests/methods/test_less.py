@@ -177,10 +177,10 @@ def test_features_are_reused_and_an_interrupted_pass_continues(tmp_path, monkeyp
 @pytest.mark.parametrize(("change", "field"), [
     ({"model_seed": 1}, "model"),
     ({"lora_rank": 3}, "lora.rank"),
-    ({"projection_dim": 64}, "projection.dim"),
-    ({"adam": "less-code"}, "adam"),
-    ({"learning_rate": 1e-3}, "warmup.train.learning_rate"),
-    ({"warmup_epochs": 2}, "warmup.epochs"),
+    ({"projection_dim": 64}, "settings.projection_dim"),
+    ({"adam": "less-code"}, "settings.adam"),
+    ({"warmup_learning_rate": 1e-3}, "settings.warmup_learning_rate"),
+    ({"warmup_epochs": 2}, "settings.warmup_epochs"),
     ({"seed": 1}, "seed"),
 ])
 def test_a_store_of_other_settings_is_refused_before_any_work(tmp_path, change, field):
