@@ -25,18 +25,18 @@ context = for_method("less")
 
 def oracle(made: Context) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """(S[M, N], subtask -> Inf[N]) in float64 loops, from the formulas of sections 3 and 4."""
-    config, own, loaded = made.config, made.settings, made.model
+    config, settings, loaded = made.config, made.settings, made.model
     model = attach_lora(loaded.model, lora_settings(config), derive(config.seed, "adapter"))
-    checkpoints = run_warmup(model, made.pool.rendered, made.pool.ids, warmup_settings(own, config),
+    checkpoints = run_warmup(model, made.pool.rendered, made.pool.ids, warmup_settings(settings, config),
                              made.folder / "oracle", derive(config.seed, "warmup"), pad_id=0, device="cpu",
                              base_key=f"{loaded.weights} {loaded.dtype}")
-    if own.checkpoints == "last":
+    if settings.checkpoints == "last":
         checkpoints = checkpoints[-1:]
-    dot = own.gradient_score == "dot"
+    dot = settings.gradient_score == "dot"
     etas = [c.mean_learning_rate for c in checkpoints]
-    exact = own.projection == "none"
-    kind = "sparse-jl" if own.projection in ("auto", "none") else own.projection
-    sketch = projection(kind, own.projection_dim, derive(config.seed, "projection"))
+    exact = settings.projection == "none"
+    kind = "sparse-jl" if settings.projection in ("auto", "none") else settings.projection
+    sketch = projection(kind, settings.projection_dim, derive(config.seed, "projection"))
     matrices: dict[str, np.ndarray] = {}
     S = np.zeros((len(made.target), len(made.pool)))
     groups = list(dict.fromkeys(row.subtask for row in made.target.rows))
@@ -56,7 +56,7 @@ def oracle(made: Context) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     def projected(parts: dict[str, np.ndarray]) -> np.ndarray:
         if exact:
             return np.concatenate(list(parts.values()))
-        total = np.zeros(own.projection_dim)
+        total = np.zeros(settings.projection_dim)
         for name, part in parts.items():
             if name not in matrices:
                 out = sketch.new(len(part), "cpu")
@@ -76,16 +76,16 @@ def oracle(made: Context) -> tuple[np.ndarray, dict[str, np.ndarray]]:
             parts = {}
             for name, g in gradient(row).items():
                 first, second = b1 * m[name] + (1 - b1) * g, b2 * v[name] + (1 - b2) * g * g
-                if own.adam == "paper":
+                if settings.adam == "paper":
                     parts[name] = (first / (1 - b1**t)) / (np.sqrt(second / (1 - b2**t)) + checkpoint.eps)
-                elif own.adam == "less-code":
+                elif settings.adam == "less-code":
                     parts[name] = first / np.sqrt(second + checkpoint.eps)
                 else:
                     parts[name] = g
             direction = projected(parts)
             x.append(direction if dot else direction / np.linalg.norm(direction))
         q = [projected(gradient(row)) for row in made.target.rendered]
-        if own.center:
+        if settings.center:
             plain = [projected(gradient(row)) for row in made.pool.rendered]
             common = sum(g / np.linalg.norm(g) for g in plain) / len(plain)
             q = [g - np.linalg.norm(g) * common for g in q]
@@ -97,7 +97,7 @@ def oracle(made: Context) -> tuple[np.ndarray, dict[str, np.ndarray]]:
                 S[i, j] += weight * float(np.dot(target, row)) / (1 if dot else np.linalg.norm(target))
         for group in groups:
             own = [g for g, row in zip(q, made.target.rows, strict=True) if row.subtask == group]
-            if own.target_mean == "gradient":
+            if settings.target_mean == "gradient":
                 mean = sum(own) / len(own)
                 mean = mean / (1 if dot else np.linalg.norm(mean))
             else:
