@@ -22,10 +22,12 @@ def _wrong_settings(found: Any) -> str:
 
 
 def _wrong_method(found: Any) -> str:
+    if not isinstance(found, type):
+        return "a class was expected"
     lacking = [name for name in ("name", "summary", "paper", "cost", "needs_target", "needs_model", "compute")
                if not hasattr(found, name)]
-    if not isinstance(found, type) or lacking:
-        return f"a class with {', '.join(lacking)} was expected" if lacking else "a class was expected"
+    if lacking:
+        return f"a class with {', '.join(lacking)} was expected"
     return _wrong_settings(found)
 
 

@@ -114,14 +114,12 @@ def _offered(owner: str, known: Iterable[str]) -> str:
 
 
 def owners_of(name: str, among: Iterable[str] | None = None) -> list[str]:
-    """The methods and selectors that have a setting of that name; a broken package has none."""
+    """The methods and selectors (of some, or all) that have a setting of that name; a broken package has none."""
     found = []
     for owner in owners() if among is None else among:
         try:
             known = own_fields(owner)
-        except ConfigError:
-            if among is not None:
-                raise
+        except ConfigError:  # told where it is asked for by itself
             continue
         if name in known:
             found.append(owner)
@@ -157,24 +155,22 @@ def blocks_of(values: Mapping[str, Any], where: str | None) -> Blocks:
     return found
 
 
-def bare(name: str, value: Any, in_use: Sequence[str] | None, where: str | None) -> Blocks:
+def bare(name: str, value: Any, among: Sequence[str], where: str | None, *, certain: bool = True) -> Blocks:
     """A setting without its owner, as that of the method in use or of its selector.
 
     Args:
         name, value: as written.
-        in_use: the methods and selectors that will run; None where ``auto`` has still to choose: then whichever has
-            it gets it.
+        among: the methods and selectors that will run.
         where: where it was written.
+        certain: false where ``auto`` has still to choose among them: whichever has the setting then gets it.
 
     Raises:
         ConfigError: nobody in use has it, or several have.
     """
-    found = owners_of(name, in_use)
-    if in_use is None:
-        found = found or owners_of(name)
+    found = owners_of(name, among)
     if not found:
-        raise _nobody(name, in_use or (), where)
-    if len(found) > 1 and in_use is not None:
+        raise _nobody(name, among if certain else (), where)
+    if len(found) > 1 and certain:
         named = " or ".join(f"--set {owner}.{name}={plainly(value)}" for owner in found)
         raise ConfigError(f"{name!r} is a setting of {' and of '.join(found)}", where=where,
                           hint=f"name the owner: {named}")
@@ -194,8 +190,8 @@ def _nobody(name: str, in_use: Sequence[str], where: str | None) -> ConfigError:
     return unknown_name("setting", name, mine or [n for owner in owners() for n in own_fields(owner)], flag=where)
 
 
-def read_sets(entries: Sequence[str], in_use: Sequence[str] | None) -> Blocks:
-    """What ``--set NAME=VALUE`` and ``--set OWNER.NAME=VALUE`` say.
+def read_sets(entries: Sequence[str], among: Sequence[str], *, certain: bool = True) -> Blocks:
+    """What ``--set NAME=VALUE`` and ``--set OWNER.NAME=VALUE`` say; see :func:`bare` for the arguments.
 
     Raises:
         ConfigError: another form, a name that nobody in use has, or a wrong value.
@@ -211,16 +207,17 @@ def read_sets(entries: Sequence[str], in_use: Sequence[str] | None) -> Blocks:
                               hint="for example --set projection_dim=2048, or --set less.projection_dim=2048")
         if owner:
             owner = owner_of_block(owner, where)
-            if in_use is not None and owner not in in_use:
-                raise ConfigError(f"{owner} is not in use", where=where, why=f"In use: {' and '.join(in_use)}.",
+            if owner not in among:
+                used = " and ".join(among) if certain else "whatever auto chooses"
+                raise ConfigError(f"{owner} is not in use", where=where, why=f"In use: {used}.",
                                   hint=f"leave it out, or choose --method {owner}" if owner in METHODS
                                   else f"leave it out, or choose --selector {owner}")
             value = written(text, owner, name, where)
             part = {owner: checked(owner, {name: value}, where)}
         else:
-            known = owners_of(name, in_use)
+            known = owners_of(name, among)
             value = written(text, known[0], name, where) if known else text
-            part = bare(name, value, in_use, where)
+            part = bare(name, value, among, where, certain=certain)
         for one, values in part.items():
             found.setdefault(one, {}).update(values)
     return found

@@ -53,7 +53,7 @@ def from_mapping(kind: type[C], values: Mapping[str, Any], *, where: str | None 
         return config
     config = config.with_own(blocks)
     for name, value in others.items():
-        config = config.with_own(bare(name, value, config.owners(), where))
+        config = config.with_own(bare(name, value, config.candidates(), where, certain=config.owners() is not None))
     return config  # type: ignore[return-value]
 
 
@@ -131,7 +131,7 @@ def load(kind: type[C], path: str | Path | None, flags: Mapping[str, Any]) -> C:
     unread = [o for o in blocks if in_use is not None and o not in in_use]
     if unread:
         log(f"the settings of {', '.join(unread)} in {path} are not read: in use are {', '.join(in_use or ())}")
-    return config.with_own(blocks).with_own(read_sets(sets, in_use))
+    return config.with_own(blocks).with_own(read_sets(sets, config.candidates(), certain=in_use is not None))
 
 
 def _shared_of(kind: type[C], earlier: DataConfig) -> dict[str, Any]:
@@ -205,6 +205,6 @@ def to_yaml(config: DataConfig, owners: Iterable[str] = ()) -> str:
 
     values = {name: plain(getattr(config, name)) for name in shared_names(type(config))}
     if isinstance(config, SelectConfig):
-        used = dict.fromkeys([*(config.owners() or config.own), *owners])
+        used = dict.fromkeys([*(config.owners() or () if owners else config.candidates()), *owners])
         values |= {owner: plain(config.settings_of(owner)) for owner in used if own_fields(owner)}
     return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from siftune.config.catalogue import owner_of, recipe_named, settings_type
+from siftune.config.catalogue import METHODS, SELECTORS, owner_of, recipe_named, settings_type
 from siftune.config.options import (
     COUNT,
     COUNT_OR_NONE,
@@ -179,6 +179,12 @@ class SelectConfig(DataConfig, ModelConfig):
         if not recipes:
             return None
         return list(dict.fromkeys([*(owner_of(name) for pair in recipes for name in pair), *self.collect]))
+
+    def candidates(self) -> list[str]:
+        """Those whose settings may be read: :meth:`owners`, or whatever ``auto`` may choose."""
+        open_to = ([owner_of(self.representation)] if self.representation else METHODS.names(),
+                   [self.selector] if self.selector else SELECTORS.names())
+        return self.owners() or [*open_to[0], *open_to[1]]
 
     def with_own(self, blocks: Mapping[str, Mapping[str, Any]]) -> Any:
         """The same with further settings of methods and selectors, which win over those there are."""

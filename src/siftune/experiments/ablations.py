@@ -153,7 +153,7 @@ def _other_method(method: Any, methods: Sequence[str], at: str) -> ConfigError:
 
 
 def _read(name: str, method: str, value: Any, common: CompareConfig, at: str) -> Ablation:
-    from siftune.features.base import GradientRepresentation
+    from siftune.features.base import GradientMethod
     from siftune.features.gradient_settings import settled_settings
 
     if not isinstance(value, dict) or not value:
@@ -174,7 +174,7 @@ def _read(name: str, method: str, value: Any, common: CompareConfig, at: str) ->
                               hint="give it another value, or take it out")
     try:
         base = varied.settings_of(owner)
-        if isinstance(representation, GradientRepresentation):
+        if isinstance(representation, GradientMethod):
             settled_settings(base, representation)  # a projection that does not fit it is refused now
     except ConfigError as error:
         error.where = at

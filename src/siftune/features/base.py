@@ -149,7 +149,7 @@ class Evidence:
     notes: dict[str, Any] = field(default_factory=dict)
 
 
-class Representation(Protocol):
+class Method(Protocol):
     """A method: one way of knowing rows.
 
     It may have ``Settings``, a frozen dataclass of its own settings (:class:`~siftune.config.options.OwnSettings`),
@@ -174,7 +174,7 @@ class Representation(Protocol):
 
 
 @runtime_checkable
-class GradientRepresentation(Representation, Protocol):
+class GradientMethod(Method, Protocol):
     """A representation by gradients: what `siftune plan` asks of it.
 
     Attributes:

@@ -10,7 +10,7 @@ from siftune._common.registry import unknown_name
 from siftune._common.seeds import derive
 from siftune.config.options import COUNT, COUNT_OR_NONE, NOT_NEGATIVE, POSITIVE, SHARE, OwnSettings, option, plain
 from siftune.config.settings import SelectConfig
-from siftune.features.base import Context, GradientRepresentation, deciding_features
+from siftune.features.base import Context, GradientMethod, deciding_features
 
 if TYPE_CHECKING:
     import torch
@@ -60,7 +60,7 @@ class Projected(OwnSettings):
     projection_dim: int = option(8192, "Numbers per row and checkpoint.", rule=COUNT)
 
 
-def settled(context: Context, method: GradientRepresentation) -> Any:
+def settled(context: Context, method: GradientMethod) -> Any:
     """The settings with ``auto`` replaced by the method's own projection, and what then plays no part as by default.
 
     Raises:
@@ -70,7 +70,7 @@ def settled(context: Context, method: GradientRepresentation) -> Any:
     return settled_settings(context.settings, method)
 
 
-def settled_settings(settings: Any, method: GradientRepresentation) -> Any:
+def settled_settings(settings: Any, method: GradientMethod) -> Any:
     """:func:`settled` for settings that belong to no run yet."""
     asked = getattr(settings, "projection", "auto")
     kind = method.projection if asked == "auto" else asked
@@ -168,7 +168,7 @@ def choose_linear_weights(model: Any, config: SelectConfig) -> Any:
     return model
 
 
-def gradient_fingerprint(context: Context, method: GradientRepresentation, settings: Any) -> dict[str, Any]:
+def gradient_fingerprint(context: Context, method: GradientMethod, settings: Any) -> dict[str, Any]:
     """What every gradient feature of the pool depends on, the telling fields first.
 
     Args:

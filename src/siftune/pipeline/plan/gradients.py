@@ -11,13 +11,13 @@ import numpy as np
 from siftune._common.progress import about
 from siftune._common.seeds import permutation
 from siftune.config.settings import SelectConfig
-from siftune.features.base import Context, GradientRepresentation
+from siftune.features.base import Context, GradientMethod
 from siftune.pipeline.plan.estimate import Plan, peak_memory
 
 PROBE_SECONDS = 15.0
 
 
-def estimate(config: SelectConfig, representation: GradientRepresentation, context: Context, made: Plan) -> None:
+def estimate(config: SelectConfig, representation: GradientMethod, context: Context, made: Plan) -> None:
     """Add to a plan what a representation by gradients takes."""
     import torch
 
@@ -75,7 +75,7 @@ def estimate(config: SelectConfig, representation: GradientRepresentation, conte
 class Probe:
     """The passes of a run on a few rows: first the batch that needs most memory, then a sample for the speed."""
 
-    def __init__(self, config: SelectConfig, settings: Any, representation: GradientRepresentation, context: Context):
+    def __init__(self, config: SelectConfig, settings: Any, representation: GradientMethod, context: Context):
         from siftune.features.gradient_settings import (
             choose_linear_weights,
             lora_settings,
