@@ -205,6 +205,6 @@ def to_yaml(config: DataConfig, owners: Iterable[str] = ()) -> str:
 
     values = {name: plain(getattr(config, name)) for name in shared_names(type(config))}
     if isinstance(config, SelectConfig):
-        used = dict.fromkeys([*(config.owners() or () if owners else config.candidates()), *owners])
+        used = dict.fromkeys([*(config.owners() or (() if owners else config.own)), *owners])
         values |= {owner: plain(config.settings_of(owner)) for owner in used if own_fields(owner)}
     return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
