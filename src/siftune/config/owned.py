@@ -79,6 +79,14 @@ def own_fields(owner: str) -> dict[str, dataclasses.Field[Any]]:
     return {f.name: f for f in dataclasses.fields(settings_type(owner))}
 
 
+def own_names(owner: str) -> list[str]:
+    """The names of its settings; none where its package is broken, which is told where it is asked for by itself."""
+    try:
+        return list(own_fields(owner))
+    except ConfigError:
+        return []
+
+
 def checked(owner: str, values: Mapping[str, Any], where: str | None = None) -> dict[str, Any]:
     """Settings of an owner with their types right.
 
@@ -115,15 +123,7 @@ def _offered(owner: str, known: Iterable[str]) -> str:
 
 def owners_of(name: str, among: Iterable[str] | None = None) -> list[str]:
     """The methods and selectors (of some, or all) that have a setting of that name; a broken package has none."""
-    found = []
-    for owner in owners() if among is None else among:
-        try:
-            known = own_fields(owner)
-        except ConfigError:  # told where it is asked for by itself
-            continue
-        if name in known:
-            found.append(owner)
-    return found
+    return [owner for owner in (owners() if among is None else among) if name in own_names(owner)]
 
 
 def owner_of_block(key: str, where: str | None, known: Iterable[str] = ()) -> str:
@@ -179,7 +179,7 @@ def bare(name: str, value: Any, among: Sequence[str], where: str | None, *, cert
 
 def _nobody(name: str, in_use: Sequence[str], where: str | None) -> ConfigError:
     others, used = owners_of(name), " and ".join(in_use) or "auto"
-    mine = [n for owner in in_use for n in own_fields(owner)]
+    mine = [n for owner in in_use for n in own_names(owner)]
     if others:
         return ConfigError(f"{used} {'have' if len(in_use) > 1 else 'has'} no setting {name!r}", where=where,
                            why=f"It is one of {', '.join(others)}.",
@@ -187,7 +187,7 @@ def _nobody(name: str, in_use: Sequence[str], where: str | None) -> ConfigError:
                                 "the other")
     if name in HINTS:
         return ConfigError(f"there is no setting {name!r} any more", where=where, hint=HINTS[name])
-    return unknown_name("setting", name, mine or [n for owner in owners() for n in own_fields(owner)], flag=where)
+    return unknown_name("setting", name, mine or [n for owner in owners() for n in own_names(owner)], flag=where)
 
 
 def read_sets(entries: Sequence[str], among: Sequence[str], *, certain: bool = True) -> Blocks:

@@ -14,9 +14,9 @@ from siftune._common.errors import ConfigError
 from siftune._common.progress import log
 from siftune._common.registry import unknown_name
 from siftune.config.catalogue import RECIPES, owner_named, owners
-from siftune.config.earlier import HINTS, OWNERS, is_earlier, translated
+from siftune.config.earlier import HINTS, OWNERS, TRAINED, is_earlier, translated
 from siftune.config.options import plain
-from siftune.config.owned import Blocks, bare, blocks_of, built, own_fields, owners_of, plainly, read_sets
+from siftune.config.owned import Blocks, bare, blocks_of, built, own_fields, own_names, owners_of, plainly, read_sets
 from siftune.config.shared import (
     CompareConfig,
     DataConfig,
@@ -95,7 +95,8 @@ def _unknown_key(key: str, known: Iterable[str], where: str | None, value: Any =
     if key in shared_names(CompareConfig):
         return ConfigError(f"the setting {key!r} belongs to `siftune compare`", where=where,
                            hint="take it out, or run `siftune compare`")
-    return unknown_name("setting", key, [*known, *owners()], flag=where)
+    mine = [name for owner in owners() for name in own_names(owner)] if where is None else []
+    return unknown_name("setting", key, [*known, *owners(), *mine], flag=where)
 
 
 def load(kind: type[C], path: str | Path | None, flags: Mapping[str, Any]) -> C:
@@ -118,8 +119,9 @@ def load(kind: type[C], path: str | Path | None, flags: Mapping[str, Any]) -> C:
     values = {} if earlier is None else _shared_of(kind, earlier)
     blocks: Blocks = {}
     if path is not None:
-        own = from_mapping(kind, _of_this_edition(read_yaml(path)), where=str(path))  # so that an error names the file
-        given = _parted(kind, _of_this_edition(read_yaml(path)), str(path))
+        written = _of_this_edition(kind, read_yaml(path))
+        own = from_mapping(kind, written, where=str(path))  # so that an error names the file
+        given = _parted(kind, written, str(path))
         values.update({name: getattr(own, name) for name in given[0]})
         blocks = given[1]
     config = from_mapping(kind, {**values, **flags})
@@ -144,7 +146,7 @@ def _earlier_run(kind: type[C], flags: Mapping[str, Any]) -> DataConfig:
     if not source.is_file():
         raise ConfigError("there is no finished run to take features from", where=f"--from {flags['from_run']}",
                           hint="name a folder that `siftune select --output-dir` has written")
-    values = _of_this_edition(read_yaml(source))
+    values = _of_this_edition(kind, read_yaml(source))
     known = shared_names(kind)
     values = {k: v for k, v in values.items() if k in known or owner_named(k)}
     if "method" in flags:  # another recipe: the parts named for the earlier one do not go with it
@@ -153,11 +155,11 @@ def _earlier_run(kind: type[C], flags: Mapping[str, Any]) -> DataConfig:
     return from_mapping(kind, values, where=str(source))
 
 
-def _of_this_edition(values: dict[str, Any]) -> dict[str, Any]:
+def _of_this_edition(kind: type[C], values: dict[str, Any]) -> dict[str, Any]:
     """What a file says; the configuration of a run of the first edition in the words of this one."""
     if not is_earlier(values):
         return values
-    made = translated(values)
+    made = {k: v for k, v in translated(values).items() if k not in TRAINED or k in shared_names(kind)}
     given = values.get("options") or ()
     name = str(values.get("selector") or "") or (RECIPES[values["method"]].selector
                                                   if values.get("method") in RECIPES else "")
