@@ -6,6 +6,7 @@ in its own file.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -128,12 +129,15 @@ def load(kind: type[C], path: str | Path | None, flags: Mapping[str, Any]) -> C:
     if not isinstance(config, SelectConfig):
         return config
     in_use = config.owners()
+    named = config.own  # by Python's keywords
     if isinstance(earlier, SelectConfig):  # another recipe: settings of the earlier one do not go with it
-        config = config.with_own({o: dict(b) for o, b in earlier.own.items() if in_use is None or o in in_use})
+        kept = {o: b for o, b in earlier.own.items() if in_use is None or o in in_use}
+        config = dataclasses.replace(config, own=kept)
     unread = [o for o in blocks if in_use is not None and o not in in_use]
     if unread:
         log(f"the settings of {', '.join(unread)} in {path} are not read: in use are {', '.join(in_use or ())}")
-    return config.with_own(blocks).with_own(read_sets(sets, config.candidates(), certain=in_use is not None))
+    config = config.with_own(blocks).with_own(named)
+    return config.with_own(read_sets(sets, config.candidates(), certain=in_use is not None))
 
 
 def _shared_of(kind: type[C], earlier: DataConfig) -> dict[str, Any]:
