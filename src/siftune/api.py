@@ -19,6 +19,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from siftune._common.artefacts import working_in
+from siftune._common.artefacts.sealed import remove
+from siftune._common.errors import DataError
+from siftune._common.progress import log
 from siftune.config.settings import CompareConfig, DataConfig, SelectConfig
 from siftune.pipeline.run import Run, load_run
 from siftune.pipeline.runfolder import Outcome, write_run
@@ -58,13 +62,15 @@ def select(config: SelectConfig | None = None, *, pool: Any = None, target: Any 
         SiftuneError: anything the user can mend; see its hint.
     """
     from siftune.pipeline.request import requested
-    from siftune.pipeline.select import choose, complete
+    from siftune.pipeline.select import choose, complete, reused_folders
 
     given = {"pool": pool, "target": target, "existing": existing, "test": test, "model": model, "method": method,
              "budget": budget, **settings}
     with requested(SelectConfig, config, given) as request:
-        outcome = choose(complete(request.config), command=command)
-        run = finish(outcome)
+        config = complete(request.config)
+        with working_in(config.output_dir, *reused_folders(config), command=command or "siftune.select"):
+            outcome = choose(config, command=command)
+            run = finish(outcome)
         outcome.context.__dict__.pop("model", None)  # the result need not keep it in memory
         run.temporary = request.temporary is not None
         request.keep_with(run, settings.get("from_run"))
@@ -77,7 +83,17 @@ def finish(outcome: Outcome) -> Run:
 
     folder = Path(outcome.config.output_dir)
     write_run(folder, outcome)
-    build(folder)
+    try:
+        build(folder)
+    except DataError as error:
+        damaged = folder / "comparison.json"
+        if not str(error.where).startswith(str(damaged)):
+            raise
+        # All other files have just been written. It is a result of other commands, which can make it again; with it in
+        # the way, none of them could.
+        log(f"{damaged.name} was damaged and is removed: {error.what}; `siftune compare` makes it again")
+        remove(damaged)
+        build(folder)
     return Run(folder, outcome)
 
 

@@ -150,23 +150,37 @@ def test_doctor_finds_a_flipped_byte_removes_the_shard_and_a_rerun_restores_it(f
     siftune("doctor", run, "--model", "none").ok()
 
 
-def test_a_shard_whose_end_is_cut_off_is_made_again_without_being_told(files: Files, finished: Path,
-                                                                       copy: Callable[[], Path]) -> None:
+def test_a_shard_with_a_flipped_bit_or_a_cut_end_is_made_again_without_being_asked(files: Files, finished: Path,
+                                                                                   copy: Callable[[], Path]) -> None:
     run = copy()
-    shard = run / "store/less/pool/epoch-1/shard-00000.safetensors"
-    shard.write_bytes(shard.read_bytes()[:-100])
-    siftune(*files.select, "--output-dir", run).ok()
+    before = features(run)
+    cut, flipped = (run / f"store/less/pool/epoch-1/shard-0000{i}.safetensors" for i in (0, 3))
+    cut.write_bytes(cut.read_bytes()[:-100])
+    data = bytearray(flipped.read_bytes())
+    data[-7] ^= 4
+    flipped.write_bytes(data)
+    told = siftune(*files.select, "--output-dir", run).ok().err
+    assert "2 of 5 shards of less/pool/epoch-1 were damaged (its bytes have changed) and are computed again" in told
+    assert features(run) == before
     assert selection(run) == selection(finished)
 
 
-def test_a_damaged_warmup_checkpoint_is_refused_with_what_to_delete(files: Files, copy: Callable[[], Path]) -> None:
+def test_a_damaged_warmup_checkpoint_is_trained_again_and_never_used(files: Files, finished: Path,
+                                                                     copy: Callable[[], Path]) -> None:
     run = copy()
+    before = features(run)
     (run / "store/less/pool/epoch-1/shard-00000.json").unlink()  # so that the checkpoint is needed
     path = run / "warmup/epoch-1/adapter.safetensors"
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
     path.write_bytes(data)
-    siftune(*files.select, "--output-dir", run).refused("damaged", f"delete {path.parent}")
+    told = siftune(*files.select, "--output-dir", run).ok().err
+    assert "warmup/epoch-1 was damaged (its bytes have changed) and is made again" in told
+    after = features(run)
+    trained = run / "warmup/training/training.json"  # its note tells how long it took
+    assert {path: after[path] for path in after if path != trained} == {
+        path: before[path] for path in before if path != trained}
+    assert selection(run) == selection(finished)
 
 
 @pytest.mark.parametrize("name", ["selection.parquet", "scores.parquet", "selected.jsonl", "manifest.json",

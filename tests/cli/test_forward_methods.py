@@ -57,8 +57,10 @@ def test_two_workers_read_the_same(files: Files, tmp_path: Path) -> None:
     siftune(*arguments, "--output-dir", tmp_path / "one").ok()
     siftune(*arguments, "--workers", 2, "--output-dir", tmp_path / "two").ok()
     assert ids_of(tmp_path / "one") == ids_of(tmp_path / "two")
-    for manifest in (tmp_path / "one/store").rglob("manifest.json"):
-        one, two = (FeatureStore.load(tmp_path / run / manifest.parent.relative_to(tmp_path / "one"))
+    heads = list((tmp_path / "one/store").rglob("fingerprint.json"))
+    assert len(heads) == 4, "three of the pool, one of the targets"
+    for head in heads:
+        one, two = (FeatureStore.load(tmp_path / run / head.parent.relative_to(tmp_path / "one"))
                     for run in ("one", "two"))
         for shard in one.shards():
             with one._open(shard) as file:

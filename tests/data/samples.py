@@ -21,6 +21,9 @@ def record(format: str, prompt: str, answer: str) -> dict[str, Any]:
         "prompt-completion": {"prompt": prompt, "completion": answer},
         "alpaca": {"instruction": prompt, "input": "", "output": answer},
         "sharegpt": {"conversations": [{"from": "human", "value": prompt}, {"from": "gpt", "value": answer}]},
+        "question-answer": {"question": prompt, "answer": answer},
+        "query-response": {"query": prompt, "response": answer},
+        "input-output": {"input": prompt, "output": answer},
     }[format]
 
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 
-from siftune.data.formats import FORMATS, detect, to_messages
+from siftune.data.formats import FORMATS, detect, read_conversation
 from siftune.data.problems import BadRow
 from siftune.data.rows import Message
 from tests.data.samples import ANSWERS, TEXTS, record
@@ -15,8 +15,10 @@ PAIR = (Message("user", "Q"), Message("assistant", "A"))
 @given(prompt=TEXTS, answer=ANSWERS)
 def test_contents_survive_character_for_character(format: str, prompt: str, answer: str) -> None:
     made = record(format, prompt, answer)
-    assert detect(made) == format
-    assert to_messages(made, format) == (Message("user", prompt), Message("assistant", answer))
+    found = detect(made)
+    assert found is not None
+    assert found.name == format
+    assert read_conversation(made, format).messages == (Message("user", prompt), Message("assistant", answer))
 
 
 @pytest.mark.parametrize(("made", "messages"), [
@@ -40,7 +42,7 @@ def test_contents_survive_character_for_character(format: str, prompt: str, answ
 def test_variants_found_in_public_data_are_read(made: dict, messages: tuple[Message, ...]) -> None:
     format = detect(made)
     assert format is not None
-    assert to_messages(made, format) == messages
+    assert read_conversation(made, format).messages == messages
 
 
 @pytest.mark.parametrize(("made", "reason"), [
@@ -62,11 +64,11 @@ def test_a_malformed_record_is_refused_with_its_reason(made: dict, reason: str) 
     format = detect(made)
     assert format is not None
     with pytest.raises(BadRow) as caught:
-        to_messages(made, format)
+        read_conversation(made, format)
     assert caught.value.reason == reason
 
 
 def test_unknown_keys_are_no_format_and_an_explicit_format_says_what_it_found() -> None:
     assert detect({"text": "x"}) is None
     with pytest.raises(BadRow, match="expected alpaca, found the keys prompt, completion"):
-        to_messages({"prompt": "Q", "completion": "A"}, "alpaca")
+        read_conversation({"prompt": "Q", "completion": "A"}, "alpaca")

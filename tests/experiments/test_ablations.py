@@ -73,12 +73,12 @@ def test_the_settings_matter_here(done):
 
 def test_what_is_shared_is_computed_once(done):
     home = done.file.parent
-    own = {read_json(head)["settings"]["adam"] + str(read_json(head)["projection"]["dim"]): head.parents[2]
-           for head in home.glob("ablations/*/store/less/fingerprint.json")}
+    own = {made["settings"]["adam"] + str(made["projection"]["dim"]): head.parents[2] for head, made in (
+        (head, read_json(head)["content"]) for head in home.glob("ablations/*/store/less/fingerprint.json"))}
     assert len(list(home.glob("ablations/*"))) == 3, "plain, narrow, short; the others read the method's own features"
     assert set(own) == {"none64", "paper16", "paper64"}
     assert [name for name, folder in own.items() if (folder / "warmup").exists()] == ["paper64"], "the short warmup"
-    steps = [(s["representation"], s["step"]) for s in read_json(home / "costs.json")]
+    steps = [(s["representation"], s["step"]) for s in read_json(home / "costs.json")["content"]]
     assert sorted(label for label, step in steps if step == "warmup") == ["less", "less (warmup_epochs: 1)"]
     assert sorted(label for label, step in steps if step == "pool features") == [
         "less", "less (adam: none)", "less (projection_dim: 16)", "less (warmup_epochs: 1)"]

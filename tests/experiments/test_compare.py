@@ -94,7 +94,7 @@ def test_the_scores_are_those_of_the_trained_adapter_on_the_test_rows(setting, d
     assert len(folders) == 2 * 4, "two seeds of random, full and two methods"
     found = []
     for folder in folders:
-        scores = read_json(next(folder.glob("scores-*.json")))
+        scores = read_json(next(folder.glob("scores-*.json")))["content"]
         assert scores["ids"] == inputs.test.ids
         model = attach_lora(loaded.model, lora_settings(made), derive(made.seed, "training adapter", 0))
         load_adapter_state(model, load_file(folder / "adapter.safetensors"))

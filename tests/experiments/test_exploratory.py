@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from scipy.stats import t as student
 
-from siftune._common.files import read_json, write_json
+from siftune._common.artefacts import write_sealed
+from siftune._common.files import read_json
 from siftune.experiments.analysis.ranks import rho
 from siftune.experiments.analysis.subtasks import places_of
 from siftune.experiments.run import study
@@ -27,9 +28,9 @@ def result(tmp_path_factory):
                   train_models=[str(folder / "other")])
     study(made)
     for number, path in enumerate(sorted((folder / "study" / "training").glob("*/scores-*.json"))):
-        scores = read_json(path)
+        head, scores = (read_json(path)[part] for part in ("artefact", "content"))
         scores["correct"] = [None if i == 0 else (i + number) % 3 > 0 for i in range(len(scores["loss"]))]
-        write_json(path, scores)
+        write_sealed(path, head["kind"], head["made_from"], scores)
     return study(made).result
 
 

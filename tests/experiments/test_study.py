@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from siftune._common.artefacts import write_sealed
 from siftune._common.errors import ConfigError, SiftuneError
-from siftune._common.files import read_json, write_json
+from siftune._common.files import read_json
 from siftune.api import compare
 from siftune.evaluation.statistics import holm
 from siftune.execution import LocalExecutor
@@ -111,7 +112,7 @@ def test_features_are_charged_to_all_and_spent_once(done):
         assert steps["sums", step]["seconds"] == steps["sorting", step]["seconds"] > 0
     assert steps["sums", "target features"]["run_for"] == ["less", "sums"]
     assert steps["sorting", "target features"]["run_for"] == ["less", "sorting"]
-    spent = read_json(done.file.parent / "costs.json")
+    spent = read_json(done.file.parent / "costs.json")["content"]
     assert done.result["costs"]["feature_seconds"] == pytest.approx(sum(s["seconds"] for s in spent), abs=1e-3)
     assert [s["step"] for s in spent].count("warmup") == 1
     arm = next(a for a in done.result["arms"] if a["name"] == "less-round-robin")
@@ -222,8 +223,8 @@ def test_a_loss_that_is_no_number_is_a_failure_and_no_result(setting, brief, tmp
     run = Path(shutil.copytree(made.common.output_dir, tmp_path / "run"))
     cell = next(c for c in brief.result["cells"] if c["subset"] and c["subset"].startswith("bm25--sums"))
     [path] = (run / "training" / cell["id"]).glob("scores-*.json")
-    scores = read_json(path)
-    write_json(path, {**scores, "loss": [float("inf"), *scores["loss"][1:]]})
+    head, scores = (read_json(path)[part] for part in ("artefact", "content"))
+    write_sealed(path, head["kind"], head["made_from"], {**scores, "loss": [float("inf"), *scores["loss"][1:]]})
     result = study(dataclasses.replace(made, common=dataclasses.replace(made.common, output_dir=str(run)))).result
     assert [(f["what"], f["title"]) for f in result["failures"]] == [("training", "bm25, sums, 10%, seed 0")]
     assert "is inf" in result["failures"][0]["message"]

@@ -8,6 +8,7 @@ import yaml
 
 from siftune._common.errors import ConfigError, DataError
 from siftune.data.readers import read_rows
+from siftune.data.rows import Row
 from siftune.export import TARGETS, export
 
 RECORDS = [
@@ -119,3 +120,66 @@ def test_unknown_trainers_and_unfinished_runs_are_refused(run: Path, tmp_path: P
     (run / "selection.parquet").write_bytes(b"x")
     with pytest.raises(DataError, match="cannot be read"):
         export(run, "trl", tmp_path / "out")
+
+
+CASES = Path(__file__).parents[1] / "data" / "cases"
+
+
+def rows_of(folder: Path, *names: str, config: str = "") -> tuple[Path, list[Row]]:
+    records = [json.loads(line) for name in names for line in (CASES / name).read_text().splitlines()]
+    run = make_run(folder, records, [f"r{i}" for i in range(len(records))])
+    if config:
+        (run / "config.yaml").write_text(config)
+    rows, _ = read_rows([run / "selected.jsonl"], role="pool", format="mixed", id_field="none")
+    return run, rows
+
+
+def meaning(rows: list[Row]) -> list[tuple[object, object]]:
+    return [(row.messages, row.tools) for row in rows]
+
+
+@pytest.mark.parametrize("to", TARGETS)
+def test_tool_calls_and_tools_survive_every_export(tmp_path: Path, to: str) -> None:
+    run, rows = rows_of(tmp_path / "run", "tools_sharegpt.jsonl", "gsm8k.jsonl")
+    made = export(run, to, tmp_path / to)
+    written, _ = read_rows([made.files[0]], role="pool", format="mixed")
+    assert meaning(written) == meaning(rows)
+    if to == "llamafactory":
+        (entry,) = json.loads(made.files[1].read_text()).values()
+        assert entry["tags"]["function_tag"] == lines(made.files[0])[0]["messages"][2]["role"] == "function_call"
+        assert json.loads(lines(made.files[0])[0][entry["columns"]["tools"]])[0]["name"] == "get_weather"
+    if to == "axolotl":
+        assert yaml.safe_load(made.files[1].read_text())["datasets"][0]["field_tools"] == "tools"
+
+
+def test_text_beside_calls_thoughts_and_flags_survive_or_are_refused(tmp_path: Path) -> None:
+    run, rows = rows_of(tmp_path / "run", "toolcalls_text.jsonl", "reasoning_content.jsonl", "lossflag.jsonl")
+    for to in ("jsonl", "axolotl"):
+        made = export(run, to, tmp_path / to)
+        assert meaning(read_rows([made.files[0]], role="pool", format="mixed")[0]) == meaning(rows)
+    assert yaml.safe_load(made.files[1].read_text())["datasets"][0]["message_field_training"] == "train"
+    assert [turn["train"] for turn in lines(made.files[0])[2]["messages"]] == [False, False, False, True]
+    for to in ("trl", "llamafactory"):
+        with pytest.raises(DataError, match="not to be trained on") as caught:
+            export(run, to, tmp_path / to)
+        assert "--to axolotl" in str(caught.value.hint)
+        assert not (tmp_path / to).exists()
+    calls, _ = rows_of(tmp_path / "calls", "toolcalls_text.jsonl")
+    thoughts, _ = rows_of(tmp_path / "thoughts", "thinking_field.jsonl")
+    for one, says in ((calls, "text beside a tool call"), (thoughts, "thoughts apart from the answer")):
+        with pytest.raises(DataError, match=says):
+            export(one, "llamafactory", tmp_path / "no")
+
+
+def test_trl_learns_only_the_last_answer_where_the_others_are_not_trained_on(tmp_path: Path) -> None:
+    run, rows = rows_of(tmp_path / "run", "weight0.jsonl", "lossflag.jsonl")
+    made = export(run, "trl", tmp_path / "out")
+    assert [[turn["content"] for turn in one["completion"]] for one in lines(made.files[0])] == [
+        ["4"], ["ACTION: go to bed 1"]]
+    assert meaning(read_rows([made.files[0]], role="pool")[0]) == meaning(rows)
+
+
+def test_a_run_with_named_columns_is_exported_by_them(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", [{"frage": "Q", "antwort": "A"}], ["r0"])
+    (run / "config.yaml").write_text("columns: ['prompt=frage,completion=antwort']\n")
+    assert chats(lines(export(run, "trl", tmp_path / "out").files[0])) == [[("user", "Q"), ("assistant", "A")]]

@@ -92,7 +92,7 @@ def test_only_what_is_missing_is_computed_and_other_texts_are_refused(tmp_path):
     assert len(FeatureStore.load(first.stores[0]).missing()) == 0
 
     other = examples([("another", "text"), *FEW[1:]])
-    with pytest.raises(StoreMismatch, match="data"):
+    with pytest.raises(StoreMismatch, match="pool"):
         Embedding().compute(context(tmp_path, other, made.target))
     replaced = Embedding().compute(context(tmp_path, other, made.target, recompute=True))
     assert not np.allclose(whole(replaced.blocks)[:, 0], S[:, 0])

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
 
@@ -74,4 +72,4 @@ def test_it_is_reused_and_belongs_to_its_model(tmp_path):
         Rds().compute(context(tmp_path, model_seed=1))
     replaced = whole(Rds().compute(context(tmp_path, model_seed=1, recompute=True)).blocks)
     assert np.abs(replaced - first).max() > 0.01
-    json.loads((tmp_path / "store/rds/pool/base/manifest.json").read_text())
+    assert FeatureStore.load(tmp_path / "store/rds/pool/base").complete

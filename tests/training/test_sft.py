@@ -228,7 +228,7 @@ def test_a_single_step_still_learns(tmp_path: Path) -> None:
     model = fresh()
     result = train(model, random_rows(3), TrainSettings(epochs=1, learning_rate=0.01), tmp_path)
     assert result.learning_rates == [0.01]
-    assert files.read_json(tmp_path / "training.json")["steps"] == 1
+    assert files.read_json(tmp_path / "training.json")["content"]["about"]["steps"] == 1
 
 
 def test_mistakes_are_explained(tmp_path: Path) -> None:

@@ -35,6 +35,11 @@ def run(model: Any, folder: Path, settings: WarmupSettings = SETTINGS, seed: int
     return run_warmup(model, ROWS, IDS, settings, folder, seed, pad_id=0, device="cpu", stop_after=stop_after)
 
 
+def told(folder: Path) -> dict[str, Any]:
+    """What the note of a finished training tells."""
+    return files.read_json(folder / "training/training.json")["content"]["about"]
+
+
 def test_checkpoints_hold_the_live_optimizers_moments_by_parameter_name(
         tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     live: list[dict[str, Any]] = []
@@ -66,7 +71,7 @@ def test_checkpoints_hold_the_live_optimizers_moments_by_parameter_name(
 
 def test_score_weights_are_the_epochs_mean_learning_rates_normalised(tmp_path: Path) -> None:
     checkpoints = run(fresh(), tmp_path)
-    rates = files.read_json(tmp_path / "training/training.json")["learning_rates"]
+    rates = told(tmp_path)["learning_rates"]
     means = np.array([np.mean(rates[0:2]), np.mean(rates[2:4]), np.mean(rates[4:6])])
     np.testing.assert_allclose([c.mean_learning_rate for c in checkpoints], means, rtol=1e-12)
     np.testing.assert_allclose(score_weights(checkpoints), means / means.sum(), rtol=1e-12)
@@ -97,7 +102,7 @@ def test_an_interrupted_warmup_continues_and_a_finished_one_returns_at_once(
     written = first.stat().st_mtime_ns
     again = run(model, tmp_path / "cut")
     assert first.stat().st_mtime_ns == written
-    assert [c.blake2 for c in again] == [c.blake2 for c in calm]
+    assert [c.checksum for c in again] == [c.checksum for c in calm]
 
     monkeypatch.setattr(warmup, "train_lora", lambda *a, **k: pytest.fail("trained a finished warmup"))
     other = fresh()
@@ -110,12 +115,12 @@ def test_a_run_left_off_after_an_epoch_goes_on_as_if_it_had_not_been(
     whole = run(fresh(), tmp_path / "whole")
     model = fresh()
     first = run(model, tmp_path / "parts", stop_after=1)
-    assert [(c.step, c.blake2) for c in first] == [(2, whole[0].blake2)]
+    assert [(c.step, c.checksum) for c in first] == [(2, whole[0].checksum)]
     assert first[0].mean_learning_rate == whole[0].mean_learning_rate, "the schedule is that of all three epochs"
     assert same(adapter_state(model), {n: first[0].load_weights()[n] for n in adapter_state(model)})
     rest = run(fresh(), tmp_path / "parts")
-    assert [c.blake2 for c in rest] == [c.blake2 for c in whole]
-    rates = [files.read_json(tmp_path / name / "training/training.json")["learning_rates"]
+    assert [c.checksum for c in rest] == [c.checksum for c in whole]
+    rates = [told(tmp_path / name)["learning_rates"]
              for name in ("whole", "parts")]
     assert rates[0] == rates[1]
     assert len(rates[0]) == 6
@@ -130,19 +135,26 @@ def test_a_run_left_off_brings_a_lost_checkpoint_back(tmp_path: Path) -> None:
     assert run(fresh(), tmp_path, stop_after=1) == before
 
 
-def test_a_lost_checkpoint_is_made_again_and_a_damaged_one_is_refused(tmp_path: Path) -> None:
+def test_a_lost_or_damaged_checkpoint_is_made_again_and_never_read(tmp_path: Path,
+                                                                   capsys: pytest.CaptureFixture[str]) -> None:
     before = run(fresh(), tmp_path)
     (tmp_path / "epoch-2/checkpoint.json").unlink()
-    after = run(fresh(), tmp_path)
-    assert after == before
+    assert run(fresh(), tmp_path) == before
+    whole = tmp_path / "epoch-3/adapter.safetensors"
+    written = whole.stat().st_mtime_ns
     damaged = tmp_path / "epoch-1/adapter.safetensors"
     damaged.write_bytes(damaged.read_bytes()[:-4] + b"junk")
     with pytest.raises(StoreCorrupt, match="epoch 1 is damaged"):
-        after[0].load_moments()
+        before[0].load_moments()
+    assert run(fresh(), tmp_path) == before
+    assert "epoch-1 was damaged" in capsys.readouterr().err
+    assert whole.stat().st_mtime_ns == written, "the others were not written again"
+    before[0].load_moments()
 
 
 def test_another_seed_or_model_does_not_reuse_the_checkpoints(tmp_path: Path) -> None:
-    sums = [[c.blake2 for c in run(fresh(adapter), tmp_path, seed=seed)] for adapter, seed in ((1, 0), (1, 1), (2, 1))]
+    runs = ((1, 0), (1, 1), (2, 1))
+    sums = [[c.checksum for c in run(fresh(adapter), tmp_path, seed=seed)] for adapter, seed in runs]
     assert len({name for names in sums for name in names}) == 9
 
 

@@ -67,11 +67,11 @@ def print_inspection(found: Inspection) -> None:
     """What `siftune inspect` shows: counts, then the first rows with what is supervised of them in colour."""
     from rich.console import Console
 
-    from siftune.data.inspect import mask_preview
+    from siftune.data.inspect import mask_preview, visible
 
     console = Console(highlight=False)
     for line in found.lines():
-        console.print(line, markup=False)
+        console.print(visible(line), markup=False, soft_wrap=True)
     for row, rendered in list(zip(found.examples.rows, found.examples.rendered, strict=True))[: found.show]:
         console.print(f"\n{row.where}  id {row.id}  {len(rendered)} tokens, {rendered.supervised} supervised (green)",
                       style="bold", markup=False)

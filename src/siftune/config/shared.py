@@ -46,8 +46,14 @@ class DataConfig:
     test: tuple[str, ...] = option((), "Held-out rows for scoring; must not overlap with pool or target.", group=DATA)
     existing: tuple[str, ...] = option((), "Rows that the model was already trained on, for selectors that choose what "
                                        "they lack (flcg, flcmi).", group=DATA)
-    format: str = option("auto", "auto, messages, prompt-completion, alpaca, sharegpt, or mixed (decide row by row).",
-                         group=DATA)
+    format: str = option("auto", "auto, messages, sharegpt, alpaca, prompt-completion, question-answer, "
+                         "query-response, input-output, or mixed (decide row by row).", group=DATA)
+    columns: tuple[str, ...] = option((), "Columns by other names, as PART=COLUMN: prompt=question,completion=answer; "
+                                      "also messages=, input=, system=, history=, tools=, reasoning=. PART= alone "
+                                      "leaves a part out.", group=DATA)
+    limits: tuple[str, ...] = option((), "What is too large to read, as NAME=NUMBER: line (bytes), row (characters), "
+                                     "turns, nesting, expansion (of compressed files); may be given several times.",
+                                     group=DATA, flag="--limit")
     id_field: str = option("auto", "Field with the row's id; auto uses `id` where every row has one; none makes ids.",
                            group=DATA)
     subtask_field: str = option("subtask", "Field of target and test rows that names their subtask.", group=DATA)

@@ -1,181 +1,204 @@
-"""The four shapes in which instruction data comes, and how each becomes one list of messages.
+"""How a record in one of the known formats, or with columns that the user named, becomes one conversation.
 
-==================  ====================================================================================
-``messages``        ``messages: [{role, content}]``, contents as text or as ``[{"type": "text", "text"}]``
+=====================  =================================================================================
+``messages``           ``messages: [{role, content}]``, contents as text or as ``[{"type": "text", "text"}]``
+``sharegpt``           ``conversations: [{from, value}]``
+``alpaca``             ``instruction``, optional ``input``, ``output`` (also Dolly's ``context``, ``response``)
 ``prompt-completion``  ``prompt`` with ``completion`` or ``response``, each text or a list of messages
-``alpaca``          ``instruction``, optional ``input``, ``output`` (also Dolly's ``context``, ``response``)
-``sharegpt``        ``conversations: [{from, value}]``
-==================  ====================================================================================
+``question-answer``    ``question``, optional ``context``, ``answer`` or ``response``
+``query-response``     ``query``, ``response`` (ms-swift), optional ``history``
+``input-output``       ``input``, ``output`` (also ``inputs``, ``targets``)
+=====================  =================================================================================
 
-A top-level ``system`` text, which the last three may carry, becomes the system message. Contents are kept
-character for character.
+The columns of each are in :mod:`siftune.data.columns`. A top-level ``system`` text becomes the system turn, ``tools``
+what may be called. Contents are kept character for character.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import dataclasses
+from dataclasses import dataclass
 from typing import Any
 
+from siftune.data import columns
+from siftune.data.columns import REFUSED, Format, Record, keys_of
+from siftune.data.limits import Limits
 from siftune.data.problems import BadRow
-from siftune.data.rows import Message
+from siftune.data.rows import Message, Tools
+from siftune.data.turns import Turns, clean_text, is_turns, kind_of, refused
 
-Record = Mapping[str, Any]
-
-ROLES = {
-    "system": "system", "developer": "system",
-    "user": "user", "human": "user", "prompter": "user",
-    "assistant": "assistant", "gpt": "assistant", "model": "assistant", "bot": "assistant", "chatgpt": "assistant",
-    "bing": "assistant", "bard": "assistant", "function_call": "assistant",
-    "tool": "tool", "function": "tool", "observation": "tool", "function_response": "tool", "ipython": "tool",
-}
-"""Names of speakers found in public data, in lower case, and the role each one stands for."""
+FORMATS = tuple(columns.FORMATS)
+"""Names of the formats, in the order in which they are tried."""
 
 
-def detect(record: Record) -> str | None:
-    """The format of a record by the keys it has, or ``None``; a richer format wins over a plainer one.
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """What a record says.
 
-    Keys with a value count first: tables that were merged from several formats carry the other format's columns
-    as nulls.
+    Attributes:
+        messages: The turns.
+        tools: What may be called.
+        used, kept: Its fields with a value that went into the conversation, and the others; fields of turns as
+            ``messages[].weight``.
+    """
+
+    messages: tuple[Message, ...]
+    tools: Tools | None
+    used: frozenset[str]
+    kept: frozenset[str]
+
+
+def detect(record: Record, named: Format | None = None) -> Format | None:
+    """The format of a record by the columns it has, or ``None``; a richer format wins over a plainer one.
+
+    Columns with something in them count first: tables that were merged from several formats carry the other formats'
+    columns as nulls. Columns that the user ``named`` win over the known formats.
     """
     filled = {key: value for key, value in record.items() if value is not None}
-    for keys in (filled, record):
-        for name in _FORMATS:
-            if fits(keys, name):
-                return name
-    return None
+    formats = [*([named] if named else []), *columns.FORMATS.values()]
+    return (next((one for one in formats if one.is_filled(filled)), None)
+            or next((one for one in formats if one.fits(filled)), None)
+            or next((one for one in formats if one.fits(record)), None))
 
 
-def fits(record: Record, format: str) -> bool:
-    """Whether the record has the keys that the format needs."""
-    return _FORMATS[format][0](record)
-
-
-def to_messages(record: Record, format: str) -> tuple[Message, ...]:
+def read_conversation(record: Record, format: str | Format, limits: Limits | None = None, *,
+                      typed: bool = False) -> Conversation:
     """The conversation of a record.
 
     Args:
         record: The parsed record.
-        format: One of :data:`FORMATS`.
+        format: One of :data:`FORMATS`, or one made of columns that the user named.
+        limits: What is too large.
+        typed: Whether it comes from a table with types; see :class:`~siftune.data.turns.Turns`.
 
     Raises:
         BadRow: the record does not have that format, a role is unknown, a content is not text, there is no
-            assistant turn or an empty one.
+            assistant turn or an empty one, a field asks for what cannot be done, or a limit is exceeded.
     """
-    if not fits(record, format):
-        raise BadRow("unknown-format", f"expected {format}, found the keys {keys_of(record)}")
-    messages = _FORMATS[format][1](record)
-    if format != "messages" and not any(message.role == "system" for message in messages) and record.get("system"):
-        messages = [Message("system", _text(record["system"], "system")), *messages]
+    limits = limits or Limits()
+    found = columns.FORMATS[format] if isinstance(format, str) else format
+    if not found.fits(record):
+        raise BadRow("unknown-format", f"expected {found.name}, found the keys {keys_of(record)}")
+    for name, what in (*REFUSED.items(), *found.refused.items()):
+        if _holds_something(record.get(name)) and not any(name in names for names in found.columns.values()):
+            raise refused(name, what)
+    reader = _Reader(record, found, Turns(limits, typed=typed))
+    messages = tuple(reader.messages())
+    tools = reader.tools()
+    _check(messages, limits)
+    used = reader.used | reader.turns.used
+    kept = {str(key)[:80] for key, value in record.items() if value is not None and key not in reader.used}
+    return Conversation(messages, tools, frozenset(used), frozenset(kept | reader.turns.kept))
+
+
+class _Reader:
+    """One record read by the columns of a format."""
+
+    def __init__(self, record: Record, format: Format, turns: Turns):
+        self._record, self._format, self.turns = record, format, turns
+        self.used: set[str] = set()
+
+    def messages(self) -> list[Message]:
+        name = self._format.column("messages", self._record)
+        if self._format.needs == ("messages",):
+            name = name or self._format.columns["messages"][0]
+            self.used.add(name)
+            messages = self.turns.read(self._record.get(name), name)
+        else:
+            messages = [*self._history(), *self._exchange()]
+        return self._with_system(messages)
+
+    def tools(self) -> Tools | None:
+        name = self._take("tools")
+        found = self.turns.tool_list(self._record[name], name) if name else None
+        if found and self.turns.tools and found != self.turns.tools:
+            raise BadRow("unsupported-field", f"{name} and the system turn name different tools")
+        return found or self.turns.tools
+
+    def _take(self, part: str) -> str | None:
+        """The column that holds a part, from now on a used one; ``None`` where there is none or an empty text."""
+        name = self._format.column(part, self._record)
+        if name is not None:
+            self.used.add(name)
+        return name if name is not None and self._record[name] not in ("", []) else None
+
+    def _history(self) -> list[Message]:
+        name = self._take("history")
+        if name is None:
+            return []
+        value = self._record[name]
+        if isinstance(value, str):
+            value = self.turns.json_text(value, name)
+        if is_turns(value) and all(isinstance(turn, dict) for turn in value):
+            return self.turns.read(value, name)
+        if not isinstance(value, list):
+            raise BadRow("non-string-content", f"{name} is {kind_of(value)}, not a list of pairs")
+        found = []
+        for number, pair in enumerate(value, 1):
+            what = f"{name}, pair {number}"
+            if not isinstance(pair, list) or len(pair) != 2:
+                raise BadRow("non-string-content", f"{what} is {kind_of(pair)}, not a list of two texts")
+            found += [Message("user", clean_text(pair[0], what)), Message("assistant", clean_text(pair[1], what))]
+        return found
+
+    def _exchange(self) -> list[Message]:
+        prompts = self._side("prompt", "user")
+        if name := self._take("input"):
+            extra = clean_text(self._record[name], name)
+            if prompts[-1:] and prompts[-1].role != "user":
+                raise BadRow("non-string-content", f"{name} stands beside a prompt that does not end with the user")
+            # As LLaMA-Factory joins them, so that the text which is scored is the text which its users train on.
+            prompts[-1] = dataclasses.replace(prompts[-1], content=f"{prompts[-1].content}\n{extra}")
+        answers = self._side("completion", "assistant")
+        if name := self._take("reasoning"):
+            thought = clean_text(self._record[name], name)
+            if len(answers) != 1 or (answers[0].reasoning or thought) != thought:
+                raise BadRow("unsupported-field", f"{name} stands beside a completion with thoughts or several turns")
+            answers = [dataclasses.replace(answers[0], reasoning=thought or None)]
+        return [*prompts, *answers]
+
+    def _side(self, part: str, role: str) -> list[Message]:
+        """A prompt or completion: text of that role, or a list of messages."""
+        name = self._format.column(part, self._record) or self._format.columns[part][0]
+        self.used.add(name)
+        value: Any = self._record.get(name)
+        if is_turns(value):
+            return self.turns.read(value, name)
+        return [Message(role, clean_text(value, name))]
+
+    def _with_system(self, messages: list[Message]) -> list[Message]:
+        name = self._take("system")
+        if name is None:
+            return messages
+        text = clean_text(self._record[name], name)
+        own = [message.content for message in messages if message.role == "system"]
+        if own and own[0].strip() != text.strip():
+            raise BadRow("unsupported-field", f"{name} and the conversation's own system turn say different things")
+        return messages if own or not text else [Message("system", text), *messages]
+
+
+def _check(messages: tuple[Message, ...], limits: Limits) -> None:
     answers = [message for message in messages if message.role == "assistant"]
     if not answers:
-        raise BadRow("no-assistant-turn", f"the roles are {', '.join(m.role for m in messages)}" if messages else
+        raise BadRow("no-assistant-turn", f"the roles are {_roles(messages)}" if messages else
                      "the conversation is empty")
-    if any(not answer.content.strip() for answer in answers):
+    if any(not answer.content.strip() and not answer.tool_calls for answer in answers):
         raise BadRow("empty-response")
-    return tuple(messages)
+    if not any(answer.train for answer in answers):
+        raise BadRow("nothing-to-supervise", "the data says of every assistant turn that it is not trained on")
+    characters = sum(len(message.text) for message in messages)
+    if characters > limits.row:
+        raise limits.exceeded("row", f"the conversation has {characters:,} characters, more than")
+    if len(messages) > limits.turns:
+        raise limits.exceeded("turns", f"the conversation has {len(messages):,} turns, more than")
 
 
-def keys_of(record: Record) -> str:
-    """The keys of a record for a message to the user."""
-    keys = [str(key) for key in record]
-    return ", ".join(keys[:12]) + (", ..." if len(keys) > 12 else "") if keys else "(none)"
+def _roles(messages: tuple[Message, ...]) -> str:
+    return ", ".join(message.role for message in messages[:12]) + (", ..." if len(messages) > 12 else "")
 
 
-def _first(record: Record, *keys: str) -> str | None:
-    """The first of the keys that the record has with a value."""
-    return next((key for key in keys if record.get(key) is not None), None)
-
-
-def _text(value: Any, what: str) -> str:
-    """A content as text; a list of text parts is joined, anything else is refused."""
-    if isinstance(value, list) and value and all(_is_text_part(part) for part in value):
-        value = "".join(part["text"] for part in value)
-    if not isinstance(value, str):
-        raise BadRow("non-string-content", f"{what} is {_kind(value)}")
-    if not value.isascii():
-        try:
-            value.encode("utf-8")
-        except UnicodeEncodeError as error:
-            raise BadRow("invalid-unicode", f"{what}, character {error.start}") from error
-    return value
-
-
-def _is_text_part(part: Any) -> bool:
-    return isinstance(part, Mapping) and part.get("type", "text") == "text" and isinstance(part.get("text"), str)
-
-
-def _kind(value: Any) -> str:
-    names = {type(None): "null", bool: "a boolean", int: "a number", float: "a number", dict: "an object"}
-    if isinstance(value, list):
-        types = sorted({str(part.get("type")) for part in value if isinstance(part, Mapping)} - {"text"})
-        return f"a list with parts of type {', '.join(types)}" if types else "a list"
-    return names.get(type(value), type(value).__name__)
-
-
-def _turns(value: Any, what: str) -> list[Message]:
-    """A list of ``{role, content}`` or ``{from, value}`` objects as messages."""
-    if not isinstance(value, list):
-        raise BadRow("non-string-content", f"{what} is {_kind(value)}, not a list of turns")
-    messages = []
-    for number, turn in enumerate(value, 1):
-        name = f"{what}, turn {number}"
-        if not isinstance(turn, Mapping):
-            raise BadRow("non-string-content", f"{name} is {_kind(turn)}, not an object")
-        speaker = turn.get("role", turn.get("from"))
-        role = ROLES.get(speaker.strip().lower()) if isinstance(speaker, str) else None
-        if role is None:
-            raise BadRow("unknown-role", f"{name} has the role {speaker!r}")
-        messages.append(Message(role, _text(turn.get("content", turn.get("value")), name)))
-    return messages
-
-
-def _side(value: Any, role: str, what: str) -> list[Message]:
-    """A prompt or completion: text of that role, or a list of messages."""
-    if isinstance(value, list) and not all(_is_text_part(part) for part in value):
-        return _turns(value, what)
-    return [Message(role, _text(value, what))]
-
-
-def _read_messages(record: Record) -> list[Message]:
-    return _turns(record["messages"], "messages")
-
-
-def _read_sharegpt(record: Record) -> list[Message]:
-    key = _first(record, "conversations", "conversation") or "conversations"
-    return _turns(record[key], key)
-
-
-def _read_alpaca(record: Record) -> list[Message]:
-    history = []
-    for number, pair in enumerate(record.get("history") or [], 1):
-        if not isinstance(pair, list) or len(pair) != 2:
-            raise BadRow("non-string-content", f"history, pair {number} is {_kind(pair)}, not a list of two texts")
-        history += [Message("user", _text(pair[0], f"history, pair {number}")),
-                    Message("assistant", _text(pair[1], f"history, pair {number}"))]
-    instruction = _text(record["instruction"], "instruction")
-    key = _first(record, "input", "context")
-    extra = _text(record[key], key) if key else ""
-    output = _first(record, "output", "response") or "output"
-    # As LLaMA-Factory joins them, so that the text which is scored is the text which its users train on.
-    prompt = f"{instruction}\n{extra}" if extra else instruction
-    return [*history, Message("user", prompt), Message("assistant", _text(record[output], output))]
-
-
-def _read_prompt_completion(record: Record) -> list[Message]:
-    answer = _first(record, "completion", "response") or "completion"
-    return [*_side(record["prompt"], "user", "prompt"), *_side(record[answer], "assistant", answer)]
-
-
-def _has(*alternatives: tuple[str, ...]) -> Callable[[Record], bool]:
-    return lambda record: all(any(key in record for key in keys) for keys in alternatives)
-
-
-_FORMATS: dict[str, tuple[Callable[[Record], bool], Callable[[Record], list[Message]]]] = {
-    "messages": (_has(("messages",)), _read_messages),
-    "sharegpt": (_has(("conversations", "conversation")), _read_sharegpt),
-    "alpaca": (_has(("instruction",), ("output", "response")), _read_alpaca),
-    "prompt-completion": (_has(("prompt",), ("completion", "response")), _read_prompt_completion),
-}
-
-FORMATS = tuple(_FORMATS)
-"""Names of the formats, in the order in which they are tried."""
+def _holds_something(value: Any) -> bool:
+    try:
+        return bool(value)
+    except ValueError:  # an array of a table
+        return True

@@ -18,7 +18,17 @@ def read_dataset(source: Source) -> Iterator[RawRecord]:
     """
     dataset = _choose_split(_load(source), source)
     place = source.location if source.kind == "saved" else source.name
-    for number, record in enumerate(dataset, 1):
+    records, number = iter(dataset), 0
+    while True:
+        try:
+            record = next(records, None)
+        except Exception as error:  # whatever decodes its columns: images, audio, tables
+            raise DataError("cannot read a row of the data set", where=f"{place}:row {number + 1}",
+                            why=_first_line(error), hint="leave out the column, or save the rows as JSON lines"
+                            ) from error
+        if record is None:
+            return
+        number += 1
         yield RawRecord(f"{place}:row {number}", as_line(record), record)
 
 
@@ -33,12 +43,12 @@ def _load(source: Source) -> Any:
             raise DataError("cannot read the saved data set", where=source.location, why=_first_line(error),
                             hint="save it again with datasets' save_to_disk") from error
     try:
-        return datasets.load_dataset(source.location, source.config)
+        return datasets.load_dataset(source.location, source.config, revision=source.revision)
     except Exception as error:
         raise DataError(
             f"cannot load {source.location!r} from the hub", where=source.location, why=_first_line(error),
-            hint="check the spelling, the configuration (org/name:config) and the network; a local file is named "
-            "by its path",
+            hint="check the spelling, configuration and revision (org/name@revision:config:split) and the network; a "
+            "local file is named by its path",
         ) from error
 
 
@@ -49,7 +59,8 @@ def _choose_split(loaded: Any, source: Source) -> Any:
                             hint=f"leave out '#{source.split}'")
         return loaded
     splits = list(loaded)
-    named = f"{source.location}:{source.config}" if source.config else source.location
+    named = source.location + (f"@{source.revision}" if source.revision else "")
+    named += f":{source.config}" if source.config else ""
     if source.split is None and len(splits) == 1:
         return loaded[splits[0]]
     if source.split not in splits:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from siftune.data.overlap import normalised_key
+from siftune.data.readers import SourceSummary
 from siftune.data.rows import Dropped, Examples, Rendered, Row
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ def inspect_pool(rows: Sequence[Row], dropped: Sequence[Dropped], examples: Exam
         by_subtask=dict(Counter(row.subtask for row in usable if row.subtask is not None)),
         by_reason=dict(Counter(row.reason for row in left_out).most_common()),
         turns=dict(sorted(Counter(sum(m.role == "assistant" for m in row.messages) for row in usable).items())),
-        characters=_quantiles([sum(len(message.content) for message in row.messages) for row in usable]),
+        characters=_quantiles([sum(len(message.text) for message in row.messages) for row in usable]),
         exact_duplicates=len(usable) - len({row.content_hash for row in usable}),
         normalised_duplicates=len(usable) - len({normalised_key(row) for row in usable}),
         tokens=None if examples is None else _token_stats(examples),
@@ -135,14 +136,29 @@ def mask_preview(rendered: Rendered, tokenizer: Any) -> Text:
     # Stretch by stretch: a character may be made of several tokens, which say nothing one by one.
     for t in range(1, len(ids) + 1):
         if t == len(ids) or mask[t] != mask[start]:
-            preview.append(_visible(tokenizer.decode(ids[start:t])), style="green" if mask[start] else "dim")
+            preview.append(visible(tokenizer.decode(ids[start:t])), style="green" if mask[start] else "dim")
             start = t
     if rendered.cut_tokens:
         preview.append(f" [{rendered.cut_tokens} tokens cut]", style="red")
     return preview
 
 
-def _visible(text: str) -> str:
+def describe_source(source: SourceSummary, most: int = 40) -> list[str]:
+    """What was found in a source, in lines: its formats, the columns that are used, and those that are only kept."""
+    formats = ", ".join(f"{name} {count:,}" for name, count in source.formats.items()) or "no usable row"
+    found = [f"source {source.name}: {formats}", f"  columns used: {_listed(source.used, most)}",
+             f"  kept, not used: {_listed(source.kept, most)}"]
+    if source.note:
+        found.append(f"  {source.note}")
+    return [visible(line) for line in found]
+
+
+def _listed(counts: Mapping[str, int], most: int) -> str:
+    named = [f"{name} ({count:,})" for name, count in counts.items()]
+    return (", ".join(named[:most]) or "none") + (f", ... and {len(named) - most} more" if len(named) > most else "")
+
+
+def visible(text: str) -> str:
     """Line breaks shown and kept; other control and invisible characters as pictures or code points."""
     shown = []
     for character in text:

@@ -9,10 +9,13 @@ from typing import Any
 from siftune._common.errors import ConfigError
 from siftune._common.progress import log
 from siftune.config.settings import DataConfig
+from siftune.data.columns import named_columns
+from siftune.data.limits import Limits
+from siftune.data.model_shape import ModelShape
 from siftune.data.overlap import Disjoint, check_disjoint
-from siftune.data.readers import Role, read_rows
+from siftune.data.readers import Reading, Role, SourceSummary, read_sources
 from siftune.data.render import Renderer, render_rows
-from siftune.data.rows import Dropped, Examples, Row
+from siftune.data.rows import Dropped, Examples
 
 
 @dataclass
@@ -27,6 +30,7 @@ class Inputs:
         overlaps: what the pool shares with the target and the test file.
         render: the renderer's fingerprint.
         warnings: what the user should know.
+        sources: what was found in each source of the pool.
     """
 
     pool: Examples
@@ -38,41 +42,63 @@ class Inputs:
     render: dict[str, Any]
     warnings: list[str] = field(default_factory=list)
     existing: Examples = field(default_factory=lambda: Examples([], []))
+    sources: list[SourceSummary] = field(default_factory=list)
 
 
-def load_inputs(config: DataConfig, tokenizer: Any) -> Inputs:
-    """Read, check and render everything that the configuration names.
+def read(config: DataConfig, sources: Sequence[str], role: Role) -> Reading:
+    """Read the sources of one role as the configuration says.
 
     Raises:
-        ConfigError: no pool is named.
+        ConfigError: columns or limits are not what they must be.
+        DataError: whatever is wrong with a file or a row; see ``readers``.
+    """
+    named, limits = named_columns(config.columns), Limits.parse(config.limits)
+    if not sources:
+        return Reading()
+    return read_sources(sources, role=role, format=config.format, id_field=config.id_field,
+                        subtask_field=config.subtask_field, group_field=config.group_field, bad_rows=config.bad_rows,
+                        named=named, limits=limits)
+
+
+def load_inputs(config: DataConfig, tokenizer: Any, shape: ModelShape | None = None) -> Inputs:
+    """Read, check and render everything that the configuration names.
+
+    Args:
+        config: What to read, and how.
+        tokenizer: Of the model.
+        shape: What the model can take; rows are cut at its window.
+
+    Raises:
+        ConfigError: no pool is named, or a column or limit is not what it must be.
         DataError: whatever is wrong with a file or a row; see ``readers``, ``overlap`` and ``render``.
+        ModelError: a row has a token that the model has no embedding for.
     """
     if not config.pool:
         raise ConfigError("no pool is named", where="--pool", hint="give a file to choose from: --pool pool.jsonl")
+    pool, target = read(config, config.pool, "pool"), read(config, config.target, "target")
+    test, existing = read(config, config.test, "test"), read(config, config.existing, "existing")
+    overlaps = check_disjoint(pool.rows, target.rows, test.rows, config.overlap)
 
-    def read(sources: Sequence[str], role: Role) -> tuple[list[Row], list[Dropped]]:
-        if not sources:
-            return [], []
-        return read_rows(sources, role=role, format=config.format, id_field=config.id_field,
-                         subtask_field=config.subtask_field, group_field=config.group_field, bad_rows=config.bad_rows)
-
-    pool, dropped_pool = read(config.pool, "pool")
-    target, dropped_target = read(config.target, "target")
-    test, dropped_test = read(config.test, "test")
-    existing, dropped_existing = read(config.existing, "existing")
-    overlaps = check_disjoint(pool, target, test, config.overlap)
-
-    renderer = Renderer(tokenizer, max_length=config.max_length)
+    renderer = Renderer(tokenizer, max_length=config.max_length, shape=shape)
     rendered = [render_rows(rows, renderer, role=role, bad_rows=config.bad_rows) if rows else Examples([], [])
-                for rows, role in ((overlaps.pool, "pool"), (target, "target"), (test, "test"), (existing, "existing"))]
-    dropped = [*dropped_pool, *dropped_target, *dropped_test, *dropped_existing, *overlaps.dropped,
+                for rows, role in ((overlaps.pool, "pool"), (target.rows, "target"), (test.rows, "test"),
+                                   (existing.rows, "existing"))]
+    dropped = [*pool.dropped, *target.dropped, *test.dropped, *existing.dropped, *overlaps.dropped,
                *(d for examples in rendered for d in examples.dropped)]
-    inputs = Inputs(*rendered[:3], existing=rendered[3], pool_rows=len(pool) + len(dropped_pool), dropped=dropped,
-                    overlaps=overlaps, render=renderer.fingerprint())
-    inputs.warnings = list(_warnings(inputs))
+    inputs = Inputs(*rendered[:3], existing=rendered[3], pool_rows=len(pool.rows) + len(pool.dropped), dropped=dropped,
+                    overlaps=overlaps, render=renderer.fingerprint(), sources=pool.sources)
+    inputs.warnings = [*window_warning(config.max_length, renderer), *_warnings(inputs)]
     for warning in inputs.warnings:
         log(f"warning: {warning}")
     return inputs
+
+
+def window_warning(max_length: int, renderer: Renderer) -> list[str]:
+    """What to say where the model's window is shorter than the length that was asked for."""
+    if renderer.max_length >= max_length:
+        return []
+    return [f"--max-length {max_length:,} is beyond the model's window: rows are cut at its {renderer.max_length:,} "
+            "positions"]
 
 
 def _warnings(inputs: Inputs) -> list[str]:

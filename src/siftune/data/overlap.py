@@ -1,8 +1,9 @@
 """Rows that stand in two files: test items in the training pool make every measured gain worthless.
 
 Two keys decide what counts as the same row: the exact messages, and the normalised text of prompt and response
-(Unicode NFKC, lower case, runs of white space and punctuation as one space). System messages do not enter the
-normalised key: another system prompt does not make a test item new.
+(Unicode NFKC, lower case, runs of white space and punctuation as one space). Tool calls are part of that text. System
+messages, tools and thoughts do not enter the normalised key: another system prompt, or a thought before the same
+answer, does not make a test item new.
 """
 
 from __future__ import annotations
@@ -64,21 +65,38 @@ _OPERATOR = re.compile(r"[-*/%](?=\s*\d)")
 
 def normalise(text: str) -> str:
     """The text with NFKC, case, white space and punctuation levelled; of punctuation alone, the text itself."""
-    folded = unicodedata.normalize("NFKC", text).casefold()
+    folded = unicodedata.normalize("NFKC", _without_long_runs(text)).casefold()
     marked = _OPERATOR.sub(lambda match: f" {_OPERATORS[match[0]]} ", folded)
     return " ".join(marked.translate(_punctuation()).split()) or folded.strip()
 
 
+def _without_long_runs(text: str) -> str:
+    """The text as Unicode's stream-safe format has it (UAX #15, section 13): sorting a run of combining marks takes
+    time that is quadratic in its length, so that none may be longer than 30."""
+    if text.isascii():
+        return text
+    return _marks().sub(lambda run: _JOINER.join(run[0][i : i + 30] for i in range(0, len(run[0]), 30)), text)
+
+
+_JOINER = "\u034f"
+
+
+@cache
+def _marks() -> re.Pattern[str]:
+    codes = (code for code in range(0x20000) if unicodedata.combining(chr(code)))
+    return re.compile(f"[{''.join(re.escape(chr(code)) for code in codes)}]{{31,}}")
+
+
 def normalised_key(row: Row) -> str:
     """The normalised turns of a row but for system messages; prompt and response do not run into each other."""
-    return "\n".join(normalise(message.content) for message in row.messages if message.role != "system")
+    return "\n".join(normalise(message.said) for message in row.messages if message.role != "system")
 
 
 def prompt_key(row: Row) -> str:
     """The normalised turns before the last assistant turn but for system messages; may be empty."""
     last = max((i for i, message in enumerate(row.messages) if message.role == "assistant"), default=0)
     before: Sequence[Message] = row.messages[:last]
-    return "\n".join(normalise(message.content) for message in before if message.role != "system")
+    return "\n".join(normalise(message.said) for message in before if message.role != "system")
 
 
 def find_overlaps(a: Sequence[Row], b: Sequence[Row]) -> list[Overlap]:

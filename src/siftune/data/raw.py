@@ -4,9 +4,17 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from siftune.data.problems import BadRow
+
+_UTF8_HINT = "iconv -f latin1 -t utf-8 {name} > {name}.utf8 (if it is Latin-1)"
+
+
+def utf8_hint(path: str | Path) -> str:
+    """What to type where a file is not UTF-8."""
+    return "convert the file: " + _UTF8_HINT.format(name=Path(path).name)
 
 
 @dataclass(frozen=True, slots=True)

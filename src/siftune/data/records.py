@@ -1,87 +1,106 @@
 """One stream of records from every kind of source, with the place of each and its original text.
 
 A reader yields :class:`RawRecord`; it never interprets what a record means. What makes a whole file unreadable is
-a :class:`~siftune._common.errors.DataError`, what spoils one record is its ``problem``.
+a :class:`~siftune._common.errors.DataError`, what spoils one record is its ``problem``. Every reader takes time that
+is linear in the file.
 """
 
 from __future__ import annotations
 
-import csv
-import gzip
+import dataclasses
 import json
 import re
-import zlib
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import IO
 
 from siftune._common.errors import DataError, at
+from siftune.data.columns import Format
+from siftune.data.delimited import read_csv
 from siftune.data.hub import read_dataset
+from siftune.data.limits import FLAG, Limits
+from siftune.data.opening import Line, lines
 from siftune.data.problems import BadRow
-from siftune.data.raw import RawRecord, as_line
+from siftune.data.raw import RawRecord, as_line, utf8_hint
 from siftune.data.sources import Source
 
-_BOM = b"\xef\xbb\xbf"
-_UTF8_HINT = "iconv -f latin1 -t utf-8 {name} > {name}.utf8 (if it is Latin-1)"
+TYPED = ("parquet", "saved", "hub")
+"""Kinds of sources whose columns have types, so that a missing value is a null."""
+
+_NO_LIMIT = 2**62
+_SPARED = 64_000_000  # as for compressed text
 
 
-def read_records(source: Source) -> Iterator[RawRecord]:
+def read_records(source: Source, limits: Limits, named: Format | None = None) -> Iterator[RawRecord]:
     """The records of a file in their order.
+
+    Args:
+        source: What to read.
+        limits: What is too large.
+        named: Columns that the user named, by which a CSV file's delimiter can be told.
 
     Raises:
         DataError: the file cannot be opened or is damaged as a whole.
     """
-    readers = {"jsonl": _read_jsonl, "json": _read_json, "csv": _read_csv, "parquet": _read_parquet}
-    if source.kind in readers:
-        yield from readers[source.kind](source.path)
+    if source.kind == "jsonl":
+        yield from _read_jsonl(source.path, limits)
+    elif source.kind == "json":
+        yield from _read_json(source.path, limits)
+    elif source.kind == "csv":
+        yield from read_csv(source.path, limits, named)
+    elif source.kind == "parquet":
+        yield from _read_parquet(source.path, limits)
     else:
         yield from read_dataset(source)
 
 
-def utf8_hint(path: str | Path) -> str:
-    return "convert the file: " + _UTF8_HINT.format(name=Path(path).name)
+def _read_jsonl(path: Path, limits: Limits) -> Iterator[RawRecord]:
+    """JSON lines, or an array of records under that name."""
+    whole = _array_called_jsonl(path, limits)
+    return iter(whole) if whole is not None else _parse_lines(path, lines(path, limits), limits)
 
 
-def _lines(path: Path) -> Iterator[bytes]:
-    """The lines of a plain or compressed file with their line ends, streamed."""
+_OPENS_ARRAY = re.compile(rb"\s*\[\s*(?:\{|\Z)")
+
+
+def _array_called_jsonl(path: Path, limits: Limits) -> list[RawRecord] | None:
+    found = lines(path, limits)
     try:
-        with _open(path) as file:
-            yield from file
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise DataError(f"{path.name} is not a complete gzip file", where=str(path), why=str(error),
-                        hint=f"check it with: gzip -t {path.name}") from error
-    except OSError as error:
-        raise DataError(f"cannot read {path.name}", where=str(path), why=error.strerror or str(error)) from error
+        first = next((line.data for line in found if line.data.strip()), b"")
+    finally:
+        found.close()  # pyright: ignore[reportAttributeAccessIssue]
+    if not _OPENS_ARRAY.match(first[:1000]):
+        return None
+    text = _whole_text(path, limits)
+    try:
+        return list(_parse_array(path, text, _skip(text, 0)))
+    except DataError:
+        try:
+            json.loads(first)
+        except (ValueError, RecursionError):
+            raise
+        return None  # each line is an array of its own
 
 
-def _open(path: Path) -> IO[bytes] | gzip.GzipFile:
-    return gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb")
-
-
-def _read_jsonl(path: Path) -> Iterator[RawRecord]:
-    return _parse_lines(path, _lines(path))
-
-
-def _parse_lines(path: Path, lines: Iterable[bytes]) -> Iterator[RawRecord]:
-    offset = 0
-    for number, line in enumerate(lines, 1):
-        start, offset = offset, offset + len(line)
-        if number == 1 and line.startswith(_BOM):
-            line, start = line[len(_BOM):], len(_BOM)
-        if not line.strip():
+def _parse_lines(path: Path, found: Iterable[Line], limits: Limits) -> Iterator[RawRecord]:
+    for number, line in enumerate(found, 1):
+        where, size = at(path, number), len(line.data)
+        if not line.whole:
+            yield RawRecord(where, "", problem=limits.exceeded("line", "the line is longer than"), size=limits.line)
             continue
-        where = at(path, number)
-        content = line.removesuffix(b"\n").removesuffix(b"\r")
+        if not line.data.strip():
+            continue
+        content = line.data.removesuffix(b"\n").removesuffix(b"\r")
         try:
             raw = content.decode("utf-8")
         except UnicodeDecodeError as error:
-            problem = BadRow("not-utf8", f"byte {content[error.start]:#04x} at byte offset {start + error.start}")
-            yield RawRecord(where, content.decode("utf-8", "backslashreplace"), problem=problem, size=len(line))
+            problem = BadRow("not-utf8", f"byte {content[error.start]:#04x} at byte offset {line.offset + error.start}")
+            yield RawRecord(where, content.decode("utf-8", "backslashreplace"), problem=problem, size=size)
             continue
         try:
-            yield RawRecord(where, raw, json.loads(raw), size=len(line))
+            yield RawRecord(where, raw, json.loads(raw), size=size)
         except (ValueError, RecursionError) as error:
-            yield RawRecord(where, raw, problem=BadRow("broken-json", _json_detail(error)), size=len(line))
+            yield RawRecord(where, raw, problem=BadRow("broken-json", _json_detail(error)), size=size)
 
 
 def _json_detail(error: Exception) -> str:
@@ -90,31 +109,36 @@ def _json_detail(error: Exception) -> str:
     return "nested too deeply" if isinstance(error, RecursionError) else str(error)
 
 
-def _read_json(path: Path) -> Iterator[RawRecord]:
-    """An array of records, an object with the array under ``data``, or JSONL under the name ``.json``."""
-    lines = list(_lines(path))
-    data = b"".join(lines).removeprefix(_BOM)
+def _whole_text(path: Path, limits: Limits) -> str:
+    data = b"".join(line.data for line in lines(path, dataclasses.replace(limits, line=_NO_LIMIT)))
     try:
-        text = data.decode("utf-8")
+        return data.decode("utf-8")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise DataError(f"{path.name} is not UTF-8", where=at(path, line),
                         why=f"byte {data[error.start]:#04x} at byte offset {error.start}",
                         hint=utf8_hint(path)) from error
+
+
+def _read_json(path: Path, limits: Limits) -> Iterator[RawRecord]:
+    """An array of records, an object with the array under ``data``, or JSON lines under the name ``.json``."""
+    text = _whole_text(path, limits)
     start = _array_start(text)
     if start is not None:
         return _parse_array(path, text, start)
-    return _parse_object(path, text) or _parse_lines(path, lines)
+    return _parse_object(path, text) or _parse_lines(path, lines(path, limits), limits)
+
+
+_SPACE = re.compile(r"[ \t\r\n]*")
+_LINE_BREAKS = re.compile(r"[\r\n]+")
+_DECODER = json.JSONDecoder()
 
 
 def _one_line(text: str) -> str:
     """JSON text without its line breaks; none can stand inside a JSON string, so they only lay it out."""
-    return _LINE_BREAK.sub(" ", text)
-
-
-_SPACE = re.compile(r"[ \t\r\n]*")
-_LINE_BREAK = re.compile(r"[ \t]*[\r\n][ \t\r\n]*")
-_DECODER = json.JSONDecoder()
+    if "\n" not in text and "\r" not in text:
+        return text
+    return " ".join(filter(None, (line.strip(" \t") for line in _LINE_BREAKS.split(text))))
 
 
 def _skip(text: str, position: int) -> int:
@@ -184,90 +208,28 @@ def _parse_array(path: Path, text: str, start: int) -> Iterator[RawRecord]:
                         why="Something follows after the array's end.", hint="remove it")
 
 
-def _read_csv(path: Path) -> Iterator[RawRecord]:
-    """Rows of a CSV file with a header; every cell stays the text it is."""
-    spoilt: list[str] = []  # what is not UTF-8 in the lines of the record at hand
-    read = _Counted(path, spoilt)
-    limit = csv.field_size_limit(2**31 - 1)  # the default refuses cells above 128 kB
-    try:
-        reader = csv.reader(read, strict=True)
-        header = next(reader, None)
-        if header is None:
-            return
-        if spoilt:
-            raise DataError("the CSV header is not UTF-8", where=at(path, 1), why=spoilt[0], hint=utf8_hint(path))
-        header[0] = header[0].removeprefix("\ufeff")
-        _check_header(path, header)
-        first = reader.line_num + 1
-        while True:
-            start, size_before = first, read.size
-            cells = next(reader, None)
-            if cells is None:
-                return
-            first, size = reader.line_num + 1, read.size - size_before
-            if not cells:
-                continue
-            raw = as_line(dict(zip(header, cells, strict=False)))
-            if spoilt:
-                problem = BadRow("not-utf8", spoilt[0])
-                spoilt.clear()
-            elif len(cells) != len(header):
-                problem = BadRow("broken-csv", f"{len(cells)} cells where the header has {len(header)}")
-            else:
-                yield RawRecord(at(path, start), raw, dict(zip(header, cells, strict=True)), size=size)
-                continue
-            yield RawRecord(at(path, start), raw, problem=problem, size=size)
-    except csv.Error as error:
-        raise DataError(f"{path.name} is not a valid CSV file", where=at(path, read.lines), why=str(error),
-                        hint="write it again with quotes around cells that hold commas, quotes or line breaks"
-                        ) from error
-    finally:
-        csv.field_size_limit(limit)
-
-
-class _Counted:
-    """The decoded lines of a file, counting lines and bytes and remembering lines that are not UTF-8."""
-
-    def __init__(self, path: Path, spoilt: list[str]):
-        self._lines, self._spoilt = _lines(path), spoilt
-        self.lines = self.size = 0
-
-    def __iter__(self) -> _Counted:
-        return self
-
-    def __next__(self) -> str:
-        line = next(self._lines)
-        self.lines += 1
-        start, self.size = self.size, self.size + len(line)
-        try:
-            return line.decode("utf-8")
-        except UnicodeDecodeError as error:
-            self._spoilt.append(f"byte {line[error.start]:#04x} at byte offset {start + error.start}")
-            return line.decode("utf-8", "backslashreplace")
-
-
-def _check_header(path: Path, header: list[str]) -> None:
-    if any(not name.strip() for name in header):
-        raise DataError("a column of the CSV header has no name", where=at(path, 1), why=f"header: {header}",
-                        hint="name every column in the first line")
-    if len(set(header)) < len(header):
-        twice = next(name for name in header if header.count(name) > 1)
-        raise DataError(f"the CSV header names the column {twice!r} twice", where=at(path, 1),
-                        hint="give every column its own name")
-
-
-def _read_parquet(path: Path) -> Iterator[RawRecord]:
+def _read_parquet(path: Path, limits: Limits) -> Iterator[RawRecord]:
     import pyarrow as pa
     from pyarrow import parquet
 
+    most = 0
     try:
         with parquet.ParquetFile(path) as file:
-            number = 0
+            twice = [name for name, count in Counter(file.schema_arrow.names).items() if count > 1]
+            if twice:
+                raise DataError(f"the Parquet file has the column {twice[0]!r} twice", where=str(path),
+                                hint="give every column its own name")
+            number = total = 0
+            most = max(_SPARED, path.stat().st_size * limits.expansion)
             for batch in file.iter_batches(batch_size=1024):
+                total += batch.nbytes
+                if total > most:
+                    raise DataError(f"{path.name} expands to more than {most:,} bytes", where=str(path),
+                                    hint=f"check the file, or raise the limit with {FLAG} expansion=...")
                 size = batch.nbytes // max(batch.num_rows, 1)
                 for record in batch.to_pylist():
                     number += 1
                     yield RawRecord(f"{path}:row {number}", as_line(record), record, size=size)
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
         raise DataError(f"{path.name} is not a readable Parquet file", where=str(path), why=str(error).split("\n")[0],
                         hint="check that the file was copied whole and that its name matches its kind") from error

@@ -1,6 +1,6 @@
 """Rows become token ids and a loss mask, once: features, training and evaluation all read these.
 
-Which tokens are supervised (policy ``assistant-turns``, version 1): the text of every assistant turn with its
+Which tokens are supervised (policy ``assistant-turns``, version 2): the text of every assistant turn with its
 end-of-turn token, and nothing else. Three ways lead there:
 
 * A chat template with ``{% generation %}`` markers says it itself, and is followed exactly.
@@ -9,7 +9,9 @@ end-of-turn token, and nothing else. Three ways lead there:
   thoughts of earlier turns), the texts do not continue each other, and that turn is not supervised.
 * A tokenizer without a template gets the plain one of :mod:`siftune.data.templates`.
 
-Contents are never searched for in the text, so nothing in them can move the mask.
+Contents are never searched for in the text, so nothing in them can move the mask. Turns of which the data says that
+they are not trained on (``Message.train``) are left out of it. A row of which the template leaves out a tool call, a
+thought or the tools is refused.
 """
 
 from __future__ import annotations
@@ -23,13 +25,17 @@ from typing import Any
 import numpy as np
 
 from siftune._common.progress import bar
+from siftune.data.chat import check_rendered
+from siftune.data.model_shape import ModelShape
 from siftune.data.problems import BadRow, bad_rows_error
-from siftune.data.rows import Dropped, Examples, Message, Rendered, Row
+from siftune.data.rows import Dropped, Examples, Message, Rendered, Row, Tools
 from siftune.data.spans import encode_with_mask, special_ids
 from siftune.data.templates import ChatTemplate
 
 MASK_POLICY = "assistant-turns"
-MASK_VERSION = 1
+MASK_VERSION = 2
+
+_CHARACTERS_PER_TOKEN = 64  # of the longest rows only so many are tokenised: several times what real text has
 
 
 class Renderer:
@@ -39,31 +45,37 @@ class Renderer:
         tokenizer: A transformers tokenizer, fast or slow.
         max_length: The number of tokens kept of a row, counted from its start.
         system: System message for rows that have none.
+        shape: What the model can take: rows are cut at its window where that is shorter than ``max_length``.
 
     Attributes:
+        max_length: The length at which rows are cut.
         unmatched_turns: Assistant turns so far that could not be supervised.
         special_tokens_in_content: Rows so far whose text spells a special token of the tokenizer.
     """
 
-    def __init__(self, tokenizer: Any, *, max_length: int, system: str | None = None):
-        self.tokenizer, self.max_length, self.system = tokenizer, max_length, system
+    def __init__(self, tokenizer: Any, *, max_length: int, system: str | None = None,
+                 shape: ModelShape | None = None):
+        self.tokenizer, self.system, self._shape = tokenizer, system, shape or ModelShape()
+        self.max_length = self._shape.length(max_length)
         self.template = ChatTemplate(tokenizer)
         self.unmatched_turns = 0
         self.special_tokens_in_content = 0
         self._special_ids = special_ids(tokenizer)
         self._special = _special_pattern(tokenizer)
 
-    def render(self, messages: Sequence[Message]) -> Rendered:
+    def render(self, messages: Sequence[Message], tools: Tools | None = None) -> Rendered:
         """Token ids (int32 [T], T <= ``max_length``) and loss mask (bool [T]) of a conversation.
 
         Raises:
-            BadRow: it cannot be trained on: ``template-error``, ``template-mismatch``,
+            BadRow: it cannot be trained on: ``template-error``, ``template-mismatch``, ``template-drops``,
                 ``prompt-longer-than-limit`` or ``nothing-to-supervise``.
+            ModelError: it has a token that the model has no embedding for.
         """
-        messages, text = self.template.accepted(self._with_system(messages))
-        if self._special and any(self._special.search(message.content) for message in messages):
+        messages, text = self.template.accepted(self._with_system(messages), tools)
+        check_rendered(messages, tools, text, self.template.render)
+        if self._special and any(self._special.search(message.text) for message in messages):
             self.special_tokens_in_content += 1
-        ids, mask = self._encode(messages, text)
+        ids, mask, unseen = self._encode(messages, tools, text)
         if len(mask):
             mask[0] = False  # nothing comes before it to predict it from
         whole, first = len(ids), int(mask.argmax()) if mask.any() else -1
@@ -73,9 +85,10 @@ class Renderer:
             raise BadRow("prompt-longer-than-limit", f"the first supervised token is number {first + 1} of {whole}, "
                          f"the limit is {self.max_length}")
         kept = min(whole, self.max_length)
-        return Rendered(ids[:kept], mask[:kept], cut_tokens=whole - kept)
+        self._shape.check(ids[:kept], self.tokenizer)
+        return Rendered(ids[:kept], mask[:kept], cut_tokens=whole - kept + unseen)
 
-    def generation_prompt(self, messages: Sequence[Message]) -> tuple[np.ndarray, str]:
+    def generation_prompt(self, messages: Sequence[Message], tools: Tools | None = None) -> tuple[np.ndarray, str]:
         """What a model is given to answer the last assistant turn itself, and that turn's text as the reference.
 
         Returns:
@@ -85,11 +98,11 @@ class Renderer:
         Raises:
             BadRow: there is no assistant turn after something else, or the template refuses the conversation.
         """
-        messages, _ = self.template.accepted(self._with_system(messages))
+        messages, _ = self.template.accepted(self._with_system(messages), tools)
         last = max((i for i, message in enumerate(messages) if message.role == "assistant"), default=0)
         if last == 0:
             raise BadRow("no-assistant-turn", "no assistant turn follows a prompt")
-        prompt = self.template.render(messages[:last], prompt=True)
+        prompt = self.template.render(messages[:last], tools, prompt=True)
         ids = self.tokenizer(prompt, add_special_tokens=False)["input_ids"]
         return np.array(ids, dtype=np.int32), messages[last].content
 
@@ -109,25 +122,49 @@ class Renderer:
             return messages
         return [Message("system", self.system), *messages]
 
-    def _encode(self, messages: Sequence[Message], text: str) -> tuple[np.ndarray, np.ndarray]:
-        if self.template.has_markers and self.tokenizer.is_fast:
-            ids, marked = self.template.render_marked(messages)
-            return np.array(ids, dtype=np.int32), np.array(marked, dtype=bool)
-        return encode_with_mask(self.tokenizer, text, self._supervised_spans(messages, text), self._special_ids)
+    def _encode(self, messages: Sequence[Message], tools: Tools | None,
+                text: str) -> tuple[np.ndarray, np.ndarray, int]:
+        """Ids, mask, and about how many tokens of a far too long row were never looked at."""
+        if not (self.template.has_markers and self.tokenizer.is_fast):
+            spans = self._supervised_spans(messages, tools, text)
+            return self._encode_start(text, spans)
+        found, marked = self.template.render_marked(messages, tools)
+        ids, mask = np.array(found, dtype=np.int32), np.array(marked, dtype=bool)
+        untrained = [i for i, message in enumerate(messages) if message.role == "assistant" and not message.train]
+        if untrained:
+            spans = [self._span(messages, tools, i, text) for i in untrained]
+            if None in spans:
+                raise BadRow("template-mismatch", f"turn {untrained[spans.index(None)] + 1} is not to be supervised, "
+                             "and cannot be told from the rest")
+            _, excluded = encode_with_mask(self.tokenizer, text, [span for span in spans if span], self._special_ids)
+            mask &= ~excluded
+        return ids, mask, 0
 
-    def _supervised_spans(self, messages: Sequence[Message], whole: str) -> list[tuple[int, int]]:
+    def _encode_start(self, text: str, spans: list[tuple[int, int]]) -> tuple[np.ndarray, np.ndarray, int]:
+        """Only the beginning of a row is tokenised where that surely is all that is kept of it."""
+        end = _CHARACTERS_PER_TOKEN * self.max_length
+        if len(text) > end and spans[0][0] < end:
+            start = [(a, min(b, end)) for a, b in spans if a < end]
+            ids, mask = encode_with_mask(self.tokenizer, text[:end], start, self._special_ids)
+            # The last tokens of a text that stops in the middle of a word may be others than in the whole.
+            if len(ids) >= 2 * self.max_length and mask[: self.max_length].any():
+                return ids, mask, round((len(text) - end) * len(ids) / end)
+        return *encode_with_mask(self.tokenizer, text, spans, self._special_ids), 0
+
+    def _supervised_spans(self, messages: Sequence[Message], tools: Tools | None, whole: str) -> list[tuple[int, int]]:
         """Where in the rendered text (characters, end exclusive) the supervised turns are.
 
         Raises:
             BadRow: ``template-mismatch``: not even the last turn continues its own prompt.
         """
-        turns = [i for i, message in enumerate(messages) if message.role == "assistant"]
-        if turns == [0]:
-            raise BadRow("nothing-to-supervise", "the only assistant turn has no prompt before it")
+        turns = [i for i, message in enumerate(messages) if message.role == "assistant" and message.train]
+        if turns in ([], [0]):
+            raise BadRow("nothing-to-supervise", "the only supervised turn has no prompt before it" if turns else
+                         "no assistant turn is to be supervised")
         spans = []
         matched_last = False
         for i in turns:
-            span = self._span(messages, i, whole)
+            span = self._span(messages, tools, i, whole)
             matched_last = span is not None
             if span is None:
                 self.unmatched_turns += 1
@@ -138,12 +175,12 @@ class Renderer:
                          "assistant turn")
         return spans
 
-    def _span(self, messages: Sequence[Message], turn: int, whole: str) -> tuple[int, int] | None:
+    def _span(self, messages: Sequence[Message], tools: Tools | None, turn: int, whole: str) -> tuple[int, int] | None:
         if turn == 0:
             return None  # no prompt comes before it
         try:
-            prefix = self.template.render(messages[:turn], prompt=True)
-            through = whole if turn == len(messages) - 1 else self.template.render(messages[: turn + 1])
+            prefix = self.template.render(messages[:turn], tools, prompt=True)
+            through = whole if turn == len(messages) - 1 else self.template.render(messages[: turn + 1], tools)
         except BadRow:
             return None  # the template takes the whole, but not this part of it
         continues = through.startswith(prefix) and whole.startswith(through)
@@ -175,7 +212,7 @@ def render_rows(
     with bar(f"rendering the {role}", len(rows)) as progress:
         for row in rows:
             try:
-                examples.rendered.append(renderer.render(row.messages))
+                examples.rendered.append(renderer.render(row.messages, row.tools))
                 examples.rows.append(row)
             except BadRow as problem:
                 examples.dropped.append(Dropped(row.id, row.source, row.where, problem.reason, problem.detail))
@@ -195,6 +232,8 @@ def _hint(bad: Sequence[Dropped], limit_hint: str) -> str | None:
         return f"raise {limit_hint} to at least {longest}"
     if "template-mismatch" in reasons:
         return "give the tokenizer a chat template with {% generation %} markers"
+    if "template-drops" in reasons:
+        return "use a model whose chat template renders them, or take these parts out of the rows"
     return None
 
 

@@ -11,22 +11,92 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
+from typing import Any
 
 import numpy as np
 
 
 @dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A call of a function by the assistant.
+
+    Attributes:
+        name: The function's name.
+        arguments: Its arguments as JSON text, character for character where the data has text.
+        id: What the result refers to, where the data names it.
+    """
+
+    name: str
+    arguments: str
+    id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Message:
-    """One turn: ``role`` is ``system``, ``user``, ``assistant`` or ``tool``."""
+    """One turn.
+
+    Attributes:
+        role: ``system``, ``user``, ``assistant`` or ``tool``.
+        content: Its text; empty where an assistant turn only calls tools.
+        tool_calls: What the assistant calls.
+        reasoning: The assistant's thought before the content, where the data keeps it apart.
+        name: Name of the speaker or the tool.
+        tool_call_id: The call that a tool turn answers.
+        train: Whether an assistant turn is supervised; the data can say that one is not. True of all other turns.
+    """
 
     role: str
     content: str
+    tool_calls: tuple[ToolCall, ...] = ()
+    reasoning: str | None = None
+    name: str | None = None
+    tool_call_id: str | None = None
+    train: bool = True
+
+    @property
+    def said(self) -> str:
+        """Content and tool calls as text: what the turn says, without the thought."""
+        if not self.tool_calls:
+            return self.content
+        calls = (f"{call.name} {call.arguments}" for call in self.tool_calls)
+        return "\n".join([self.content, *calls] if self.content else calls)
+
+    @property
+    def text(self) -> str:
+        """Thought, content and tool calls as text."""
+        return f"{self.reasoning}\n{self.said}" if self.reasoning else self.said
 
 
-def content_hash(messages: Sequence[Message]) -> str:
-    """BLAKE2b (128 bits, hex) of roles and contents; equal only for conversations that are equal exactly."""
-    content = json.dumps([[message.role, message.content] for message in messages], ensure_ascii=False)
-    return blake2b(content.encode("utf-8"), digest_size=16).hexdigest()
+Tools = list[dict[str, Any]]
+"""Descriptions of functions that may be called: ``{"type": "function", "function": {"name", ...}}`` each."""
+
+
+def content_hash(messages: Sequence[Message], tools: Tools | None = None) -> str:
+    """BLAKE2b (128 bits, hex) of a conversation; equal only for those that are equal exactly.
+
+    Roles and contents enter, and where there are any: tools, tool calls, thoughts, names, and which turns are not
+    supervised.
+    """
+    content: list[Any] = [_as_json(message) for message in messages]
+    if tools:
+        content.append({"tools": tools})
+    text = json.dumps(content, ensure_ascii=False)
+    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+
+
+def _as_json(message: Message) -> list[Any]:
+    more: dict[str, Any] = {}
+    if message.reasoning is not None:
+        more["reasoning"] = message.reasoning
+    if message.name is not None:
+        more["name"] = message.name
+    if message.tool_call_id is not None:
+        more["tool_call_id"] = message.tool_call_id
+    if message.tool_calls:
+        more["tool_calls"] = [[call.name, call.arguments, call.id] for call in message.tool_calls]
+    if not message.train:
+        more["train"] = False
+    return [message.role, message.content, more] if more else [message.role, message.content]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +108,10 @@ class Row:
         source: Name of the file or data set it came from (without folder and ending).
         where: ``file:line`` (or ``file:row``) for messages to the user.
         messages: The normalised conversation.
+        tools: What the assistant may call, where the record says it.
         raw: The original record as one line of JSON; for a JSONL file the very characters of its line.
-        content_hash: BLAKE2 of the messages (exact content), hex.
-        format: ``messages``, ``prompt-completion``, ``alpaca`` or ``sharegpt``.
+        content_hash: BLAKE2 of messages and tools (exact content), hex.
+        format: One of :data:`siftune.data.formats.FORMATS`, or ``columns``.
         subtask: The target's subtask, where the file names one.
         group: The pool row's group (stratum), where the file names one; the source otherwise.
     """
@@ -54,6 +125,7 @@ class Row:
     format: str
     subtask: str | None = None
     group: str | None = None
+    tools: Tools | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +147,7 @@ class Rendered:
         ids: int32 [T] token ids.
         mask: bool [T]; ``mask[t]`` is true where token ``t`` is supervised, that is predicted from the tokens
             before it. ``mask[0]`` is always false. The loss of a row is the mean cross-entropy over these tokens.
-        cut_tokens: how many tokens truncation removed.
+        cut_tokens: how many tokens truncation removed; of a row that is far too long, about how many.
     """
 
     ids: np.ndarray

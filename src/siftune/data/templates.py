@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
+from siftune.data.chat import as_turn
 from siftune.data.problems import BadRow
-from siftune.data.rows import Message
+from siftune.data.rows import Message, Tools
 
 PLAIN_TEMPLATE = (
     "{% for message in messages %}{% if message['role'] == 'assistant' %}"
@@ -51,13 +53,13 @@ class ChatTemplate:
             self.text = _CLOCK + self.text
         self.has_markers = _MARKERS.search(self.text) is not None
 
-    def render(self, messages: Sequence[Message], *, prompt: bool = False) -> str:
+    def render(self, messages: Sequence[Message], tools: Tools | None = None, *, prompt: bool = False) -> str:
         """The conversation as text; with ``prompt`` followed by the opening of an assistant turn.
 
         Raises:
             BadRow: ``template-error``: the template refuses the conversation.
         """
-        return self._apply(messages, tokenize=False, add_generation_prompt=prompt)
+        return self._apply(messages, tools, tokenize=False, add_generation_prompt=prompt)
 
     def opening(self) -> str:
         """What stands before an assistant's turn, such as ``<|im_start|>assistant``; empty where nothing does."""
@@ -68,16 +70,16 @@ class ChatTemplate:
             return ""
         return asked.removeprefix(before) if asked.startswith(before) else ""
 
-    def render_marked(self, messages: Sequence[Message]) -> tuple[list[int], list[int]]:
+    def render_marked(self, messages: Sequence[Message], tools: Tools | None = None) -> tuple[list[int], list[int]]:
         """Token ids of the conversation and a 0/1 mask of what stands inside the template's own markers.
 
         Raises:
             BadRow: ``template-error``: the template refuses the conversation.
         """
-        made = self._apply(messages, tokenize=True, return_dict=True, return_assistant_tokens_mask=True)
+        made = self._apply(messages, tools, tokenize=True, return_dict=True, return_assistant_tokens_mask=True)
         return made["input_ids"], made["assistant_masks"]
 
-    def accepted(self, messages: Sequence[Message]) -> tuple[Sequence[Message], str]:
+    def accepted(self, messages: Sequence[Message], tools: Tools | None = None) -> tuple[Sequence[Message], str]:
         """The messages as the template takes them, and their text.
 
         They come back unchanged, or with a refused system message in the first user turn.
@@ -86,19 +88,31 @@ class ChatTemplate:
             BadRow: ``template-error``: the template refuses them either way.
         """
         try:
-            return messages, self.render(messages)
+            return messages, self.render(messages, tools)
         except BadRow:
             merged = merge_system(messages)
             if merged is None:
                 raise
-        return merged, self.render(merged)
+        return merged, self.render(merged, tools)
 
-    def _apply(self, messages: Sequence[Message], **options: Any) -> Any:
-        turns = [{"role": message.role, "content": message.content} for message in messages]
+    def _apply(self, messages: Sequence[Message], tools: Tools | None, **options: Any) -> Any:
+        try:
+            return self._applied(messages, tools, False, options)
+        except BadRow:
+            if not any(message.tool_calls for message in messages):
+                raise
+            try:
+                return self._applied(messages, tools, True, options)  # some print arguments as the text they get
+            except BadRow:
+                pass
+            raise
+
+    def _applied(self, messages: Sequence[Message], tools: Tools | None, as_text: bool, options: Any) -> Any:
         from jinja2 import TemplateError
 
+        turns = [as_turn(message, arguments_as_text=as_text) for message in messages]
         try:
-            return self._tokenizer.apply_chat_template(turns, chat_template=self.text, **options)
+            return self._tokenizer.apply_chat_template(turns, tools=tools, chat_template=self.text, **options)
         except (TemplateError, TypeError, ValueError) as error:
             # Type and value errors come from expressions inside the template: the messages are plain text by now.
             raise BadRow("template-error", str(error)) from error
@@ -108,7 +122,8 @@ def merge_system(messages: Sequence[Message]) -> list[Message] | None:
     """The system message put before the first user turn's text, or ``None`` where that cannot be done."""
     if len(messages) < 2 or messages[0].role != "system" or messages[1].role != "user":
         return None
-    return [Message("user", f"{messages[0].content}\n\n{messages[1].content}"), *messages[2:]]
+    user = replace(messages[1], content=f"{messages[0].content}\n\n{messages[1].content}")
+    return [user, *messages[2:]]
 
 
 def _adds_bos(tokenizer: Any) -> bool:

@@ -8,15 +8,14 @@ continues with the cells that are missing.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from siftune._common.files import read_json, write_json
+from siftune._common.artefacts import digest, read_sealed, read_usable, write_sealed
 from siftune._common.seeds import derive
 from siftune.config.settings import CompareConfig
 from siftune.data.render import Renderer
@@ -28,6 +27,12 @@ if TYPE_CHECKING:
     from siftune.models.loading import LoadedModel
     from siftune.training.settings import TrainSettings
 
+
+VERSION = 1
+"""Of the scores: whoever changes how rows are scored counts up."""
+
+SCORES, HARNESS_SCORES = "scores", "harness scores"
+"""Kinds of artefacts."""
 
 _PROMPT_TOKENS = 256
 """About what a prompt of a benchmark has: the harness takes a number of prompts for a batch, not of tokens."""
@@ -68,9 +73,13 @@ class TestRows:
     references: list[str]
 
     def key(self, limit: int) -> str:
-        digest = hashlib.blake2b(json.dumps([self.ids, limit, self.references]).encode(), digest_size=8)
-        _update(digest, self.rendered)
-        return digest.hexdigest()
+        """Of all that decides scores, but for the model: the rows, the prompts, what is asked of the answers.
+
+        Args:
+            limit: the most tokens of an answer.
+        """
+        return digest({"ids": self.ids, "limit": limit, "references": self.references, "rows": _rows_key(self.rendered),
+                       "prompts": _ids_key(self.prompts), "code": VERSION})[:16]
 
 
 def test_rows(examples: Examples, tokenizer: Any, config: CompareConfig) -> TestRows:
@@ -79,7 +88,7 @@ def test_rows(examples: Examples, tokenizer: Any, config: CompareConfig) -> Test
     if config.exact_match_tokens:
         renderer = Renderer(tokenizer, max_length=config.max_length)
         for row in examples.rows:
-            prompt, reference = renderer.generation_prompt(row.messages)
+            prompt, reference = renderer.generation_prompt(row.messages, row.tools)
             prompts.append(prompt)
             references.append(reference)
     return TestRows(examples.ids, examples.rendered, prompts, references)
@@ -107,6 +116,21 @@ def harness_path(folder: Path, task: HarnessTask) -> Path:
     return folder / f"lm-eval-{task.key}.json"
 
 
+def kept_scores(folder: Path, test: str) -> dict[str, Any] | None:
+    """The scores of the cell in a folder on the test rows of a key; None where it has to be scored (again)."""
+    return read_usable(scores_path(folder, test), SCORES, _made_from(folder, test))
+
+
+def kept_harness_scores(folder: Path, task: HarnessTask) -> dict[str, Any] | None:
+    """Likewise, its scores on a task of the harness."""
+    return read_usable(harness_path(folder, task), HARNESS_SCORES, _made_from(folder, task.key))
+
+
+def _made_from(folder: Path, test: str) -> str:
+    """Key of a cell's scores: the cell's folder is named by all that it was trained on."""
+    return f"{folder.name} {test}"
+
+
 @dataclass(frozen=True)
 class Shelf:
     """Where cells are kept: ``<root>/<content>/`` with the adapter and one score file for each set of test rows.
@@ -125,19 +149,17 @@ class Shelf:
 
     def folder(self, cell: Cell) -> Path:
         if cell.rows is None:
-            return self.root / f"zero-shot-{hashlib.blake2b(self.base.encode(), digest_size=8).hexdigest()}"
-        told = {"base": self.base, "lora": asdict(lora_settings(self.config)), "adapter": self.config.seed,
-                "seed": cell.seed, "train": asdict(settings_of(self.config, cell))}
-        digest = hashlib.blake2b(json.dumps(told, sort_keys=True).encode(), digest_size=8)
-        _update(digest, cell.rows)
-        return self.root / digest.hexdigest()
+            return self.root / f"zero-shot-{digest(self.base)[:16]}"
+        made_from = {"base": self.base, "lora": lora_settings(self.config), "adapter": self.config.seed,
+                     "seed": cell.seed, "train": settings_of(self.config, cell), "rows": _rows_key(cell.rows)}
+        return self.root / digest(made_from)[:16]
 
     def scores_file(self, cell: Cell, test: str) -> Path:
         """Where the scores on the test rows of that key (:meth:`TestRows.key`) are kept."""
         return scores_path(self.folder(cell), test)
 
     def has(self, cell: Cell, test: str) -> bool:
-        return self.scores_file(cell, test).is_file()
+        return kept_scores(self.folder(cell), test) is not None
 
     def harness_file(self, cell: Cell, task: HarnessTask) -> Path:
         """Where what :func:`~siftune.evaluation.harness.harness_scores` tells is kept."""
@@ -145,15 +167,16 @@ class Shelf:
 
     def unscored(self, cell: Cell) -> list[HarnessTask]:
         """The tasks of the harness that the cell has no scores of."""
-        return [task for task in self.harness if not self.harness_file(cell, task).is_file()]
+        return [task for task in self.harness if kept_harness_scores(self.folder(cell), task) is None]
 
     def harness_scores(self, cell: Cell) -> dict[str, Any]:
         """Those of all tasks, as :func:`~siftune.evaluation.harness.harness_scores` tells them."""
-        return {name: told for task in self.harness for name, told in read_json(self.harness_file(cell, task)).items()}
+        return {name: told for task in self.harness for name, told in read_sealed(
+            self.harness_file(cell, task), HARNESS_SCORES, _made_from(self.folder(cell), task.key)).items()}
 
     def scores(self, cell: Cell, test: str) -> dict[str, Any]:
         """``loss`` [test rows], ``correct`` [test rows] of true, false or null, ``answers``, ``steps``, ``seconds``."""
-        return read_json(self.scores_file(cell, test))
+        return read_sealed(self.scores_file(cell, test), SCORES, _made_from(self.folder(cell), test))
 
 
 class CellWorker:
@@ -217,7 +240,7 @@ def _score(loaded: LoadedModel, model: Any, shelf: Shelf, cell: Cell, key: str, 
                             device=loaded.device, title=f"{cell.title}: answers")
         scores["correct"] = [bool(c) if a else None for c, a in zip(found.correct, found.applicable, strict=True)]
         scores["answers"] = found.outputs
-    write_json(shelf.scores_file(cell, key), scores)
+    write_sealed(shelf.scores_file(cell, key), SCORES, _made_from(shelf.folder(cell), key), scores)
 
 
 def _score_harness(loaded: LoadedModel, model: Any, shelf: Shelf, cell: Cell) -> None:
@@ -227,10 +250,21 @@ def _score_harness(loaded: LoadedModel, model: Any, shelf: Shelf, cell: Cell) ->
         from siftune.evaluation.harness import harness_scores
 
         size = max(1, batch_tokens(shelf.config.batch_tokens, loaded) // _PROMPT_TOKENS)
-        write_json(shelf.harness_file(cell, task), harness_scores(model, loaded.tokenizer, task, batch_size=size))
+        write_sealed(shelf.harness_file(cell, task), HARNESS_SCORES, _made_from(shelf.folder(cell), task.key),
+                     harness_scores(model, loaded.tokenizer, task, batch_size=size))
 
 
-def _update(digest: Any, rows: Sequence[Rendered]) -> None:
+def _rows_key(rows: Sequence[Rendered]) -> str:
+    """Of token ids and masks, in order."""
+    found = hashlib.blake2b(digest_size=16)
     for row in rows:
-        digest.update(len(row).to_bytes(4, "little"))
-        digest.update(np.ascontiguousarray(row.ids, dtype="<i4").tobytes() + np.packbits(row.mask).tobytes())
+        found.update(len(row).to_bytes(4, "little"))
+        found.update(np.ascontiguousarray(row.ids, dtype="<i4").tobytes() + np.packbits(row.mask).tobytes())
+    return found.hexdigest()
+
+
+def _ids_key(prompts: Sequence[np.ndarray]) -> str:
+    found = hashlib.blake2b(digest_size=16)
+    for prompt in prompts:
+        found.update(len(prompt).to_bytes(4, "little") + np.ascontiguousarray(prompt, dtype="<i4").tobytes())
+    return found.hexdigest()

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from siftune._common.artefacts import working_in
 from siftune._common.errors import ConfigError
 from siftune._common.files import read_json, write_json
 from siftune._common.progress import bar, log
@@ -30,7 +31,7 @@ from siftune.experiments.cells import Cell, CellWorker, Shelf, test_rows
 from siftune.experiments.estimates import difference, estimate, judge
 from siftune.features.base import Context, Evidence
 from siftune.pipeline.runfolder import Outcome
-from siftune.pipeline.select import choose, complete, method_of
+from siftune.pipeline.select import choose, complete, method_of, reused_folders
 from siftune.selectors import select as run_selector
 
 if TYPE_CHECKING:
@@ -93,6 +94,11 @@ def compare(config: CompareConfig, finish: Callable[[Outcome], Any], *, command:
     """
     config = complete(config)  # type: ignore[assignment]
     _check(config)
+    with working_in(config.output_dir, *reused_folders(config), command=command or "siftune.compare"):
+        return _compare(config, finish, command)
+
+
+def _compare(config: CompareConfig, finish: Callable[[Outcome], Any], command: str) -> Comparison:
     outcomes = _select(config, command)
     inputs, context = outcomes[0].inputs, outcomes[0].context
     finish(outcomes[0])  # the selection is of use whatever happens to the trainings

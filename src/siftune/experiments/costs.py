@@ -12,9 +12,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from siftune._common.files import read_json, write_json
+from siftune._common.artefacts import read_usable, write_sealed
 
 Step = dict[str, Any]
+
+_KIND = "costs"
 
 
 class Costs:
@@ -26,7 +28,7 @@ class Costs:
 
     def __init__(self, path: Path):
         self.path = path
-        self.steps: list[Step] = read_json(path) if path.is_file() else []
+        self.steps: list[Step] = read_usable(path, _KIND, "") or []
 
     def charge(self, representation: str, target: str | None, clocked: Sequence[dict[str, Any]],
                collects: Sequence[str] = ()) -> list[Step]:
@@ -43,7 +45,7 @@ class Costs:
                 self.steps.append({"representation": representation, "target": target, "step": entry["step"],
                                    "seconds": entry["seconds"], "collects": list(collects)})
         if clocked:
-            write_json(self.path, self.steps)
+            write_sealed(self.path, _KIND, "", self.steps)
         return [{"step": entry["step"], **self._known(representation, target, entry["step"])} for entry in clocked]
 
     def _known(self, representation: str, target: str | None, step: str) -> Step:

@@ -9,13 +9,15 @@ from typing import Any
 
 import numpy as np
 
+from siftune._common.artefacts import read_usable, write_sealed
 from siftune._common.errors import SiftuneError
-from siftune._common.files import read_json, write_json
 from siftune._common.progress import bar, log
 from siftune.experiments.analysis.distance import LARGEST, cosine_distances, nearest_neighbour_distance, wasserstein_1
 from siftune.experiments.config import representation_named
 from siftune.experiments.selecting import Selecting
 from siftune.experiments.subsets import Subset
+
+_KIND = "distances"
 
 COSINES = ("less", "gist", "logra", "embed", "rds", "file")
 """Representations whose similarities are cosines; others have no distance, though theirs may lie between -1 and 1."""
@@ -36,7 +38,7 @@ def distances(selecting: Selecting, subsets: Sequence[Subset], path: Path) -> Di
     some = [s for s in subsets if not s.error and s.wanted.name != "full"]
     names = sorted({name for n in (*config.methods, *config.deciles)
                     if (name := representation_named(n, config.common)).partition(":")[0] in COSINES})
-    kept: dict[str, Any] = read_json(path) if path.is_file() else {}
+    kept: dict[str, Any] = read_usable(path, _KIND, "") or {}
     found: Distances = {s.wanted.id: {} for s in some}
     with bar("distances", len(names) * len(config.targets), "representations x targets") as progress:
         for representation in names:
@@ -46,7 +48,7 @@ def distances(selecting: Selecting, subsets: Sequence[Subset], path: Path) -> Di
                 for subset, one in zip(mine, told, strict=True):
                     if one is not None:
                         found[subset.wanted.id].setdefault(representation, {})[target] = one
-                write_json(path, kept)
+                write_sealed(path, _KIND, "", kept)
                 progress.advance()
     return found
 

@@ -13,18 +13,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from siftune._common.progress import log
-from siftune.data.load import Inputs, load_inputs
+from siftune.data.load import Inputs, load_inputs, read
+from siftune.data.model_shape import ModelShape
 from siftune.data.overlap import check_disjoint
-from siftune.data.readers import Role, read_rows
+from siftune.data.readers import Role
 from siftune.data.render import Renderer, render_rows
 from siftune.data.rows import Examples
 from siftune.experiments.config import StudyConfig, representation_named
-from siftune.features.base import Clock, Context, content_key
+from siftune.features.base import Clock, Context, row_keys
 from siftune.features.collect import COLLECTABLE, NEEDS_TARGET
 from siftune.pipeline.select import features_home, load
 
 if TYPE_CHECKING:
     from siftune.config.settings import CompareConfig, SelectConfig
+    from siftune.features.store.row_keys import RowKeys
     from siftune.models.loading import LoadedModel
 
 
@@ -73,8 +75,12 @@ class StudyInputs:
         return features_home(self.config.common)
 
     @cached_property
+    def pool_keys(self) -> RowKeys:
+        return row_keys(self.pool, "pool")
+
+    @property
     def pool_key(self) -> str:
-        return content_key(self.pool)
+        return self.pool_keys.key
 
     def of(self, target: str | None) -> Inputs:
         return self.free if target is None else self.by_target[target]
@@ -102,7 +108,7 @@ class StudyInputs:
         made = Context(config, inputs.pool, inputs.target, inputs.render, self.home, self.load, self.clock,
                        inputs.existing, lambda: [self.context(name, owner) for name in self.by_target
                                                  if name != target], owner=owner)
-        return made.knows(self.pool_key)  # a hash of the whole pool, the same for all targets
+        return made.knows(self.pool_keys)  # a hash of the whole pool, the same for all targets
 
 
 def read_study(config: StudyConfig) -> StudyInputs:
@@ -112,16 +118,18 @@ def read_study(config: StudyConfig) -> StudyInputs:
         DataError: whatever is wrong with a file or a row; a test row stands in its target's file or in the pool.
     """
     from siftune.models.loading import load_tokenizer
+    from siftune.models.shape import model_shape
 
     common = config.common
     clock = Clock()
     with clock.measure("read and render"):
         tokenizer = load_tokenizer(common.model, trust_remote_code=common.trust_remote_code)
-        free = load_inputs(dataclasses.replace(common, target=(), test=()), tokenizer)
+        shape = model_shape(common.model, trust_remote_code=common.trust_remote_code)
+        free = load_inputs(dataclasses.replace(common, target=(), test=()), tokenizer, shape)
         rows, found = free.pool.rows, {}
         for one in config.targets:
-            target, left_out = _examples(one.target, "target", common, tokenizer)
-            test, left_out_too = _examples(one.test, "test", common, tokenizer)
+            target, left_out = _examples(one.target, "target", common, tokenizer, shape)
+            test, left_out_too = _examples(one.test, "test", common, tokenizer, shape)
             overlaps = check_disjoint(rows, target.rows, test.rows, common.overlap)
             rows = overlaps.pool
             found[one.name] = (target, test, overlaps, [*left_out, *left_out_too])
@@ -141,12 +149,12 @@ def read_study(config: StudyConfig) -> StudyInputs:
     return StudyInputs(config, free, by_target, clock=clock)
 
 
-def _examples(sources: Iterable[str], role: Role, common: CompareConfig, tokenizer: Any) -> tuple[Examples, list[Any]]:
-    rows, dropped = read_rows(list(sources), role=role, format=common.format, id_field=common.id_field,
-                              subtask_field=common.subtask_field, group_field=common.group_field,
-                              bad_rows=common.bad_rows)
-    made = render_rows(rows, Renderer(tokenizer, max_length=common.max_length), role=role, bad_rows=common.bad_rows)
-    return made, [*dropped, *made.dropped]
+def _examples(sources: Iterable[str], role: Role, common: CompareConfig, tokenizer: Any,
+              shape: ModelShape) -> tuple[Examples, list[Any]]:
+    found = read(common, list(sources), role)
+    renderer = Renderer(tokenizer, max_length=common.max_length, shape=shape)
+    made = render_rows(found.rows, renderer, role=role, bad_rows=common.bad_rows)
+    return made, [*found.dropped, *made.dropped]
 
 
 def _kept(examples: Examples, ids: set[str]) -> Examples:

@@ -19,8 +19,9 @@ from typing import Any
 
 import numpy as np
 
+from siftune._common.artefacts.sealed import read_self_sealed, self_sealed
 from siftune._common.errors import SiftuneError
-from siftune._common.files import read_json, write_text
+from siftune._common.files import write_text
 from siftune._common.progress import bar, log
 from siftune._common.seeds import permutation
 from siftune.experiments.config import representation_named
@@ -151,7 +152,7 @@ def pool_map(selecting: Selecting, shown: np.ndarray, path: Path) -> None:
     told = {"form": _FORM, "shown": hashlib.blake2b(shown.tobytes(), digest_size=16).hexdigest(), "spaces": [
         [space, *(selecting.evidence_key(space, name) for name in names)] for space in spaces]}
     key = hashlib.blake2b(json.dumps(told).encode(), digest_size=16).hexdigest()
-    if path.is_file() and read_json(path).get("key") == key:
+    if (kept := read_self_sealed(path)) is not None and kept.get("key") == key:
         return
     made: dict[str, Any] = {"none": "the methods of this study give no vectors of the rows that can be drawn: a map "
                                     f"takes one of {', '.join(SPACES[:-1])}"}
@@ -167,7 +168,8 @@ def pool_map(selecting: Selecting, shown: np.ndarray, path: Path) -> None:
         if found is not None:
             made, failed = found, False
             break
-    write_text(path, json.dumps({"key": "" if failed else key, **made}, separators=(",", ":"), ensure_ascii=False))
+    write_text(path, json.dumps(self_sealed({"key": "" if failed else key, **made}), separators=(",", ":"),
+                                ensure_ascii=False))
 
 
 def _spaces(selecting: Selecting) -> list[str]:

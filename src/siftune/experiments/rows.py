@@ -17,7 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from siftune._common.files import read_json, write_text
+from siftune._common.artefacts.sealed import read_self_sealed, self_sealed
+from siftune._common.files import write_text
 from siftune._common.seeds import permutation
 from siftune.data.rows import Row
 from siftune.experiments.inputs import StudyInputs
@@ -79,10 +80,8 @@ def study_rows(inputs: StudyInputs, subsets: Sequence[Subset], path: Path) -> np
     for one in told:
         digest.update(one.wanted.id.encode() + one.rows.tobytes())
     key = digest.hexdigest()
-    if path.is_file():
-        kept = read_json(path)
-        if kept.get("key") == key:
-            return np.array(kept["rows"], np.int64)
+    if (kept := read_self_sealed(path)) is not None and kept.get("key") == key:
+        return np.array(kept["rows"], np.int64)
 
     most = MOST if not told else max(1000, min(MOST, MEMBER_BYTES * 6 // len(told)))
     by = in_order(len(pool), [s.rows for s in told if s.wanted.kind != "baseline"],
@@ -90,11 +89,11 @@ def study_rows(inputs: StudyInputs, subsets: Sequence[Subset], path: Path) -> np
                   points=min(POINTS, most), most=most)
     shown = np.sort(by)
     groups, of_group = _groups([_group(pool.rows[i]) for i in shown.tolist()])
-    write_text(path, json.dumps({
+    write_text(path, json.dumps(self_sealed({
         "key": key, "pool": len(pool), "rows": shown.tolist(), "tokens": pool.tokens[shown].tolist(),
         "groups": groups, "group": of_group, "texts": _texts(pool.rows, by, shown),
         "subsets": [_packed(s, shown, max(10, ORDERED // len(told))) for s in told],
-    }, ensure_ascii=False, separators=(",", ":")))
+    }), ensure_ascii=False, separators=(",", ":")))
     return shown
 
 
@@ -124,7 +123,7 @@ def _texts(rows: Sequence[Row], by: np.ndarray, shown: np.ndarray) -> list[list[
 
 def text_of(row: Row, place: int) -> list[Any]:
     """``[place, id, [[role, text, characters left out], ...], turns left out]``, invisible characters spelled out."""
-    told = turns.view({"messages": [{"role": m.role, "content": m.content} for m in row.messages]})
+    told = turns.view({"messages": [{"role": m.role, "content": m.text} for m in row.messages]})
     kept = []
     for turn in told["turns"][:TURNS]:
         text, cut = clip(turn["text"], TURN_CHARACTERS)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from siftune._common.artefacts import working_in
 from siftune._common.files import write_json, write_text
 from siftune.execution import executor_of
 from siftune.experiments.config import StudyConfig
@@ -20,6 +21,7 @@ from siftune.experiments.subsets import Subset
 from siftune.experiments.summary import Study, summarise
 from siftune.experiments.trainings import Executor, study_cells, study_settings
 from siftune.pipeline.runfolder import prepare
+from siftune.pipeline.select import reused_folders
 from siftune.report.study import build
 from siftune.report.study.pool import MAP, ROWS
 
@@ -56,6 +58,12 @@ def study(config: StudyConfig, *, executor: Executor | None = None) -> Finished:
     Raises:
         SiftuneError: files or models that cannot be used, or a folder that cannot be written to.
     """
+    common = config.common
+    with working_in(common.output_dir, *reused_folders(common), command=f"siftune study, writing {common.output_dir}"):
+        return _study(config, executor)
+
+
+def _study(config: StudyConfig, executor: Executor | None) -> Finished:
     folder = prepare(config.common.output_dir)
     inputs = read_study(config)
     settings = study_settings(inputs)  # a model that cannot be loaded is refused now

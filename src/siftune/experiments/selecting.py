@@ -7,8 +7,6 @@ back; only what was made from something else, or is missing, is selected again, 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,8 +16,10 @@ from typing import Any
 
 import numpy as np
 
+from siftune._common.artefacts import digest, payload_of
+from siftune._common.artefacts.sealed import make_way, read_self_sealed, self_sealed
 from siftune._common.errors import DataError, SiftuneError
-from siftune._common.files import read_json, write_json
+from siftune._common.files import write_json
 from siftune._common.progress import log
 from siftune._common.seeds import derive, permutation
 from siftune._common.version import __version__
@@ -40,6 +40,15 @@ from siftune.selectors import select as run_selector
 
 TOLD = ("pool", "target", "test", "existing", "method", "budget", "own")
 """Settings that decide a subset, but that its key tells in another way."""
+
+FILES = ("must_include", "must_exclude")
+"""Settings that name files whose content decides a subset."""
+
+OWN_FILES = ("target_vectors", "embedding_model")
+"""Settings of methods that may name files or folders whose content decides a subset."""
+
+VERSION = 1
+"""Of what is kept of a subset: whoever changes how it is made counts up."""
 
 
 class Selecting:
@@ -216,24 +225,22 @@ class Selecting:
         return self.folder / "selections" / f"{wanted.id}.json"
 
     def _read(self, wanted: Wanted) -> Subset | None:
-        path = self._path(wanted)
-        if not path.is_file():
-            return None
-        told = read_json(path)
-        if told["key"] != self._key(wanted):
+        told = read_self_sealed(self._path(wanted))
+        if told is None or told.get("key") != self._key(wanted):
             return None
         return Subset(wanted, np.array([self._place[row_id] for row_id in told["ids"]], np.int64), told["scores"],
                       told["seconds"], told["features"], told["diagnostics"])
 
     def _write(self, subset: Subset) -> None:
         wanted, pool = subset.wanted, self.inputs.pool
-        write_json(self._path(wanted), {
+        make_way(self._path(wanted))
+        write_json(self._path(wanted), self_sealed({
             "key": self._key(wanted), "kind": wanted.kind, "name": wanted.name, "target": wanted.target,
             "budget": wanted.budget, "draw": wanted.draw, "rows": len(subset.rows),
             "tokens": int(pool.tokens[subset.rows].sum()), "seconds": subset.seconds, "features": subset.features,
             "scores": subset.scores, "diagnostics": subset.diagnostics,
             "ids": [pool.rows[i].id for i in subset.rows.tolist()],
-        })
+        }))
 
     def _key(self, wanted: Wanted) -> str:
         if wanted not in self._keys:
@@ -248,7 +255,8 @@ class Selecting:
         if wanted.kind != "baseline":
             told["evidence"] = self.evidence_key(representation_named(wanted.method, config), wanted.target)
         if ablation := self.config.ablation(wanted.name):
-            told["ablation"] = [ablation.method, settings_key(plain(ablation.own)), settings_key(ablation.shared)]
+            told["ablation"] = [ablation.method, plain(ablation.own), plain(ablation.shared), {
+                name: _content(str(value)) for name, value in ablation.settings.items() if name in OWN_FILES}]
         if wanted.kind in ("method", "ablation"):
             selector = self._method(wanted).selector
             told["selector"] = [selector, deciding(config.settings_of(selector), "features", "selection")]
@@ -258,25 +266,27 @@ class Selecting:
             told["reference"] = self._key(next(
                 w for w in self.wanted if w.kind == "method" and w.name == self.config.reference
                 and w.target in (None, wanted.target) and w.budget == wanted.budget))
-        return _hash(told)
+        return digest(told)
 
     def evidence_key(self, representation: str, target: str | None) -> str:
         """Hash of everything that decides what a representation knows for a target."""
         inputs = self.inputs.of(target)
         path = representation.removeprefix("file:") if representation.startswith("file:") else ""
-        return _hash({
-            "pool": self._pool_told, "representation": [representation, _stamp(path)],
-            "settings": deciding(self.config.common.settings_of(representation), "features", "selection"),
+        own = self.config.common.settings_of(representation)
+        return digest({
+            "pool": self._pool_told, "representation": [representation, _content(path)],
+            "settings": deciding(own, "features", "selection"),
+            "files": {name: _content(getattr(own, name)) for name in OWN_FILES if hasattr(own, name)},
             "model": self.inputs.load(self.config.common).base_key, "target": content_key(inputs.target),
             "subtasks": [row.subtask for row in inputs.target.rows], "existing": content_key(inputs.existing)})
 
     @cached_property
     def _pool_told(self) -> str:
         config = self.config.common
-        return _hash({
-            "siftune": __version__, "rows": self.inputs.pool_key, "render": self.inputs.free.render,
+        return digest({
+            "siftune": __version__, "code": VERSION, "rows": self.inputs.pool_key, "render": self.inputs.free.render,
             "groups": [(row.group, row.source) for row in self.inputs.pool.rows], "settings": shared_settings(config),
-            "files": [_stamp(path) for path in (config.must_include, config.must_exclude)]})
+            "files": {name: _content(getattr(config, name)) for name in FILES}})
 
 
 def shared_settings(config: SelectConfig) -> dict[str, Any]:
@@ -293,13 +303,12 @@ def _told(wanted: Wanted, selection: Selection, seconds: float, steps: list[Step
                   {**selection.diagnostics, **(notes or {})})
 
 
-def _hash(told: dict[str, Any]) -> str:
-    return hashlib.blake2b(json.dumps(told, sort_keys=True).encode(), digest_size=16).hexdigest()
-
-
-def _stamp(path: str) -> list[Any] | None:
-    """What tells a changed file from the one before."""
-    if not path or not Path(path).is_file():
+def _content(path: str) -> Any:
+    """What stands in a file, or in the files of a folder, as checksums; None where there is neither."""
+    if not path:
         return None
-    found = Path(path).stat()
-    return [path, found.st_size, found.st_mtime_ns]
+    place = Path(path).expanduser()
+    if place.is_dir():
+        return {file.relative_to(place).as_posix(): payload_of(file.resolve())
+                for file in sorted(place.rglob("*")) if file.is_file()}
+    return payload_of(place.resolve())

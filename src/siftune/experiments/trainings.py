@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from siftune._common import progress
 from siftune._common.errors import ModelError, SiftuneError
-from siftune._common.files import read_json, write_text
+from siftune._common.files import write_text
 from siftune.config.settings import CompareConfig
 from siftune.data.render import Renderer, render_rows
 from siftune.data.rows import Examples, Rendered
@@ -27,8 +27,8 @@ from siftune.experiments.cells import (
     Cell,
     Shelf,
     TestRows,
-    harness_path,
-    scores_path,
+    kept_harness_scores,
+    kept_scores,
     settings_of,
     test_rows,
     train_and_score,
@@ -36,6 +36,7 @@ from siftune.experiments.cells import (
 from siftune.experiments.config import StudyConfig
 from siftune.experiments.inputs import StudyInputs
 from siftune.experiments.subsets import Subset, Wanted
+from siftune.models.shape import shape_of
 
 if TYPE_CHECKING:
     from siftune.models.loading import LoadedModel
@@ -136,11 +137,9 @@ class Cells:
         setting = self.settings[one.model]
         key = one.name, setting.tests[target][0]
         if key not in self._scores:
-            path = scores_path(setting.shelf.root / one.name, key[1])
-            if not path.is_file():
-                return None
-            found = read_json(path)
-            if not all(map(math.isfinite, found["loss"])):  # no mean could be taken: the cell has failed
+            found = kept_scores(setting.shelf.root / one.name, key[1])
+            # Without a finite loss no mean could be taken: the cell has failed.
+            if found is None or not all(map(math.isfinite, found["loss"])):
                 return None
             self._scores[key] = found
         return self._scores[key]
@@ -151,10 +150,10 @@ class Cells:
         for task in setting.shelf.harness:
             key = one.name, task.key
             if key not in self._scores:
-                path = harness_path(setting.shelf.root / one.name, task)
-                if not path.is_file():
+                kept = kept_harness_scores(setting.shelf.root / one.name, task)
+                if kept is None:
                     return None
-                self._scores[key] = read_json(path)
+                self._scores[key] = kept
             found.update(self._scores[key])
         return found
 
@@ -318,7 +317,7 @@ def _setting(inputs: StudyInputs, model: str) -> Setting:
     rendered: Sequence[Rendered | None] = inputs.pool.rendered
     tests = {name: one.test for name, one in inputs.by_target.items()}
     if model != common.model:
-        renderer = Renderer(loaded.tokenizer, max_length=common.max_length)
+        renderer = Renderer(loaded.tokenizer, max_length=common.max_length, shape=shape_of(loaded.model.config))
         found = render_rows(inputs.pool.rows, renderer, role="pool", bad_rows="drop")
         by_id = dict(zip(found.ids, found.rendered, strict=True))
         rendered = [by_id.get(row.id) for row in inputs.pool.rows]

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from siftune._common.errors import DataError
+from siftune.config.settings import read_yaml
+from siftune.data.columns import named_columns
+from siftune.data.limits import Limits
 from siftune.data.readers import read_rows
 from siftune.data.rows import Row
 
@@ -24,14 +28,25 @@ def read_selected(run: Path, format: str = "mixed") -> list[Row]:
     if not selected.is_file():
         raise DataError("this is not a finished run: selected.jsonl is missing", where=str(run),
                         hint="name the --output-dir of a siftune select that ran to its end")
+    options = _reading(run)
     if not table.is_file():
-        return read_rows([selected], role="pool", format=format)[0]
-    rows, _ = read_rows([selected], role="pool", format=format, id_field="none")
+        return read_rows([selected], role="pool", format=format, **options)[0]
+    rows, _ = read_rows([selected], role="pool", format=format, id_field="none", **options)
     ids = _ranked_ids(table)
     if len(ids) != len(rows):
         raise DataError("selected.jsonl and selection.parquet do not belong together", where=str(run),
                         why=f"One has {len(rows)} rows, the other {len(ids)}.", hint="run siftune select again")
     return [replace(row, id=row_id) for row, row_id in zip(rows, ids, strict=True)]
+
+
+def _reading(run: Path) -> dict[str, Any]:
+    """The columns and limits that the run was told to read its pool with."""
+    if not (run / "config.yaml").is_file():
+        return {}
+    told = read_yaml(run / "config.yaml")
+    columns, limits = (told.get(name) or [] for name in ("columns", "limits"))
+    return {"named": named_columns([str(text) for text in columns]),
+            "limits": Limits.parse([str(text) for text in limits])}
 
 
 def _ranked_ids(table: Path) -> list[str]:

@@ -16,7 +16,6 @@ from siftune.features.store import FeatureStore
 
 if TYPE_CHECKING:
     from siftune.features.forward.active_sets import ActiveNeurons
-    from siftune.features.forward.reader import Reader
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,7 @@ def active_neurons(settings: ActiveSettings) -> ActiveNeurons:
                          0 if settings.threshold else settings.active, settings.threshold)
 
 
-def stored_sets(context: Context, examples: Examples, own: Sequence[Reader], kind: str) -> Sets:
+def stored_sets(context: Context, examples: Examples, own: Sequence[ActiveNeurons], kind: str) -> Sets:
     """The sets that the one reader :func:`active_neurons` keeps of some rows; read in a forward pass where missing.
 
     Args:
@@ -53,7 +52,7 @@ def stored_sets(context: Context, examples: Examples, own: Sequence[Reader], kin
 
     layers, width = neurons(context.model.model)  # refuses a model without such, before any pass
     [store] = forward_stores(context, examples, own, kind)
-    return Sets(store, layers, width, bits=own[0].settings().get("threshold", 0) > 0)
+    return Sets(store, layers, width, bits=own[0].threshold > 0)
 
 
 @dataclass(frozen=True)

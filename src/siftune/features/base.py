@@ -15,6 +15,7 @@ import numpy as np
 from siftune.config.options import deciding, plain
 from siftune.config.settings import SelectConfig
 from siftune.data.rows import Examples
+from siftune.features.store.row_keys import RowKeys, row_digest
 from siftune.selectors.core.problem import Blocks
 
 if TYPE_CHECKING:
@@ -102,14 +103,18 @@ class Context:
         return next((found for key, found in self.shared.items() if key[0] == "model"), None)
 
     @property
-    def pool_key(self) -> str:
+    def pool_keys(self) -> RowKeys:
         if ("pool",) not in self.shared:
-            self.shared[("pool",)] = content_key(self.pool)
+            self.shared[("pool",)] = row_keys(self.pool, "pool")
         return self.shared[("pool",)]
 
-    def knows(self, pool_key: str) -> Context:
-        """The same, with the content key of the pool, where it is known already."""
-        self.shared[("pool",)] = pool_key
+    @property
+    def pool_key(self) -> str:
+        return self.pool_keys.key
+
+    def knows(self, pool_keys: RowKeys) -> Context:
+        """The same, with the content keys of the pool, where they are known already."""
+        self.shared[("pool",)] = pool_keys
         return self
 
 
@@ -207,15 +212,22 @@ def deciding_features(method: Any, settings: Any) -> dict[str, Any]:
     return {**deciding(settings, "features"), **{name: plain(getattr(settings, name)) for name in more}}
 
 
+def row_keys(examples: Examples, name: str) -> RowKeys:
+    """Content keys of rows: id, token ids and mask. Equal exactly where a pass over the rows would do the same.
+
+    Args:
+        examples: rows, rendered.
+        name: what they are called where a store refuses them: ``pool``, ``target``, ...
+    """
+    return RowKeys(name, (
+        row_digest(row.id.encode("utf-8", "surrogatepass"), np.ascontiguousarray(rendered.ids, dtype="<i4").tobytes(),
+                   np.packbits(rendered.mask).tobytes())
+        for row, rendered in zip(examples.rows, examples.rendered, strict=True)))
+
+
 def content_key(examples: Examples) -> str:
-    """BLAKE2 of ids, token ids and masks in order: equal exactly where a pass over the rows would do the same."""
-    digest = hashlib.blake2b(digest_size=16)
-    for row, rendered in zip(examples.rows, examples.rendered, strict=True):
-        identity = row.id.encode()
-        digest.update(len(identity).to_bytes(4, "little") + identity + len(rendered).to_bytes(4, "little"))
-        digest.update(np.ascontiguousarray(rendered.ids, dtype="<i4").tobytes())
-        digest.update(np.packbits(rendered.mask).tobytes())
-    return digest.hexdigest()
+    """BLAKE2 of ids, token ids and masks in order, see :func:`row_keys`."""
+    return row_keys(examples, "rows").key
 
 
 def targets_key(targets: Examples) -> str:

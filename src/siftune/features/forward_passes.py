@@ -20,12 +20,16 @@ from siftune.features.base import Context
 from siftune.features.collect import further_readers
 from siftune.features.forward.reader import Reader
 from siftune.features.gradient_settings import autocast_type, lora_settings
-from siftune.features.passes import Job, ShardWorker, fill, on_own_device, rows_key
+from siftune.features.passes import Job, ShardWorker, fill, keys_and_folder, on_own_device
 from siftune.features.store import FeatureStore, Shard
 
 if TYPE_CHECKING:
     from siftune.features.gradients.warmup import Checkpoint
     from siftune.models.loading import LoadedModel
+
+
+VERSION = 1
+"""Of the pass: whoever changes what it computes counts up."""
 
 
 def forward_stores(context: Context, examples: Examples, readers: Sequence[Reader], kind: str, *, step: str = "",
@@ -53,19 +57,13 @@ def forward_stores(context: Context, examples: Examples, readers: Sequence[Reade
         readers = [*readers, *further_readers(context, readers)]
     if kind != "pool":  # what the pool is compared with keeps its precision
         config = replace(config, feature_dtype="float32")
-    rows, folder = rows_key(context, examples, kind)
+    rows, folder = keys_and_folder(context, examples, kind)
     stores = []
     for reader in readers:
         path = context.folder / "store" / reader.name / folder
-        fingerprint = {
-            "model": loaded.identity, "dtype": loaded.dtype,
-            "autocast": config.autocast, "render": context.render, "reader": reader.settings(), "rows": rows,
-            **({"feature_dtype": config.feature_dtype} if reader.features else {}),
-            **({"checkpoint": checkpoint.blake2} if checkpoint else {}),
-        }
         stores.append(FeatureStore.open(path / f"epoch-{checkpoint.epoch}" if checkpoint else path / "base",
-                                        fingerprint, rows=len(examples), shard_rows=config.shard_rows,
-                                        recompute=config.recompute))
+                                        made_from(context, reader, config.feature_dtype, checkpoint), rows=rows,
+                                        shard_rows=config.shard_rows, recompute=config.recompute))
 
     def missing() -> list[Job]:
         lacking: dict[Shard, list[int]] = {}
@@ -81,6 +79,24 @@ def forward_stores(context: Context, examples: Examples, readers: Sequence[Reade
     fill(context, step or f"{kind} forward pass", stores, missing, lambda: int(examples.tokens.sum()),
          lambda advance: ForwardWorker(config, loaded, here, advance), start)
     return stores[:own]
+
+
+def made_from(context: Context, reader: Reader, feature_dtype: str, checkpoint: Checkpoint | None) -> dict[str, Any]:
+    """What a reader's numbers depend on beside the rows, the telling fields first.
+
+    Args:
+        context: of the run.
+        reader: with all its fields.
+        feature_dtype: how its features are stored, where it has any.
+        checkpoint: of the adapter that the model has; None for the plain model.
+    """
+    loaded = context.model
+    return {
+        "model": loaded.identity, "dtype": loaded.dtype, "autocast": context.config.autocast, "render": context.render,
+        "reader": reader, "code": [VERSION, reader.version],
+        **({"feature_dtype": feature_dtype} if reader.features else {}),
+        **({"lora": lora_settings(context.config), "checkpoint": checkpoint} if checkpoint else {}),
+    }
 
 
 class ForwardWorker(ShardWorker):

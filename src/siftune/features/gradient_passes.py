@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from siftune._common.artefacts import KeptFile
 from siftune._common.seeds import derive
 from siftune.config.settings import SelectConfig
 from siftune.data.rows import Examples
@@ -24,12 +25,16 @@ from siftune.features.gradient_settings import (
     make_engine,
     random_projection,
 )
-from siftune.features.passes import Job, ShardWorker, fill, on_own_device, rows_key
+from siftune.features.passes import Job, ShardWorker, fill, keys_and_folder, on_own_device
 from siftune.features.store import FeatureStore, Shard
 
 if TYPE_CHECKING:
     from siftune.features.gradients.warmup import Checkpoint
     from siftune.models.loading import LoadedModel
+
+
+VERSION = 1
+"""Of the pass: whoever changes what it computes counts up."""
 
 
 @dataclass(frozen=True)
@@ -39,13 +44,14 @@ class Pass:
     Attributes:
         checkpoint: where the adapter and Adam's moments come from; None for a base model.
         adam: ``paper``, ``less-code`` or ``none`` (plain gradients).
-        basis: a matrix of directions to multiply with; None for the configured random projection.
+        basis: a matrix of directions to multiply with (see :class:`siftune.features.gradients.basis.Directions`); None
+            for the configured random projection.
         cosines: keep inner products divided by the direction's norm (``similarity``) instead of unit features.
     """
 
     checkpoint: Checkpoint | None = None
     adam: str = "none"
-    basis: Path | None = None
+    basis: KeptFile | None = None
     cosines: bool = False
 
 
@@ -71,17 +77,12 @@ class Passes:
 
     def stores(self, examples: Examples, passes: Sequence[Pass], kind: str) -> list[FeatureStore]:
         """The stores of :meth:`over`, with what they hold already."""
-        rows, folder = rows_key(self.context, examples, kind)
-        return [
-            FeatureStore.open(
-                self.root / folder / (f"epoch-{p.checkpoint.epoch}" if p.checkpoint else "base"),
-                {**self.fingerprint, "rows": rows, "adam": p.adam,
-                 "checkpoint": p.checkpoint.blake2 if p.checkpoint else None},
-                rows=len(examples), shard_rows=self.context.config.shard_rows,
-                recompute=True,  # what may not be replaced was refused before the warmup
-            )
-            for p in passes
-        ]
+        rows, folder = keys_and_folder(self.context, examples, kind)
+        config = self.context.config
+        return [FeatureStore.open(self.root / folder / (f"epoch-{p.checkpoint.epoch}" if p.checkpoint else "base"),
+                                  {**self.fingerprint, "pass": p, "code": VERSION}, rows=rows,
+                                  shard_rows=config.shard_rows, recompute=config.recompute)
+                for p in passes]
 
 
 def together(several: Sequence[tuple[Passes, Sequence[Pass]]], examples: Examples, kind: str, step: str = "",

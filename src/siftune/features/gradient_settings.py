@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
+from siftune._common.artefacts import described
 from siftune._common.errors import ConfigError
 from siftune._common.registry import unknown_name
 from siftune._common.seeds import derive
-from siftune.config.options import COUNT, COUNT_OR_NONE, NOT_NEGATIVE, POSITIVE, SHARE, OwnSettings, option, plain
+from siftune.config.options import COUNT, COUNT_OR_NONE, NOT_NEGATIVE, POSITIVE, SHARE, OwnSettings, option
 from siftune.config.settings import SelectConfig
 from siftune.features.base import Context, GradientMethod, deciding_features
 
@@ -182,14 +183,14 @@ def gradient_fingerprint(context: Context, method: GradientMethod, settings: Any
         "dtype": loaded.dtype,
         "autocast": config.autocast,
         "render": context.render,
-        "data": context.pool_key,
+        "pool": context.pool_key,
         "feature_dtype": config.feature_dtype,
         "seed": config.seed,
         "settings": deciding_features(method, settings),
     }
     if method.warmup:
-        made["lora"] = plain(asdict(lora_settings(config)))
-        made["warmup"] = plain(asdict(warmup_settings(settings, config)))
+        made["lora"] = described(lora_settings(config))
+        made["warmup"] = described(warmup_settings(settings, config))
     else:
         made["weights"], made["layers"] = list(config.lora_targets) or "all", config.lora_layers
     if getattr(settings, "projection", "none") != "none":

@@ -6,6 +6,7 @@ how rows become stores is the same for all of them and lives here.
 
 from __future__ import annotations
 
+import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,12 +16,28 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from siftune._common.artefacts import (
+    Absent,
+    Damaged,
+    MadeFromOther,
+    Unusable,
+    described,
+    digest,
+    first_difference,
+    read_sealed,
+    write_sealed,
+)
+from siftune._common.files import make_folder
 from siftune._common.progress import bar, log
 from siftune.config.settings import SelectConfig
 from siftune.data.rows import Examples, Rendered
-from siftune.features.base import Context, content_key
-from siftune.features.store import FeatureStore, Shard, first_difference
+from siftune.features.base import Context, row_keys
+from siftune.features.store import FeatureStore, RowKeys, Shard
+from siftune.features.store.shards import KIND as STORE
 from siftune.features.store.shards import mismatch
+
+KIND = "features of a method"
+"""Of the note above a method's stores."""
 
 if TYPE_CHECKING:
     from siftune.execution import LocalExecutor
@@ -100,8 +117,7 @@ def fill(context: Context, step: str, stores: Sequence[FeatureStore], missing: C
                 # A worker process that ends takes the error of its last write with it: write those again from here.
                 _run(missing(), LocalExecutor(), progress.advance, here, start)
     for store in stores:
-        if not store.complete:
-            store.finish()
+        store.finish()
 
 
 def _run(jobs: list[Job], executor: LocalExecutor | RayExecutor, advance: Callable[[float], None],
@@ -147,12 +163,12 @@ class _Writer:
             self._thread.shutdown()
 
 
-def rows_key(context: Context, examples: Examples, kind: str) -> tuple[str, str]:
-    """(content key, folder name) of the pool, or of other rows, which may change between runs of one folder."""
+def keys_and_folder(context: Context, examples: Examples, kind: str) -> tuple[RowKeys, str]:
+    """(content keys, folder name) of the pool, or of other rows, which may change between runs of one folder."""
     if examples is context.pool:
-        return context.pool_key, kind
-    key = content_key(examples)
-    return key, f"{kind}-{key[:12]}"
+        return context.pool_keys, kind
+    keys = row_keys(examples, kind)
+    return keys, f"{kind}-{keys.key[:12]}"
 
 
 def on_own_device(config: SelectConfig, number: int) -> SelectConfig:
@@ -176,22 +192,38 @@ def refuse_other(root: Path, fingerprint: dict[str, Any], *, recompute: bool, tr
     Raises:
         StoreMismatch: they were made from something else, and are not to be replaced.
     """
-    from siftune._common.files import make_folder, read_json, write_json
-
-    head = root / "fingerprint.json"
-    if head.exists():
-        try:
-            difference = first_difference(read_json(head), fingerprint)
-        except (ValueError, AttributeError):  # a disk fault: what the features were made from is not known
-            difference = ("fingerprint", "not readable", "as configured")
+    head, wanted = root / "fingerprint.json", described(fingerprint)
+    key = digest(wanted)
+    difference: tuple[str, Any, Any] | None = None
+    try:
+        difference = first_difference(read_sealed(head, KIND), wanted)
         if difference is None:
             return
+    except Absent:
+        pass
+    except MadeFromOther as error:
+        difference = ("format", error, "that of this version")
+    except Damaged as error:  # the stores below it say themselves what they were made from
+        log(f"{root.name}/{head.name} was damaged ({error}) and is written anew")
+    if difference is not None and _agree(root, wanted):
+        log(f"{root.name}/{head.name} is written anew: the stores below it say what they were made from")
+    elif difference is not None:
         if not recompute:
             raise mismatch(root, *difference)
         log(f"--recompute: replacing features made with another {difference[0]}")
-        import shutil
-
         shutil.rmtree(root)
         shutil.rmtree(root.parent.parent / training, ignore_errors=True)
     make_folder(root)
-    write_json(head, fingerprint)
+    write_sealed(head, KIND, key, wanted)
+
+
+def _agree(root: Path, wanted: dict[str, Any]) -> bool:
+    """Whether there are stores below, and all that can be read were made from what is wanted."""
+    found = []
+    for head in root.glob("*/*/fingerprint.json"):
+        try:
+            made_from = read_sealed(head, STORE)["made_from"]
+            found.append(first_difference({name: made_from.get(name) for name in wanted}, wanted) is None)
+        except (Unusable, KeyError, TypeError, AttributeError):
+            continue
+    return bool(found) and all(found)

@@ -10,11 +10,17 @@ from typing import Any
 
 import numpy as np
 
+from siftune._common.artefacts import Damaged, Unusable, digest, keep_file, kept_file
+from siftune._common.artefacts.sealed import tell_damage
 from siftune._common.errors import DataError
-from siftune._common.files import make_folder, write_with
+from siftune._common.files import make_folder
 from siftune._common.progress import bar
 
 BLOCK_NUMBERS = 1 << 20  # numbers read at a time: a few MiB
+
+KIND = "vectors in the order of a pool"
+VERSION = 1
+"""Of the copy: whoever changes how it is made of the file counts up."""
 
 ID, SCORE, VECTOR = "id", "score", "vector"
 _FORMS = "give a .npy array with a row for each row of the pool, or a .parquet (or, for scores, .csv) file with the " \
@@ -102,9 +108,15 @@ def _parquet(file: Path, ids: Sequence[str], folder: Path, kind: str) -> tuple[n
         if SCORE in names:
             return _scores(file, opened.read(columns=[ID, SCORE]), ids, kind)
         place, extra = _places(file, opened.read(columns=[ID]).column(ID).to_pylist(), ids, kind)
-        kept = make_folder(folder) / f"{_file_key(file)}-{_ids_key(ids)}.npy"
-        if not kept.exists():
-            write_with(kept, lambda path: _reorder(opened, file, place, len(ids), path))
+        of_file, of_ids = _file_key(file), _ids_key(ids)
+        kept = make_folder(folder) / f"{of_file[:12]}-{of_ids[:12]}.npy"
+        key = digest({"file": of_file, "ids": of_ids, "code": VERSION})
+        try:
+            kept_file(kept, KIND, key)
+        except Unusable as found:
+            if isinstance(found, Damaged):
+                tell_damage(kept, str(found))
+            keep_file(kept, KIND, key, write=lambda path: _reorder(opened, file, place, len(ids), path))
     except (pa.ArrowException, OSError) as error:
         raise DataError("the Parquet file cannot be read", where=str(file), why=str(error).splitlines()[0],
                         hint=_FORMS) from error
@@ -229,7 +241,7 @@ def _step(array: np.ndarray) -> int:
 
 
 def _file_key(file: Path) -> str:
-    digest = hashlib.blake2b(digest_size=6)
+    digest = hashlib.blake2b(digest_size=16)
     with file.open("rb") as source:
         read: Callable[[], bytes] = lambda: source.read(1 << 20)  # noqa: E731
         for part in iter(read, b""):
@@ -238,7 +250,7 @@ def _file_key(file: Path) -> str:
 
 
 def _ids_key(ids: Sequence[str]) -> str:
-    digest = hashlib.blake2b(digest_size=6)
+    digest = hashlib.blake2b(digest_size=16)
     for row_id in ids:
         digest.update(len(row_id).to_bytes(4, "little") + row_id.encode("utf-8", "surrogatepass"))
     return digest.hexdigest()

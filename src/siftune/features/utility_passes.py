@@ -12,12 +12,15 @@ import numpy as np
 
 from siftune.config.settings import SelectConfig
 from siftune.data.rows import Examples, Rendered
-from siftune.features.base import Context
+from siftune.features.base import Context, row_keys
 from siftune.features.passes import Job, ShardWorker, fill, on_own_device
-from siftune.features.store import FeatureStore, Shard
+from siftune.features.store import FeatureStore, RowKeys, Shard
 
 if TYPE_CHECKING:
     from siftune.models.loading import LoadedModel
+
+VERSION = 1
+"""Of the passes: whoever changes what they compute counts up."""
 
 PAIRS_A_SHARD = 256  # half a minute to a minute on a CPU core: what an interruption costs at most
 
@@ -85,8 +88,8 @@ def score_alone(context: Context, examples: Examples, folder: Path, fingerprint:
         StoreMismatch: the folder holds something else, and ``--recompute`` was not given.
     """
     config = context.config
-    store = FeatureStore.open(folder, fingerprint, rows=len(examples), shard_rows=config.shard_rows,
-                              recompute=config.recompute)
+    store = FeatureStore.open(folder, {**fingerprint, "code": VERSION}, rows=row_keys(examples, "pool"),
+                              shard_rows=config.shard_rows, recompute=config.recompute)
 
     def missing() -> list[Job]:
         return [Job(None, (store,), shard, examples.rendered[shard.start : shard.stop]) for shard in store.missing()]
@@ -127,13 +130,13 @@ class Scored:
 
 
 def score_pairs(context: Context, pairs: Callable[[], Pairs], folder: Path, fingerprint: dict[str, Any], *,
-                examples: int, expected: float, limit: int, title: str) -> Scored:
+                examples: RowKeys, expected: float, limit: int, title: str) -> Scored:
     """Score what the store lacks, and read it.
 
     Args:
         pairs: makes them; called only where something is missing.
         folder: of the store.
-        examples: their number C.
+        examples: the C examples, by content.
         expected: about how many pairs an example has, which decides how many make a shard.
         limit: the most tokens of an example and a row together.
         title: of the progress bar and of the clock's entry.
@@ -143,7 +146,8 @@ def score_pairs(context: Context, pairs: Callable[[], Pairs], folder: Path, fing
     """
     config = context.config
     height = max(1, min(config.shard_rows, int(PAIRS_A_SHARD / max(1.0, expected))))
-    store = FeatureStore.open(folder, fingerprint, rows=examples, shard_rows=height, recompute=config.recompute)
+    store = FeatureStore.open(folder, {**fingerprint, "code": VERSION}, rows=examples, shard_rows=height,
+                              recompute=config.recompute)
     before = {shard.index for shard in store.missing()}
     made = cache(pairs)
 

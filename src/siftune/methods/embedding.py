@@ -16,15 +16,18 @@ import numpy as np
 from siftune._common.progress import bar
 from siftune.config.options import OwnSettings, option
 from siftune.data.rows import Examples
-from siftune.data.text.rows import FORM, conversation_text, first_same_text, text_key
+from siftune.data.text.rows import FORM, conversation_text, first_same_text, text_digests
 from siftune.features.base import Context, Evidence
 from siftune.features.centring import Centrable, centred
 from siftune.features.cosines import alike_vectors, cosines
-from siftune.features.store import FeatureStore
+from siftune.features.store import FeatureStore, RowKeys
 from siftune.features.store.codec import encode
 from siftune.features.work import Work
 from siftune.models.sentence_embedding import BATCH_ROWS, SentenceModel, load_sentence_model
 from siftune.selectors.core.problem import Blocks
+
+VERSION = 1
+"""Of the embeddings: whoever changes how a row is embedded counts up."""
 
 
 @dataclass(frozen=True)
@@ -130,13 +133,14 @@ class Embeddings:
 
     def _store(self, examples: Examples, kind: str) -> tuple[FeatureStore, bool]:
         config, model = self.context.config, self.model
-        rows, is_pool = text_key(examples.rows), kind == "pool"
+        is_pool = kind == "pool"
+        rows = RowKeys(kind, text_digests(examples.rows))
         dtype = config.feature_dtype if is_pool else "float32"
         root = self.context.folder / "store" / f"embed-{model.weights[:8]}"
         store = FeatureStore.open(
-            root / (kind if is_pool else f"{kind}-{rows[:12]}"),
-            {"model": model.fingerprint(), "text": FORM, "data": rows, "feature_dtype": dtype},
-            rows=len(examples), shard_rows=config.shard_rows, recompute=config.recompute,
+            root / (kind if is_pool else f"{kind}-{rows.key[:12]}"),
+            {"model": model.fingerprint(), "text": FORM, "feature_dtype": dtype, "code": VERSION},
+            rows=rows, shard_rows=config.shard_rows, recompute=config.recompute,
         )
         missing = store.missing()
         batch_rows = max(1, config.batch_tokens // (model.max_tokens or 512)) if config.batch_tokens else BATCH_ROWS
@@ -148,8 +152,7 @@ class Embeddings:
                 known = np.full(len(texts), -1, np.int8) if cut is None else cut.astype(np.int8)
                 store.write(shard, {**encode("feature", model.encode(texts, batch_rows), dtype), "cut": known})
                 progress.advance(len(shard))
-        if not store.complete:
-            store.finish()
+        store.finish()
         return store, not missing
 
 

@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from siftune._common.artefacts import digest
 from siftune._common.errors import ConfigError, SiftuneError
-from siftune._common.files import read_json, write_json
 from siftune.config.options import POSITIVE, option
 from siftune.features.base import Context, Evidence, content_key
 from siftune.features.gradient_passes import Pass, Passes, together
@@ -34,6 +34,10 @@ from siftune.methods.less import compared, existing_features, target_gradients
 
 if TYPE_CHECKING:
     from siftune.features.gradients.warmup import Checkpoint
+
+
+VERSION = 1
+"""Of the subspace: whoever changes how it is made of the targets' gradients counts up."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +111,7 @@ class _Owner:
     def prepare(self, model: Any, checkpoints: Sequence[Checkpoint]) -> None:
         self.passes = Passes(self.context, self.settings, model, self.fingerprint, self.root)
         self.spaces = [_Subspace(self.context, self.passes, checkpoint) for checkpoint in checkpoints]
-        self.coordinates = [Pass(c, basis=space.path) for c, space in zip(checkpoints, self.spaces, strict=True)]
+        self.coordinates = [Pass(c, basis=space.file) for c, space in zip(checkpoints, self.spaces, strict=True)]
 
     def joins(self, model: Any, checkpoints: Sequence[Checkpoint]) -> bool:
         """Whether it could be prepared; if not, its own turn will say why."""
@@ -123,28 +127,29 @@ class _Subspace:
     """The span of the targets' gradients at one checkpoint; made once, then read from disk.
 
     Attributes:
-        path: P^T, float32 [r, D].
+        file: P^T, float32 [r, D].
         features: float64 [M, r], U_r diag(S_r).
         scale: float64 [r], S_r, descending.
         explained: share of the targets' squared gradient norm inside the subspace.
     """
 
     def __init__(self, context: Context, passes: Passes, checkpoint: Any):
-        folder = passes.root / "subspace"
-        self.path = folder / f"epoch-{checkpoint.epoch}.npy"
-        told = self.path.with_suffix(".subspace.json")
-        self.fresh = not told.exists()
-        if self.fresh:
+        from siftune.features.gradients.basis import kept_directions
+
+        path = passes.root / "subspace" / f"epoch-{checkpoint.epoch}.npy"
+        key = digest({**passes.fingerprint, "checkpoint": checkpoint, "code": VERSION})
+        kept = kept_directions(path, key)
+        self.fresh = kept is None
+        if kept is None:
             gradients = target_gradients(context, passes, checkpoint,
-                                         self.path.with_name(f"gradients-{checkpoint.epoch}.npy"))
+                                         path.with_name(f"gradients-{checkpoint.epoch}.npy"))
             basis, features, explained = subspace(gradients.gram(), context.settings.target_rank)
-            gradients.combined(self.path, basis)
+            kept = gradients.combined(path, basis).keep(key, {"features": features.tolist(), "explained": explained})
             gradients.remove()
-            write_json(told, {"features": features.tolist(), "explained": explained})
-        stored = read_json(told)
-        self.features = np.array(stored["features"])
+        self.file = kept
+        self.features = np.array(kept.about["features"])
         self.scale = np.linalg.norm(self.features, axis=0)
-        self.explained = float(stored["explained"])
+        self.explained = float(kept.about["explained"])
 
     def queries(self) -> Queries:
         norm = np.linalg.norm(self.features, axis=1)

@@ -26,12 +26,13 @@ Computed from losses, as LP(1) = (1 - exp(L_1 - L_0)) / (1 - exp(L_3 - L_0)): pe
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from siftune.config.options import COUNT, POSITIVE, option, plain
+from siftune._common.artefacts import described
+from siftune.config.options import COUNT, POSITIVE, option
 from siftune.features.base import Context, Evidence
 from siftune.features.forward.loss import Loss
 from siftune.features.forward_passes import forward_stores
@@ -114,9 +115,8 @@ class LearningPercentage:
     def fingerprint(self, context: Context, settings: WarmupSettings) -> dict[str, Any]:
         """What the training run is made from; LP(1) and LP_app share it."""
         config, loaded = context.config, context.model
-        return {"model": loaded.identity, "dtype": loaded.dtype, "render": context.render, "data": context.pool_key,
-                "seed": config.seed, "lora": plain(asdict(lora_settings(config))), "epochs": settings.epochs,
-                "training": plain(asdict(settings.train))}
+        return {"model": loaded.identity, "dtype": loaded.dtype, "render": context.render, "pool": context.pool_key,
+                "seed": config.seed, "lora": described(lora_settings(config)), "training": described(settings)}
 
 
 def training_settings(context: Context) -> WarmupSettings:

@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from siftune._common.artefacts import KeptFile, digest
 from siftune.config.options import option
 from siftune.features.base import Context, Evidence, targets_key
 from siftune.features.centring import Centred, centred_queries, mean_vector, note, reference_rows
@@ -56,6 +57,10 @@ from siftune.features.warmed_up import warmed_up, warmup_folder
 
 if TYPE_CHECKING:
     from siftune.features.gradients.warmup import Checkpoint
+
+
+VERSION = 1
+"""Of the directions: whoever changes how they are made of the targets' gradients counts up."""
 
 
 @dataclass(frozen=True)
@@ -197,8 +202,8 @@ def _exact(context: Context, passes: Passes, checkpoints: Sequence[Checkpoint], 
     with context.clock.measure("target directions") as entry:
         made = [target_directions(context, passes, c, subtasks) for c in checkpoints]
         entry["reused"] = not any(fresh for _, fresh in made)
-    pool = passes.over(context.pool, [Pass(c, settings.adam, path, cosines=True)
-                                      for c, (path, _) in zip(checkpoints, made, strict=True)], "pool", "pool scores")
+    pool = passes.over(context.pool, [Pass(c, settings.adam, matrix, cosines=True)
+                                      for c, (matrix, _) in zip(checkpoints, made, strict=True)], "pool", "pool scores")
     count = len(subtasks.names)
     ahead = len(context.target) if settings.directions == "targets" else 0
     first = first_alike(context.pool)
@@ -211,17 +216,20 @@ def _exact(context: Context, passes: Passes, checkpoints: Sequence[Checkpoint], 
 
 
 def target_directions(context: Context, passes: Passes, checkpoint: Checkpoint, subtasks: Subtasks,
-                      ) -> tuple[Path, bool]:
+                      ) -> tuple[KeptFile, bool]:
     """The unit gradients of the targets (unless ``directions = "subtasks"``), then every subtask's direction.
 
     Returns:
-        Where the matrix is, and whether it was made just now.
+        The matrix, and whether it was made just now.
     """
+    from siftune.features.gradients.basis import kept_directions
+
     settings = passes.settings
     path = passes.root / "directions" / f"epoch-{checkpoint.epoch}.npy"
-    done = path.with_suffix(".done")
-    if done.exists():
-        return path, False
+    key = digest({**passes.fingerprint, "checkpoint": checkpoint, "code": VERSION})
+    kept = kept_directions(path, key)
+    if kept is not None:
+        return kept, False
     gradients = target_gradients(context, passes, checkpoint, path.with_name(f"gradients-{checkpoint.epoch}.npy"))
     gram = gradients.gram()
     norms = np.sqrt(np.diag(gram))
@@ -230,10 +238,9 @@ def target_directions(context: Context, passes: Passes, checkpoint: Checkpoint, 
     if settings.target_mean == "gradient":
         mean /= np.sqrt(np.einsum("km,mn,kn->k", mean, gram, mean))[:, None]
     combination = np.concatenate([unit, mean]) if settings.directions == "targets" else mean
-    gradients.combined(path, combination)
+    kept = gradients.combined(path, combination).keep(key)
     gradients.remove()
-    done.touch()
-    return path, True
+    return kept, True
 
 
 def target_gradients(context: Context, passes: Passes, checkpoint: Checkpoint, path: Path) -> Any:

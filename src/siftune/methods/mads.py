@@ -23,7 +23,7 @@ from siftune.features.similarity import first_alike
 from siftune.features.work import Work, forward_work
 
 if TYPE_CHECKING:
-    from siftune.features.forward.reader import Reader
+    from siftune.features.forward.active_sets import ActiveNeurons
 
 BY_LENGTH = 0.5  # correlation of set size and response length above which a warning is due
 
@@ -49,7 +49,7 @@ class Mads:
         return forward_work(context, readers(context))
 
 
-def readers(context: Context) -> list[Reader]:
+def readers(context: Context) -> list[ActiveNeurons]:
     """What it reads of a forward pass."""
     return [active_neurons(context.of(Mads.name).settings)]
 

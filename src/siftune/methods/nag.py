@@ -25,7 +25,7 @@ from siftune.features.work import Work, forward_work
 from siftune.methods.mads import set_notes
 
 if TYPE_CHECKING:
-    from siftune.features.forward.reader import Reader
+    from siftune.features.forward.active_sets import ActiveNeurons
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Nag:
         return forward_work(context, own, own)
 
 
-def readers(context: Context) -> list[Reader]:
+def readers(context: Context) -> list[ActiveNeurons]:
     """What it reads of a forward pass."""
     return [active_neurons(context.of(Nag.name).settings)]
 

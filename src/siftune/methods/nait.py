@@ -16,7 +16,6 @@ of 17 rows came from the targets' families, without it 6). Inner products are mo
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,8 +23,9 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from siftune._common.artefacts import Damaged, Unusable, digest, keep_file, kept_file
+from siftune._common.artefacts.sealed import tell_damage
 from siftune._common.errors import DataError
-from siftune._common.files import write_with
 from siftune.config.options import OwnSettings, option
 from siftune.data.spans import special_ids
 from siftune.features.base import Context, Evidence, targets_key
@@ -39,6 +39,10 @@ if TYPE_CHECKING:
     from siftune.features.forward.reader import Reader
     from siftune.features.forward.spans import Span
     from siftune.features.store import FeatureStore
+
+
+VERSION = 1
+"""Of the directions: whoever changes how they are made of the targets' moves counts up."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +91,7 @@ def planned_readers(context: Context) -> list[Reader]:
     from siftune.features.forward.directions import Along
 
     neurons, span = _settled(context)
-    return [Along(None, "", "", len(Subtasks(context.target).names), neurons, span)]
+    return [Along(None, "", len(Subtasks(context.target).names), neurons, span)]
 
 
 def along(context: Context) -> Along:
@@ -103,11 +107,15 @@ def along(context: Context) -> Along:
     [deltas] = forward_stores(context, context.target, [Deltas(neurons, _closing(context))], "target")
     key = targets_key(context.target)
     path = deltas.folder / f"directions-{key[:12]}.npy"
-    if not path.exists():
+    made_from = digest({"deltas": deltas.key, "targets": key, "code": VERSION})
+    try:
+        file = kept_file(path, "directions", made_from)
+    except Unusable as error:
+        if isinstance(error, Damaged):
+            tell_damage(path, str(error))
         directions = np.stack([principal_directions(deltas.array("delta")[rows]) for rows in _moving(context)])
-        write_with(path, lambda temporary: _save(temporary, directions))
-    digest = hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
-    return Along(path, digest, key, len(Subtasks(context.target).names), neurons, span)
+        file = keep_file(path, "directions", made_from, write=lambda temporary: _save(temporary, directions))
+    return Along(file, key, len(Subtasks(context.target).names), neurons, span)
 
 
 def _settled(context: Context) -> tuple[Neurons, Span]:

@@ -34,7 +34,7 @@ import numpy as np
 from siftune._common.errors import ConfigError
 from siftune.config.options import COUNT_OR_NONE, OwnSettings, option
 from siftune.data.rows import Examples
-from siftune.features.base import Context, Evidence, deciding_features
+from siftune.features.base import Context, Evidence, deciding_features, row_keys
 from siftune.features.in_context.matrix import Contents, Utilities
 from siftune.features.in_context.nomination import all_pairs, nominated
 from siftune.features.store import FeatureStore
@@ -170,7 +170,7 @@ class Stages:
         """What every utility depends on. Both forms of it come of the same pass, and are stored side by side."""
         loaded = self.context.model
         return {"model": loaded.identity, "dtype": loaded.dtype,
-                "render": self.context.render, "data": self.pool.key, "limit": self._limit}
+                "render": self.context.render, "pool": self.pool.key, "limit": self._limit}
 
     @cached_property
     def among_pool(self) -> Utilities:
@@ -222,7 +222,8 @@ class Stages:
         other = {"target": helped, "existing": shown}.get(kind)
         scored = score_pairs(
             context, pairs, self._folder(kind, other) / form["pairs"],
-            {**self.fingerprint, **form, **({} if other is None else {kind: other.key})}, examples=len(shown),
+            {**self.fingerprint, **form, **({} if other is None else {kind: other.key})},
+            examples=row_keys(shown.examples, "pool"),
             expected=len(helped) if dense else 2 * own.nominees + own.random_nominees, limit=self._limit,
             title="utility" if kind == "pool" else f"utility ({kind})")
         found = Utilities.between(scored.rows, scored.examples, alone.array(own.utility),

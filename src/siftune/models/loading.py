@@ -97,7 +97,7 @@ def load_tokenizer(name: str, *, trust_remote_code: bool = False) -> Any:
     """The tokenizer alone, for commands that need no weights."""
     if is_object(name):
         return borrowed(name).tokenizer
-    path, base = _locate(name)
+    path, base = locate(name)
     if base is not None and not (Path(path) / "tokenizer_config.json").exists():
         path = base  # an adapter folder without a tokenizer of its own
     return _from_pretrained("AutoTokenizer", path, name, trust_remote_code=trust_remote_code)
@@ -124,7 +124,7 @@ def load_model(name: str = "embedded", *, device: str = "auto", dtype: str = "au
     device = choose_device(device)
     chosen = choose_dtype(dtype, device)
     log(f"model {name} on {device} in {chosen}")
-    path, base = _locate(name)
+    path, base = locate(name)
     options = {"dtype": getattr(torch, chosen), "trust_remote_code": trust_remote_code}
     if device == "cpu" and chosen != "float32":
         # torch's fused attention takes nine times as long backward there as in float32 (torch 2.13, AMX): a quarter of
@@ -149,7 +149,7 @@ def load_model(name: str = "embedded", *, device: str = "auto", dtype: str = "au
                        weights_hash(model))
 
 
-def _locate(name: str) -> tuple[Path | str, Path | str | None]:
+def locate(name: str) -> tuple[Path | str, Path | str | None]:
     """(where the model is, base model if that is an adapter folder)."""
     if name == "embedded":
         return embedded_model(), None
@@ -161,7 +161,7 @@ def _locate(name: str) -> tuple[Path | str, Path | str | None]:
                 raise ModelError("the adapter does not say which base model it belongs to",
                                  where=str(path / "adapter_config.json"),
                                  hint='add "base_model_name_or_path" to it')
-            return path, _locate(base)[0]
+            return path, locate(base)[0]
         if not (path / "config.json").exists():
             raise ModelError("the folder holds no model", where=str(path), why="There is no config.json in it.",
                              hint="name the folder that `save_pretrained` wrote")

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import platform
 import shutil
+from contextlib import nullcontext
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from siftune._common.errors import DataError, SiftuneError
+from siftune._common.artefacts import working_in
+from siftune._common.artefacts.kept import fault
+from siftune._common.artefacts.sealed import remove
+from siftune._common.errors import DataError, SiftuneError, StoreCorrupt
 from siftune.config.settings import SelectConfig, read_yaml
 from siftune.pipeline.select import features_home
 
@@ -33,7 +37,10 @@ def doctor(run: str | None, model: str, *, repair: bool = False) -> bool:
     checks = [_environment()]
     if run:
         home = features_home(SelectConfig(output_dir=run, from_run=str(told.get("from_run") or "")))
-        checks.append(_stores(home, repair=repair))
+        with working_in(run, home, command=f"siftune doctor {run} --repair") if repair else nullcontext():
+            checks += [_stores(home, repair=repair), _others(home, repair=repair)]
+            if Path(run).resolve() != home.resolve():
+                checks.append(_others(Path(run), repair=repair))
     if model != "none":
         checks.append(_model(model or str(told.get("model", "embedded"))))
     return all(checks)
@@ -87,10 +94,16 @@ def _stores(run: Path, *, repair: bool) -> bool:
         return _say(None, "stores", f"there are no features in {run / 'store'}")
     fine = True
     for folder in folders:
-        store = FeatureStore.load(folder)
-        broken = store.verify()
-        absent = {shard for shard in broken if not (folder / f"{shard.name}.json").exists()}
-        damaged = [shard for shard in broken if shard not in absent]
+        try:
+            store = FeatureStore.load(folder)
+        except StoreCorrupt as error:
+            fine &= _say(False, str(folder.relative_to(run)), f"{error.why} Run the command of that run again: what "
+                         "its shards say of themselves mends it")
+            continue
+        faults = {shard: store.fault(shard) for shard in store.shards()}
+        broken = [shard for shard, why in faults.items() if why is not None]
+        absent = [shard for shard in broken if not faults[shard]]
+        damaged = [shard for shard in broken if faults[shard]]
         if repair:
             for shard in damaged:
                 store.discard(shard)
@@ -104,6 +117,28 @@ def _stores(run: Path, *, repair: bool) -> bool:
     return fine
 
 
+def _others(run: Path, *, repair: bool) -> bool:
+    """Checkpoints, directions, trainings and scores, kept subsets: all that is sealed and is no shard."""
+    fine, whole = True, 0
+    for path in sorted(path for pattern in _SEALED for path in run.glob(pattern)):
+        why = fault(path)
+        whole += why is None
+        if why is None:
+            continue
+        if repair:
+            remove(path)
+        fix = "removed; the next run makes it again" if repair else f"run `siftune doctor {run} --repair`"
+        fine &= _say(None if repair else False, str(path.relative_to(run)), f"damaged: {why}; {fix}")
+    if whole:
+        _say(True, "other artefacts", f"{whole:,} whole")
+    return fine
+
+
+_SEALED = ("warmup/epoch-*/checkpoint.json", "learning-percentage/epoch-*/checkpoint.json", "**/*.note.json",
+           "**/training.json", "training/*/scores-*.json", "training/*/lm-eval-*.json", "selections/*.json",
+           "costs.json", "distances.json", "map.json", "rows.json")
+
+
 def _model(name: str) -> bool:
     """Gradients of rows alone and in a padded batch must agree, or selection would depend on the batch size."""
     from siftune.data.render import Renderer
@@ -113,10 +148,12 @@ def _model(name: str) -> bool:
     from siftune.features.gradients.projections import SparseJL
     from siftune.models.loading import load_model
     from siftune.models.lora import LoraSettings, attach_lora
+    from siftune.models.shape import shape_of
 
     try:
         loaded = load_model(name)
-        renderer = Renderer(loaded.tokenizer, max_length=512)
+        shape_of(loaded.model.config).check_tokenizer(loaded.tokenizer)
+        renderer = Renderer(loaded.tokenizer, max_length=512, shape=shape_of(loaded.model.config))
         rows = [renderer.render((Message("user", q), Message("assistant", a))) for q, a in _CONVERSATIONS]
     except SiftuneError as error:
         return _say(False, "model", str(error).replace("\n", " "))

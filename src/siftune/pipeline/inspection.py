@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from siftune.config.settings import DataConfig
-from siftune.data.inspect import PoolStats, inspect_pool
-from siftune.data.readers import read_rows
+from siftune.data.inspect import PoolStats, describe_source, inspect_pool
+from siftune.data.load import read, window_warning
+from siftune.data.readers import SourceSummary
 from siftune.data.render import Renderer, render_rows
 from siftune.data.rows import Dropped, Examples
 
@@ -26,6 +28,8 @@ class Inspection:
         examples: the others, rendered.
         tokenizer: that rendered them.
         show: of how many rows the text tells what is supervised.
+        sources: what each source holds: its formats, columns used, columns kept.
+        warnings: such as a limit beyond the model's window.
     """
 
     stats: PoolStats
@@ -33,6 +37,8 @@ class Inspection:
     examples: Examples
     tokenizer: Any
     show: int = 3
+    sources: Sequence[SourceSummary] = ()
+    warnings: Sequence[str] = ()
 
     def __repr__(self) -> str:
         return f"Inspection({self.stats.rows:,} usable rows, {self.stats.dropped:,} that cannot be used)"
@@ -50,7 +56,9 @@ class Inspection:
 
     def lines(self) -> list[str]:
         """Counts and unusable rows, without the rows that are shown."""
-        found = _stats_lines(self.stats)
+        found = [line for source in self.sources for line in describe_source(source)]
+        found += [f"warning: {warning}" for warning in self.warnings]
+        found += _stats_lines(self.stats)
         found += [f"  cannot be used: {row.where}  {row.reason}  {row.detail}" for row in self.dropped[:UNUSABLE_SHOWN]]
         if len(self.dropped) > UNUSABLE_SHOWN:
             found.append(f"  ... and {len(self.dropped) - UNUSABLE_SHOWN:,} more; `siftune select --bad-rows drop` "
@@ -67,13 +75,15 @@ def inspect(config: DataConfig, model: str, *, show: int = 3) -> Inspection:
         show: of how many rows the text tells what is supervised.
     """
     from siftune.models.loading import load_tokenizer
+    from siftune.models.shape import model_shape
 
     config = dataclasses.replace(config, bad_rows="drop")
     tokenizer = load_tokenizer(model)
-    rows, dropped = read_rows(config.pool, role="pool", format=config.format, id_field=config.id_field,
-                              subtask_field=config.subtask_field, group_field=config.group_field, bad_rows="drop")
-    examples = render_rows(rows, Renderer(tokenizer, max_length=config.max_length), role="pool", bad_rows="drop")
-    return Inspection(inspect_pool(rows, dropped, examples), [*dropped, *examples.dropped], examples, tokenizer, show)
+    found = read(config, config.pool, "pool")
+    renderer = Renderer(tokenizer, max_length=config.max_length, shape=model_shape(model))
+    examples = render_rows(found.rows, renderer, role="pool", bad_rows="drop")
+    return Inspection(inspect_pool(found.rows, found.dropped, examples), [*found.dropped, *examples.dropped], examples,
+                      tokenizer, show, found.sources, window_warning(config.max_length, renderer))
 
 
 def _stats_lines(stats: Any) -> list[str]:

@@ -212,7 +212,7 @@ def _targets(outcome: Outcome) -> list[str]:
         if line is not None and row.id not in lines:
             taken[line] = 0
         told.append(json.dumps({"id": row.id, "subtask": row.subtask,
-                                "messages": [{"role": m.role, "content": m.content} for m in row.messages],
+                                "messages": [{"role": m.role, "content": m.text} for m in row.messages],
                                 "best_similarity": best, "selected": selected}, ensure_ascii=False))
     return told
 

@@ -82,6 +82,12 @@ def features_home(config: SelectConfig) -> Path:
     return Path(home)
 
 
+def reused_folders(config: SelectConfig) -> list[Path]:
+    """The run folder whose features are used where that is another one: whoever adds to them must be alone."""
+    home = features_home(config)
+    return [home] if home.is_dir() else []
+
+
 def load(config: SelectConfig) -> LoadedModel:
     """The model of a configuration."""
     from siftune.models.loading import load_model
@@ -93,8 +99,10 @@ def load(config: SelectConfig) -> LoadedModel:
 def read_inputs(config: SelectConfig) -> Inputs:
     """Pool, target and test of a configuration, rendered with its model's tokenizer."""
     from siftune.models.loading import load_tokenizer
+    from siftune.models.shape import model_shape
 
-    return load_inputs(config, load_tokenizer(config.model, trust_remote_code=config.trust_remote_code))
+    return load_inputs(config, load_tokenizer(config.model, trust_remote_code=config.trust_remote_code),
+                       model_shape(config.model, trust_remote_code=config.trust_remote_code))
 
 
 def choose(config: SelectConfig, *, inputs: Inputs | None = None, context: Context | None = None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from siftune._common.errors import ConfigError
 from siftune._common.registry import unknown_name
@@ -43,7 +43,7 @@ class TrainSettings:
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
     seed: int = 0
-    save_steps: int | None = None
+    save_steps: int | None = field(default=None, metadata={"decides": "nothing"})
 
     def __post_init__(self) -> None:
         if self.schedule not in SCHEDULES:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import random
 import shutil
 from collections.abc import Iterator, Sequence
@@ -17,6 +16,9 @@ import safetensors.torch
 import torch
 
 from siftune._common import files, progress
+from siftune._common.artefacts import Absent, Unusable, described, keep_file, kept_file
+from siftune._common.artefacts.key import canonical
+from siftune._common.artefacts.sealed import remove
 from siftune._common.errors import DataError
 from siftune.data.rows import Rendered
 from siftune.models.lora import adapter_state, load_adapter_state
@@ -28,8 +30,13 @@ if TYPE_CHECKING:
 
     from siftune.training.trainer import EpochHook
 
+_ADAPTER = "adapter.safetensors"
 _SUMMARY = "training.json"
 _CHECKPOINTS = "checkpoints"
+_KIND = "training"
+
+VERSION = 1
+"""Of the training: whoever changes what it computes from the same settings and rows counts up."""
 
 
 @dataclass(frozen=True)
@@ -61,13 +68,9 @@ def training_key(model: PeftModel, rendered: Sequence[Rendered], settings: Train
     and dropout, and ``base_key``, the caller's name for the frozen base model (its path, revision and dtype).
     """
     config = model.peft_config["default"]
-    told = {
-        **asdict(settings),
-        "save_steps": None,  # when to save changes nothing
-        "base": base_key,
-        "lora": [getattr(config, name) for name in ("r", "lora_alpha", "lora_dropout")],
-    }
-    digest = hashlib.blake2b(json.dumps(told, sort_keys=True).encode(), digest_size=16)
+    told = described({"settings": settings, "base": base_key, "code": VERSION,
+                      "lora": [getattr(config, name) for name in ("r", "lora_alpha", "lora_dropout")]})
+    digest = hashlib.blake2b(canonical(told), digest_size=16)
     digest.update(safetensors.torch.save(adapter_state(model)))
     for row in rendered:
         digest.update(len(row).to_bytes(8, "little"))
@@ -124,7 +127,7 @@ def train_lora(model: PeftModel, rendered: Sequence[Rendered], settings: TrainSe
     record = resume[1] if resume else Record(key)
 
     # Imported here since it takes seconds, and a finished run does not need it.
-    from siftune.training.trainer import ADAPTER_FILE, Bookkeeping, RowMeanTrainer, write_adapter
+    from siftune.training.trainer import ADAPTER_FILE, Bookkeeping, RowMeanTrainer
 
     total = min(stop_after or settings.epochs, settings.epochs) * settings.steps_per_epoch(len(rendered))
     with (_caller_keeps_random_state(), _start_restored_on_error(model),
@@ -141,18 +144,18 @@ def train_lora(model: PeftModel, rendered: Sequence[Rendered], settings: TrainSe
         return TrainResult(len(record.losses), record.losses, record.learning_rates, record.seconds, key,
                            folder_of(root, len(record.losses)) / ADAPTER_FILE)
 
-    data = write_adapter(folder / ADAPTER_FILE, model)
-    files.write_json(folder / _SUMMARY, {
-        "key": key,
+    content = safetensors.torch.save(adapter_state(model))
+    about = {
         "base": base_key,
         "settings": asdict(settings),
         "rows": len(rendered),
         "steps": len(record.losses),
         "seconds": record.seconds,
-        "adapter": {"file": ADAPTER_FILE, "blake2": _checksum(data)},
         "loss_history": record.losses,
         "learning_rates": record.learning_rates,
-    })
+    }
+    keep_file(folder / _ADAPTER, _KIND, key, about, note=folder / _SUMMARY,
+              write=lambda path: path.write_bytes(content))
     shutil.rmtree(root)
     return TrainResult(len(record.losses), record.losses, record.learning_rates, record.seconds, key,
                        folder / ADAPTER_FILE)
@@ -160,22 +163,19 @@ def train_lora(model: PeftModel, rendered: Sequence[Rendered], settings: TrainSe
 
 def _finished(folder: Path, key: str) -> TrainResult | None:
     """The finished run in the folder, if it is this one and whole; the remains of another are removed."""
-    path = folder / _SUMMARY
-    if not path.is_file():
+    path, adapter = folder / _SUMMARY, folder / _ADAPTER
+    try:
+        told = kept_file(adapter, _KIND, key, note=path).about
+        found = TrainResult(told["steps"], told["loss_history"], told["learning_rates"], told["seconds"], key, adapter)
+    except Absent:
         return None
-    told = files.read_json(path)
-    adapter = folder / told["adapter"]["file"]
-    if told["key"] == key and adapter.is_file() and _checksum(adapter.read_bytes()) == told["adapter"]["blake2"]:
-        shutil.rmtree(folder / _CHECKPOINTS, ignore_errors=True)  # a kill may have come just before they were removed
-        return TrainResult(told["steps"], told["loss_history"], told["learning_rates"], told["seconds"], key, adapter)
-    progress.log(f"{folder}: holds another or a damaged training run; training anew")
-    path.unlink()
-    adapter.unlink(missing_ok=True)
-    return None
-
-
-def _checksum(data: bytes) -> str:
-    return hashlib.blake2b(data, digest_size=16).hexdigest()
+    except (Unusable, KeyError, TypeError) as error:
+        progress.log(f"{folder}: holds another or a damaged training run ({error}); training anew")
+        remove(path)
+        remove(adapter)
+        return None
+    shutil.rmtree(folder / _CHECKPOINTS, ignore_errors=True)  # a kill may have come just before they were removed
+    return found
 
 
 def _check(rendered: Sequence[Rendered]) -> None:

@@ -155,11 +155,9 @@ class _EpochOrder(Sampler[int]):
         return iter(seeds.permutation(self._rows, self._seed, "epoch", self._epoch()).tolist())
 
 
-def write_adapter(path: Path, model: Any) -> bytes:
-    """Write the adapter weights by full parameter name (safetensors) and return the bytes written."""
-    data = safetensors.torch.save(adapter_state(model))
-    files.write_bytes(path, data)
-    return data
+def write_adapter(path: Path, model: Any) -> None:
+    """Write the adapter weights by full parameter name (safetensors)."""
+    files.write_bytes(path, safetensors.torch.save(adapter_state(model)))
 
 
 def _arguments(settings: TrainSettings, root: Path, total_steps: int, device: torch.device) -> TrainingArguments:

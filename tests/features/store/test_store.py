@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from siftune._common.artefacts import first_difference
 from siftune._common.errors import SiftuneError, StoreCorrupt, StoreMismatch
-from siftune.features.store import FeatureStore, first_difference
+from siftune.features.store import FeatureStore
 
 PRINT = {"model": {"name": "tiny", "weights": "abc"}, "projection": {"dim": 4, "seed": 1}, "max_length": 64}
 
@@ -88,15 +89,32 @@ def test_a_truncated_shard_counts_as_missing(tmp_path):
     assert [shard.index for shard in store.missing()] == [2]
 
 
-def test_a_spoilt_note_counts_as_missing_and_a_spoilt_head_is_told(tmp_path):
-    store, _ = filled(tmp_path / "s")
+def test_a_spoilt_note_counts_as_missing_and_a_spoilt_head_is_mended_by_what_the_shards_say(tmp_path, capsys):
+    store, x = filled(tmp_path / "s")
     (tmp_path / "s" / "shard-00001.json").write_text('{"start": 4, "st')
     assert [shard.index for shard in store.missing()] == [1]
     assert [shard.index for shard in store.verify()] == [1]
+    head = tmp_path / "s" / "fingerprint.json"
+    before = head.read_bytes()
+    for spoil in (lambda: head.write_text("{"), head.unlink):
+        spoil()
+        with pytest.raises(StoreCorrupt, match="no readable feature store"):
+            FeatureStore.load(tmp_path / "s")
+        mended = FeatureStore.open(tmp_path / "s", PRINT, rows=10, shard_rows=100)
+        assert [shard.index for shard in mended.missing()] == [1], "no other shard is lost, and they keep their ranges"
+        assert head.read_bytes() == before
+        np.testing.assert_array_equal(mended.read(mended.shards()[2], "x"), x[8:])
+    assert "written anew" in capsys.readouterr().err
+
+
+def test_where_the_head_is_spoilt_and_the_shards_are_of_something_else_nothing_is_replaced_unasked(tmp_path):
+    filled(tmp_path / "s")
     (tmp_path / "s" / "fingerprint.json").write_text("{")
-    with pytest.raises(StoreCorrupt, match="no readable feature store"):
-        FeatureStore.open(tmp_path / "s", PRINT, rows=10)
-    fresh = FeatureStore.open(tmp_path / "s", PRINT, rows=10, shard_rows=4, recompute=True)
+    with pytest.raises(StoreMismatch, match="head is damaged"):
+        FeatureStore.open(tmp_path / "s", {**PRINT, "max_length": 65}, rows=10)
+    assert FeatureStore.open(tmp_path / "s", PRINT, rows=10).complete, "a refusal destroys nothing"
+    (tmp_path / "s" / "fingerprint.json").write_text("{")
+    fresh = FeatureStore.open(tmp_path / "s", {**PRINT, "max_length": 65}, rows=10, shard_rows=4, recompute=True)
     assert len(fresh.missing()) == 3
 
 

@@ -52,10 +52,6 @@ class ActiveNeurons(Reader):
         kind = f"above{self.threshold!r}" if self.threshold else f"top{self.top}"
         return f"active-{self.neurons}-{self.span}-{self.aggregate}-{kind}"
 
-    def settings(self) -> dict[str, Any]:
-        return {"neurons": self.neurons, "span": self.span, "aggregate": self.aggregate,
-                **({"threshold": self.threshold} if self.threshold else {"top": self.top})}
-
     def start(self, batch: Batch, device: torch.device | str) -> Reading:
         return _ActiveReading(self, batch)
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from siftune._common.artefacts import KeptFile
 from siftune.features.forward.active_sets import Neurons
 from siftune.features.forward.reader import Reader, Reading, Tap
 from siftune.features.forward.spans import Span, span_mask, token_weights
@@ -42,9 +42,6 @@ class Deltas(Reader):
     @property
     def name(self) -> str:
         return f"deltas-{self.neurons}"
-
-    def settings(self) -> dict[str, Any]:
-        return {"neurons": self.neurons, "closing": list(self.closing)}
 
     def start(self, batch: Batch, device: torch.device | str) -> Reading:
         return _DeltaReading(batch, self.closing)
@@ -86,14 +83,12 @@ class Along(Reader):
 
     Attributes:
         directions: ``.npy`` file with float32 [K, L, I]; None where only time and memory matter (`siftune plan`).
-        digest: of that file's content.
         targets: names what the directions are made from; part of the store's name.
         count: how many directions there are, K.
         neurons, span: whose activations, and over which tokens their mean is taken.
     """
 
-    directions: Path | None
-    digest: str
+    directions: KeptFile | None
     targets: str
     count: int
     neurons: Neurons = "gated"
@@ -107,11 +102,8 @@ class Along(Reader):
     def name(self) -> str:
         return f"nait-{self.neurons}-{self.span}-{self.targets[:12]}"
 
-    def settings(self) -> dict[str, Any]:
-        return {"neurons": self.neurons, "span": self.span, "directions": self.digest}
-
     def start(self, batch: Batch, device: torch.device | str) -> Reading:
-        directions = None if self.directions is None else _loaded(self.directions, self.digest, str(device))
+        directions = None if self.directions is None else _loaded(self.directions, str(device))
         return _AlongReading(directions, self.count, token_weights(span_mask(batch, self.span)))
 
     def bytes_per_row(self, model: Any, feature_dtype: str) -> int:
@@ -140,8 +132,8 @@ class _AlongReading(Reading):
 
 
 @lru_cache(maxsize=2)
-def _loaded(path: Path, digest: str, device: str) -> Tensor:
-    """The directions on a device; by their digest, since another run may write others to the same place."""
+def _loaded(directions: KeptFile, device: str) -> Tensor:
+    """The directions on a device; by their checksum, since another run may write others to the same place."""
     import torch
 
-    return torch.from_numpy(np.load(path)).to(device)
+    return torch.from_numpy(np.load(directions.path)).to(device)

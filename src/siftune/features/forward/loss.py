@@ -54,9 +54,6 @@ class ResponseAloneLoss(Loss):
     def name(self) -> str:
         return "loss-response-alone"
 
-    def settings(self) -> dict[str, Any]:
-        return {"opening": list(self.opening)}
-
     def view(self, row: Rendered) -> Rendered:
         opening = np.array(self.opening, dtype=row.ids.dtype)
         pieces = [] if len(opening) and opening[0] == row.ids[0] else [row.ids[:1]]

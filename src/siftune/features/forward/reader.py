@@ -40,24 +40,23 @@ class Reading(ABC):
 
 
 class Reader(ABC):
-    """One kind of reading. Picklable, since worker processes get it too.
+    """One kind of reading: a frozen dataclass, all of whose fields are part of its store's key (see
+    :func:`siftune._common.artefacts.described`). Picklable, since worker processes get it too.
 
     Attributes:
         name: of its store, below ``store/``; two readers that keep something else have different names.
         taps: what it wants to see.
         features: names of arrays that are feature matrices, to be stored as ``feature_dtype`` says.
+        version: of its code: whoever changes what it computes counts up.
     """
 
     taps: ClassVar[frozenset[Tap]]
     features: ClassVar[tuple[str, ...]] = ()
+    version: ClassVar[int] = 1
 
     @property
     @abstractmethod
     def name(self) -> str: ...
-
-    def settings(self) -> dict[str, Any]:
-        """What its numbers depend on beside model and rows, JSON-ready; part of the store's fingerprint."""
-        return {}
 
     def view(self, row: Rendered) -> Rendered:
         """The tokens that are run for a row: the row itself, unless the reader wants others."""

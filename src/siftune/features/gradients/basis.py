@@ -8,13 +8,13 @@ pass, like a projection:
 * an orthonormal basis of the span of the targets' gradients gives GIST's features.
 
 The matrix of directions [C, D] lives in one ``.npy`` file (memory-mapped while it is made, one parameter after the
-other) beside a JSON file with the place of every parameter.
+other); a note beside it, with the place of every parameter, makes it an artefact once it is whole.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +22,33 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from siftune._common.files import make_folder, read_json, write_error, write_json
+from siftune._common.artefacts import Damaged, KeptFile, Unusable, keep_file, kept_file, payload_of
+from siftune._common.artefacts.kept import note_of
+from siftune._common.artefacts.sealed import remove, tell_damage
+from siftune._common.errors import StoreCorrupt
+from siftune._common.files import make_folder, write_error
 from siftune.data.rows import Rendered
 from siftune.features.gradients.engine import GradientEngine, LayerGradient, parameter_sizes
 from siftune.models.batching import batch_cost, collate, plan_batches
 
 CHUNK = 1 << 20  # columns handled at once
+KIND = "directions"
+
+
+def kept_directions(path: Path, made_from: str) -> KeptFile | None:
+    """The artefact that :meth:`Directions.keep` has left, or None where it has to be made (again).
+
+    Args:
+        path: of the matrix.
+        made_from: its key.
+    """
+    try:
+        return kept_file(path, KIND, made_from)
+    except Damaged as error:
+        tell_damage(path, str(error))
+    except Unusable:
+        pass
+    return None
 
 
 class Directions:
@@ -35,22 +56,48 @@ class Directions:
 
     Attributes:
         path: the ``.npy`` file.
-        matrix: float32 [C, D], memory-mapped.
         places: parameter name -> (first column, elements).
+        matrix: float32 [C, D], memory-mapped.
     """
 
-    def __init__(self, path: Path, mode: str = "r"):
-        self.path = path
-        self.places: dict[str, tuple[int, int]] = {
-            name: (first, size) for name, first, size in read_json(path.with_suffix(".json"))["parameters"]}
+    def __init__(self, path: Path, places: Mapping[str, tuple[int, int]], mode: str = "r"):
+        self.path, self.places = path, places
         self.matrix: np.ndarray = np.load(path, mmap_mode=mode)  # type: ignore[call-overload]
+
+    @classmethod
+    def kept(cls, file: KeptFile) -> Directions:
+        """Those of an artefact, see :meth:`keep`.
+
+        Raises:
+            StoreCorrupt: the file has changed since it was opened.
+        """
+        if payload_of(file.path) != file.payload:
+            raise StoreCorrupt(f"{file.path.name} is damaged", where=str(file.path),
+                               why="Its bytes do not match their checksum.",
+                               hint="run the same command again: it is made again")
+        return cls(file.path, {name: (first, size) for name, first, size in file.about["parameters"]})
+
+    def keep(self, made_from: str, about: Mapping[str, Any] | None = None) -> KeptFile:
+        """Make the finished matrix an artefact, to be opened with :func:`kept_directions`.
+
+        Args:
+            made_from: its key.
+            about: further JSON values to keep.
+        """
+        self.matrix.flush()  # type: ignore[attr-defined]
+        with self.path.open("rb") as file:
+            os.fsync(file.fileno())
+        parameters = [[name, first, size] for name, (first, size) in self.places.items()]
+        return keep_file(self.path, KIND, made_from, {"parameters": parameters, **(about or {})})
 
     @classmethod
     def create(cls, path: Path, rows: int, sizes: dict[str, int]) -> Directions:
         """A matrix of zeros to write into; parameters stand in the order of ``sizes``."""
         make_folder(path.parent)
+        remove(note_of(path))
+        remove(path)
         ends = np.cumsum(list(sizes.values())).tolist()
-        places = [[name, end - size, size] for (name, size), end in zip(sizes.items(), ends, strict=True)]
+        places = {name: (end - size, size) for (name, size), end in zip(sizes.items(), ends, strict=True)}
         try:
             np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=(rows, ends[-1])).flush()
             if hasattr(os, "posix_fallocate"):
@@ -60,8 +107,7 @@ class Directions:
         except OSError as error:
             path.unlink(missing_ok=True)
             raise write_error(path, error) from error
-        write_json(path.with_suffix(".json"), {"parameters": places})
-        return cls(path, "r+")
+        return cls(path, places, "r+")
 
     def sizes(self) -> dict[str, int]:
         return {name: size for name, (_, size) in self.places.items()}
@@ -78,9 +124,8 @@ class Directions:
             yield slice(start, min(start + CHUNK, width))
 
     def remove(self) -> None:
-        """Delete both files."""
+        """Delete the file."""
         self.path.unlink()
-        self.path.with_suffix(".json").unlink()
 
     def gram(self) -> np.ndarray:
         """float64 [C, C]: inner products of the directions, streamed over the columns."""
@@ -132,9 +177,9 @@ class Basis:
         self._parts: dict[tuple[str, str], Tensor] = {}
 
     @classmethod
-    def stored(cls, path: Path) -> Basis:
+    def stored(cls, file: KeptFile) -> Basis:
         """Of the :class:`Directions` in a file."""
-        directions = Directions(path)
+        directions = Directions.kept(file)
         return cls(len(directions.matrix), lambda name, size: directions.part(name))
 
     def new(self, rows: int, device: torch.device | str) -> Tensor:

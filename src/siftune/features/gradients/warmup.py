@@ -7,7 +7,6 @@ them (step, betas, eps) and the epoch's mean learning rate, which weighs the che
 
 from __future__ import annotations
 
-import hashlib
 import math
 import shutil
 from collections.abc import Sequence
@@ -20,6 +19,9 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
 from siftune._common import files, progress, seeds
+from siftune._common.artefacts import Damaged, KeptFile, Unusable, keep_file, kept_file
+from siftune._common.artefacts.payload import payload_of_bytes
+from siftune._common.artefacts.sealed import tell_damage
 from siftune._common.errors import ConfigError, DataError, StoreCorrupt
 from siftune.data.rows import Rendered
 from siftune.models.lora import adapter_parameters, adapter_state, load_adapter_state
@@ -33,6 +35,11 @@ if TYPE_CHECKING:
 
 _TENSORS = "adapter.safetensors"
 _SUMMARY = "checkpoint.json"
+_KIND = "checkpoint"
+_TOLD = {"decides": "nothing"}  # by itself: the file's note tells it, and so the file's key
+
+VERSION = 1
+"""Of the run: whoever changes which rows it trains on, or what it keeps, counts up."""
 
 
 @dataclass(frozen=True)
@@ -66,22 +73,25 @@ class Checkpoint:
     """A finished epoch of the warmup run, on disk.
 
     Attributes:
-        folder: Where its two files are.
+        file: The tensors, by their checksum; a note stands beside them.
         epoch: From 1.
         step: Optimizer steps so far; the ``t`` of Adam's bias correction.
         betas: Adam's decay rates.
         eps: Adam's epsilon.
         mean_learning_rate: Over the steps of this epoch.
-        blake2: Checksum of the tensors' file.
     """
 
-    folder: Path
-    epoch: int
-    step: int
-    betas: tuple[float, float]
-    eps: float
-    mean_learning_rate: float
-    blake2: str
+    file: KeptFile
+    epoch: int = field(metadata=_TOLD)
+    step: int = field(metadata=_TOLD)
+    betas: tuple[float, float] = field(metadata=_TOLD)
+    eps: float = field(metadata=_TOLD)
+    mean_learning_rate: float = field(metadata=_TOLD)
+
+    @property
+    def checksum(self) -> str:
+        """Of the tensors and of all the rest."""
+        return self.file.artefact
 
     def load_weights(self) -> dict[str, Tensor]:
         """Adapter weights by full parameter name, float32 on the CPU; for ``load_adapter_state``.
@@ -100,12 +110,12 @@ class Checkpoint:
         return self._load("m."), self._load("v.")
 
     def _load(self, prefix: str) -> dict[str, Tensor]:
-        path = self.folder / _TENSORS
+        path = self.file.path
         data = path.read_bytes() if path.is_file() else b""
-        if _checksum(data) != self.blake2:
+        if payload_of_bytes(data) != self.file.payload:
             raise StoreCorrupt(f"the warmup checkpoint of epoch {self.epoch} is damaged", where=str(path),
                                why="Its bytes do not match their checksum.",
-                               hint=f"delete {self.folder} and run the same command again")
+                               hint="run the same command again: it is trained again")
         tensors = load_tensors(data)
         return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
@@ -140,12 +150,13 @@ def run_warmup(model: PeftModel, rendered_pool: Sequence[Rendered], ids: Sequenc
     chosen = warmup_rows(ids, settings, seed)
     rows = [rendered_pool[i] for i in chosen]
     train = replace(settings.train, epochs=settings.epochs, seed=seeds.derive(seed, "warmup training"))
-    key = training_key(model, rows, train, base_key)
+    key = f"{training_key(model, rows, train, base_key)} {VERSION}"
     wanted = min(stop_after or settings.epochs, settings.epochs)
 
     def keep(epoch: int, model: Any, optimizer: Any, mean_learning_rate: float) -> None:
-        if _open(folder, epoch, key) is None:
-            _write(folder, epoch, key, model, optimizer, mean_learning_rate)
+        # Trained again for the sake of another epoch, on this machine the bits are the same; on another they may not
+        # be, and then all checkpoints must come from the one run.
+        _write(folder, epoch, key, model, optimizer, mean_learning_rate)
 
     def kept() -> list[Checkpoint]:
         found = (_open(folder, epoch, key) for epoch in range(1, wanted + 1))
@@ -161,7 +172,7 @@ def run_warmup(model: PeftModel, rendered_pool: Sequence[Rendered], ids: Sequenc
                    on_epoch=keep, title=title, stop_after=stop_after)
         if len(kept()) < wanted:
             progress.log(f"{title}: an earlier checkpoint is gone; training anew")
-            shutil.rmtree(folder / "training")
+            shutil.rmtree(folder / "training", ignore_errors=True)
     checkpoints = kept()
     load_adapter_state(model, checkpoints[-1].load_weights())
     model.to(device).eval()  # type: ignore[arg-type]
@@ -196,33 +207,26 @@ def _write(folder: Path, epoch: int, key: str, model: Any, optimizer: Any, mean_
             tensors[f"{prefix}.{name}"] = value.detach().to("cpu", copy=True).contiguous()
     data = save_tensors(tensors)
     target = folder / f"epoch-{epoch}"
-    (target / _SUMMARY).unlink(missing_ok=True)
-    files.write_bytes(target / _TENSORS, data)
     group = optimizer.param_groups[0]
-    files.write_json(target / _SUMMARY, {
-        "key": key,
-        "epoch": epoch,
-        "step": max(steps),
-        "betas": list(group["betas"]),
-        "eps": group["eps"],
-        "mean_learning_rate": mean_learning_rate,
-        "blake2": _checksum(data),
-    })
+    about = {"epoch": epoch, "step": max(steps), "betas": list(group["betas"]), "eps": group["eps"],
+             "mean_learning_rate": mean_learning_rate}
+    try:
+        before = kept_file(target / _TENSORS, _KIND, key, note=target / _SUMMARY)
+    except Unusable:
+        before = None
+    if before is not None and before.payload == payload_of_bytes(data) and before.about == about:
+        return
+    keep_file(target / _TENSORS, _KIND, key, about, note=target / _SUMMARY, write=lambda path: path.write_bytes(data))
 
 
 def _open(folder: Path, epoch: int, key: str) -> Checkpoint | None:
-    """The checkpoint of an epoch, if it is complete and of this run."""
+    """The checkpoint of an epoch, if it is complete, of this run, and every bit of it is as it was written."""
     target = folder / f"epoch-{epoch}"
-    if not (target / _SUMMARY).is_file() or not (target / _TENSORS).is_file():
-        return None
     try:
-        told = files.read_json(target / _SUMMARY)
-    except ValueError:  # spoilt by a disk fault: that epoch is trained again
-        return None
-    if told.pop("key") != key:
-        return None
-    return Checkpoint(folder=target, **{**told, "betas": tuple(told["betas"])})
-
-
-def _checksum(data: bytes) -> str:
-    return hashlib.blake2b(data, digest_size=16).hexdigest()
+        file = kept_file(target / _TENSORS, _KIND, key, note=target / _SUMMARY)
+        return Checkpoint(file, **{**file.about, "betas": tuple(file.about["betas"])})
+    except Damaged as error:
+        tell_damage(target, str(error))
+    except (Unusable, TypeError, KeyError):
+        pass
+    return None

@@ -21,7 +21,7 @@ import numpy as np
 
 from siftune.data.problems import BadRow
 from siftune.data.render import Renderer
-from siftune.data.rows import Message, Rendered, Row
+from siftune.data.rows import Message, Rendered, Row, Tools
 
 _EXCHANGES = tuple((Message("user", question), Message("assistant", answer))
                    for question, answer in (("Ready?", "Yes"), ("Who wrote it?", "Nobody knows")))
@@ -63,7 +63,7 @@ class Conversation:
         if self._closing < 0:
             return None
         try:
-            first, second = (self._ids([*exchange, *row.messages]) for exchange in _EXCHANGES)
+            first, second = (self._ids([*exchange, *row.messages], row.tools) for exchange in _EXCHANGES)
         except BadRow:
             return None
         length = common_end(first, second) - self._closing
@@ -77,8 +77,8 @@ class Conversation:
             return None  # the template keeps a system message at the beginning only: here it would be lost
         return skip
 
-    def _ids(self, messages: Sequence[Message]) -> np.ndarray:
-        return self._renderer.render(messages).ids
+    def _ids(self, messages: Sequence[Message], tools: Tools | None = None) -> np.ndarray:
+        return self._renderer.render(messages, tools).ids
 
 
 def common_end(first: np.ndarray, second: np.ndarray) -> int:

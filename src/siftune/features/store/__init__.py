@@ -1,6 +1,6 @@
-"""Features on disk: shards of fixed row ranges, resumable, checksummed, fingerprinted; no pickle."""
+"""Features on disk: shards of fixed row ranges, resumable, verified whenever they are read; no pickle."""
 
-from siftune.features.store.fingerprint import first_difference
+from siftune.features.store.row_keys import RowKeys
 from siftune.features.store.shards import FeatureStore, Shard
 
-__all__ = ["FeatureStore", "Shard", "first_difference"]
+__all__ = ["FeatureStore", "RowKeys", "Shard"]

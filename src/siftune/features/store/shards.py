@@ -1,41 +1,54 @@
-"""A store: one folder, one fingerprint, arrays of N rows cut into shards of fixed row ranges.
+"""A store: one folder, made from one thing, arrays of N rows cut into shards of fixed row ranges.
 
-    fingerprint.json            what the features are made from, the number of rows, rows per shard
+    fingerprint.json            what the features are made from, which rows, rows per shard
     shard-00000.safetensors     arrays [rows of the shard, ...] by name
-    shard-00000.json            its row range, size and BLAKE2 checksum; a shard exists once this file does
-    manifest.json               all shards; written last: the store is complete once this file does
+    shard-00000.json            its note: key of the store, row range, content key of these rows, checksum of the file
 
-Every file is written to a temporary name, flushed and renamed. A killed run leaves whole shards, which the next run
-keeps, and at most a temporary file. Shards are independent of each other, so any process may write any of them.
+Every file is written to a temporary name, flushed and renamed; a shard's note comes last, and without it there is no
+shard. A killed run leaves whole shards, which the next run keeps. Shards are independent of each other, so any process
+may write any of them.
+
+Nothing is believed unread: a shard counts only while its note is sealed, of this store, range and content, and its file
+has the checksum that the note tells. That is verified when it is asked what is missing, so that a damaged shard is
+computed again in the same run, and again when a shard is read, which costs nothing where the file is the same since.
 """
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from siftune._common.artefacts import Absent, Damaged, MadeFromOther, Unusable, described, digest
+from siftune._common.artefacts.key import differences, only_artefacts_differ
+from siftune._common.artefacts.payload import Payload, Signature, payload_of, payload_of_bytes, settled, signature
+from siftune._common.artefacts.sealed import make_way, read_sealed, remove, write_sealed
 from siftune._common.errors import StoreCorrupt, StoreMismatch
-from siftune._common.files import make_folder, read_json, write_json, write_with
+from siftune._common.files import make_folder, write_with
+from siftune._common.progress import log
 from siftune.features.store.codec import decode
-from siftune.features.store.fingerprint import first_difference
+from siftune.features.store.row_keys import RowKeys
 
-FORMAT = 1
+KIND = "features"
+HEAD = "fingerprint.json"
+
+_intact: dict[str, tuple[Signature, Signature, str]] = {}
+"""Path of a shard's file -> signatures of file and note, and what the note was found to say."""
 
 
 @dataclass(frozen=True)
 class Shard:
-    """Rows ``start`` to ``stop`` (exclusive)."""
+    """Rows ``start`` to ``stop`` (exclusive), whose content key is ``content`` (empty where it is not known)."""
 
     index: int
     start: int
     stop: int
+    content: str = ""
 
     @property
     def name(self) -> str:
@@ -46,10 +59,26 @@ class Shard:
 
 
 class FeatureStore:
-    """Arrays of ``rows`` rows in shards, made from what ``fingerprint`` says. Open one with :meth:`open`."""
+    """Arrays of ``rows`` rows in shards, made from what ``fingerprint`` says. Open one with :meth:`open`.
 
-    def __init__(self, folder: Path, rows: int, shard_rows: int, fingerprint: Mapping[str, Any]):
+    Attributes:
+        folder: where it is.
+        rows: N.
+        shard_rows: rows per shard.
+        fingerprint: what the features are made from, without the rows.
+        key: of the fingerprint and all rows; every note carries it.
+    """
+
+    def __init__(self, folder: Path, rows: int, shard_rows: int, fingerprint: Mapping[str, Any], key: str,
+                 row_keys: RowKeys | None = None):
         self.folder, self.rows, self.shard_rows, self.fingerprint = folder, rows, shard_rows, dict(fingerprint)
+        self.key, self._row_keys = key, row_keys
+        self._shards: list[Shard] | None = None
+        self._told: set[int] = set()
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Worker processes write shards that they are given: they need not know of the others.
+        return {**self.__dict__, "_row_keys": None, "_shards": None}
 
     @classmethod
     def open(
@@ -57,39 +86,80 @@ class FeatureStore:
         folder: str | Path,
         fingerprint: Mapping[str, Any],
         *,
-        rows: int,
+        rows: int | RowKeys,
         shard_rows: int = 256,
         recompute: bool = False,
     ) -> FeatureStore:
-        """Open the store of that fingerprint, or begin it.
+        """Open the store of that fingerprint and those rows, or begin it.
+
+        A damaged head is mended out of what the shards' own notes say. Where only another artefact differs that the
+        features are made from (a checkpoint was trained again), they are replaced, which is told.
 
         Args:
-            fingerprint: nested JSON values; every field must equal what is stored.
-            rows: number of rows N.
+            fingerprint: what :func:`~siftune._common.artefacts.described` can describe; every field must equal what is
+                stored.
+            rows: the rows, by content; or only how many there are.
             shard_rows: rows per shard of a new store; an existing store keeps its own.
-            recompute: remove a store of another fingerprint instead of refusing it.
+            recompute: remove a store that was made from something else instead of refusing it.
 
         Raises:
             StoreMismatch: the folder holds features made from something else; names the first differing field.
         """
         folder = Path(folder)
-        head = folder / "fingerprint.json"
-        if head.exists() and not recompute:
-            cls.load(folder)  # says what to do where the file cannot be read
-        if head.exists() and (stored := _readable(head)) is not None:
-            difference = first_difference(
-                {**stored["fingerprint"], "rows": stored["rows"], "format": stored["format"]},
-                {**fingerprint, "rows": rows, "format": FORMAT},
-            )
+        keys = RowKeys.counted(rows) if isinstance(rows, int) else rows
+        made_from = described(fingerprint)
+        wanted = {"made_from": made_from, "rows": {"of": keys.name, "count": len(keys), "content": keys.key}}
+        key = digest(wanted)
+        made = cls(folder, len(keys), shard_rows, made_from, key, keys)
+        head = folder / HEAD
+        difference: tuple[str | None, Any, Any] | None
+        try:
+            stored = _head(head)
+            difference = _difference(stored, wanted)
             if difference is None:
-                return cls(folder, rows, stored["shard_rows"], fingerprint)
-            if not recompute:
-                raise mismatch(folder, *difference)
-        if folder.exists():
+                made.shard_rows = stored["shard_rows"]
+                return made
+        except Absent:
+            difference = None
+        except Damaged as error:
+            log(f"{_short_path(head)} was damaged ({error})")
+            difference = None
+        except MadeFromOther as error:
+            difference = "format", error, "that of this version"
+        ours, others = made._said()
+        if ours and len(ours) > others:  # whatever the head says, or does not: the shards are what is wanted
+            made.shard_rows = ours[0]
+            log(f"{_short_path(head)} is written anew: the shards' own notes say what they are")
+            write_sealed(head, KIND, key, {**wanted, "shard_rows": made.shard_rows})
+            return made
+        if difference is None and others:
+            difference = "fingerprint", "that of the shards, whose head is damaged", key
+        if difference is not None:
+            if difference[0] is None:
+                log(f"{_short_path(folder)} was made from an artefact that has been made again since: computed again")
+            elif not recompute:
+                raise mismatch(folder, *difference)  # type: ignore[arg-type]
+        if folder.is_dir() and not folder.is_symlink():
             shutil.rmtree(folder)
         make_folder(folder)
-        write_json(head, {"format": FORMAT, "rows": rows, "shard_rows": shard_rows, "fingerprint": dict(fingerprint)})
-        return cls(folder, rows, shard_rows, fingerprint)
+        write_sealed(head, KIND, key, {**wanted, "shard_rows": shard_rows})
+        return made
+
+    def _said(self) -> tuple[list[int], int]:
+        """What the shards' own notes say: (rows per shard by each that is of this store; how many are of another)."""
+        ours, others = [], 0
+        for note in sorted(self.folder.glob("shard-*.json")):
+            try:
+                told = read_sealed(note, KIND, self.key)
+                index, start, stop = int(note.stem.removeprefix("shard-")), int(told["start"]), int(told["stop"])
+            except MadeFromOther:
+                others += 1
+            except (Unusable, ValueError, KeyError, TypeError):
+                continue
+            else:
+                only = max(self.shard_rows, self.rows)  # one shard of all rows
+                ours.append(start // index if index else stop if stop < self.rows else only)
+        return ours, others
 
     @classmethod
     def load(cls, folder: str | Path) -> FeatureStore:
@@ -99,29 +169,65 @@ class FeatureStore:
             StoreCorrupt: there is no readable store.
         """
         try:
-            stored = read_json(Path(folder) / "fingerprint.json")
-            return cls(Path(folder), stored["rows"], stored["shard_rows"], stored["fingerprint"])
-        except (OSError, ValueError, KeyError) as error:
-            raise StoreCorrupt("there is no readable feature store here", where=str(folder), why=str(error),
-                               hint="name a run folder that `siftune select` has written") from error
+            stored = _head(Path(folder) / HEAD)
+        except Unusable as error:
+            raise StoreCorrupt("there is no readable feature store here", where=str(folder), why=f"Its head: {error}.",
+                               hint="name a run folder that `siftune select` has written; where its head is damaged, "
+                                    "running the command of that run again mends it") from error
+        key = digest({"made_from": stored["made_from"], "rows": stored["rows"]})
+        return cls(Path(folder), stored["rows"]["count"], stored["shard_rows"], stored["made_from"], key)
 
     def shards(self) -> list[Shard]:
-        starts = range(0, self.rows, self.shard_rows)
-        return [Shard(i, start, min(start + self.shard_rows, self.rows)) for i, start in enumerate(starts)]
+        """All of them, in row order."""
+        if self._shards is None:
+            starts = range(0, self.rows, self.shard_rows)
+            ranges = [(start, min(start + self.shard_rows, self.rows)) for start in starts]
+            keys = self._row_keys
+            self._shards = [Shard(i, *some, keys.of(*some) if keys else "") for i, some in enumerate(ranges)]
+        return self._shards
 
     def missing(self) -> list[Shard]:
-        """The shards that are still to be computed. A shard whose file is not of the noted size counts as missing."""
-        return [shard for shard in self.shards() if not self._intact(shard)]
+        """The shards that are still to be computed: those that are not there, and those that are damaged (it is told).
+
+        Every file is read for that, once as long as it stays the same.
+        """
+        found = {shard: why for shard in self.shards() if (why := self.fault(shard)) is not None}
+        damaged = {shard: why for shard, why in found.items() if why and shard.index not in self._told}
+        if damaged:
+            self._told.update(shard.index for shard in damaged)
+            why = next(iter(damaged.values()))
+            log(f"{len(damaged)} of {len(self.shards())} shards of {_short_path(self.folder)} "
+                f"{'was' if len(damaged) == 1 else 'were'} damaged ({why}) and {'is' if len(damaged) == 1 else 'are'} "
+                "computed again")
+        return list(found)
+
+    def fault(self, shard: Shard) -> str | None:
+        """What keeps a shard from being used: None where nothing does, the empty text where it was never finished."""
+        data, note = self._paths(shard)
+        of_data, of_note = signature(data), signature(note)
+        said = f"{self.key} {shard.start} {shard.stop} {shard.content}"
+        if of_data and of_note and _intact.get(str(data)) == (of_data, of_note, said):
+            return None
+        try:
+            told = read_sealed(note, KIND, self.key)
+            if (told["start"], told["stop"]) != (shard.start, shard.stop):
+                return "it holds other rows"
+            if shard.content and told["rows"] != shard.content:
+                return "the content of its rows is another one"
+            if (payload := payload_of(data)) is None:
+                return "its file is gone, or no regular file"
+            if payload != Payload(**told["payload"]):
+                return "its bytes have changed"
+        except Absent:
+            return ""
+        except (Unusable, KeyError, TypeError) as error:
+            return f"its note: {error}"
+        if of_data and of_note and settled(of_data) and settled(of_note) and signature(data) == of_data:
+            _intact[str(data)] = of_data, of_note, said
+        return None
 
     def _paths(self, shard: Shard) -> tuple[Path, Path]:
         return self.folder / f"{shard.name}.safetensors", self.folder / f"{shard.name}.json"
-
-    def _intact(self, shard: Shard) -> bool:
-        data, note = self._paths(shard)
-        try:
-            return data.stat().st_size == read_json(note)["bytes"]
-        except (OSError, ValueError, KeyError, TypeError):  # not there, or a note that a disk fault has spoilt
-            return False
 
     def write(self, shard: Shard, arrays: Mapping[str, np.ndarray]) -> None:
         """Write a shard's arrays, each of shape [rows of the shard, ...]; then it exists.
@@ -137,22 +243,30 @@ class FeatureStore:
                 raise ValueError(f"array {name!r} has {len(array)} rows, shard {shard.index} has {len(shard)}")
         content = save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
         data, note = self._paths(shard)
-        note.unlink(missing_ok=True)
+        content_before = ""
+        if not shard.content:  # of a store that was opened as it is: its notes know the rows
+            with suppress(Unusable, KeyError, TypeError):
+                content_before = read_sealed(note, KIND, self.key)["rows"]
+        remove(note)
+        make_way(data)
         write_with(data, lambda path: path.write_bytes(content))
-        write_json(note, {"start": shard.start, "stop": shard.stop, "bytes": len(content),
-                          "blake2b": hashlib.blake2b(content, digest_size=16).hexdigest()})
+        write_sealed(note, KIND, self.key, {
+            "start": shard.start, "stop": shard.stop, "rows": shard.content or content_before,
+            "arrays": {name: [array.dtype.str, list(array.shape)] for name, array in arrays.items()},
+            "payload": payload_of_bytes(content)._asdict()})
 
     def finish(self) -> None:
-        """Write the manifest. Call it once no shard is missing."""
+        """Make sure that no shard is missing.
+
+        Raises:
+            ValueError: some are.
+        """
         if missing := self.missing():
             raise ValueError(f"{len(missing)} shards are still missing")
-        notes = [read_json(self._paths(shard)[1]) for shard in self.shards()]
-        write_json(self.folder / "manifest.json",
-                   {"format": FORMAT, "rows": self.rows, "fingerprint": self.fingerprint, "shards": notes})
 
     @property
     def complete(self) -> bool:
-        return (self.folder / "manifest.json").exists() and not self.missing()
+        return not self.missing()
 
     @property
     def bytes(self) -> int:
@@ -160,10 +274,10 @@ class FeatureStore:
         return sum(path.stat().st_size for path in self.folder.iterdir() if path.is_file())
 
     def read(self, shard: Shard, name: str) -> np.ndarray:
-        """One array of a shard, read through a memory map.
+        """One array of a shard, read through a memory map, after it was verified.
 
         Raises:
-            StoreCorrupt: the shard is not there or not readable.
+            StoreCorrupt: the shard is not there or damaged.
         """
         with self._open(shard) as file:
             return file.get_tensor(name)
@@ -173,20 +287,25 @@ class FeatureStore:
         from safetensors import SafetensorError, safe_open
 
         path, _ = self._paths(shard)
+        if (why := self.fault(shard)) is not None:
+            raise self._unreadable(path, why or "It was never finished.")
         try:
             with safe_open(str(path), framework="numpy") as file:
                 yield file
         except (OSError, SafetensorError) as error:
-            raise StoreCorrupt(f"cannot read {path.name}", where=str(path), why=str(error),
-                               hint="`siftune doctor RUN` names and removes broken shards; the next run makes them "
-                                    "again") from error
+            raise self._unreadable(path, str(error)) from error
+
+    def _unreadable(self, path: Path, why: str) -> StoreCorrupt:
+        return StoreCorrupt(f"cannot read {path.name}", where=str(path), why=why,
+                            hint="run the command of that run again: what is damaged is computed again; `siftune "
+                                 "doctor RUN` names what is")
 
     def features(self, shard: Shard, name: str = "feature") -> np.ndarray:
         """float32 [n, d]: a feature matrix of a shard in whatever type it is stored; see
         :mod:`siftune.features.store.codec`.
 
         Raises:
-            StoreCorrupt: the shard is not there or not readable.
+            StoreCorrupt: the shard is not there or damaged.
         """
         with self._open(shard) as file:
             return decode(name, file.keys(), file.get_tensor)
@@ -210,28 +329,45 @@ class FeatureStore:
         return np.concatenate([block for _, block in self.blocks(name)])
 
     def verify(self) -> list[Shard]:
-        """Read every shard and compare its checksum; returns the shards that are missing or broken."""
-        broken = []
-        for shard in self.shards():
-            data, note = self._paths(shard)
-            if not self._intact(shard) or (
-                hashlib.blake2b(data.read_bytes(), digest_size=16).hexdigest() != read_json(note)["blake2b"]
-            ):
-                broken.append(shard)
-        return broken
+        """The shards that are missing or damaged; every file is read, once as long as it stays the same."""
+        return [shard for shard in self.shards() if self.fault(shard) is not None]
 
     def discard(self, shard: Shard) -> None:
         """Forget a shard, so that the next run computes it again."""
-        for path in (self.folder / "manifest.json", *reversed(self._paths(shard))):
-            path.unlink(missing_ok=True)
+        for path in reversed(self._paths(shard)):
+            remove(path)
 
 
-def _readable(head: Path) -> dict[str, Any] | None:
-    try:
-        stored = read_json(head)
-        return stored if {"fingerprint", "rows", "shard_rows", "format"} <= stored.keys() else None
-    except (ValueError, AttributeError):
-        return None
+def _head(path: Path) -> dict[str, Any]:
+    """What a head says.
+
+    Raises:
+        Absent, MadeFromOther, Damaged: it says nothing.
+    """
+    stored = read_sealed(path, KIND)
+    if not isinstance(stored, dict) or not {"made_from", "rows", "shard_rows"} <= stored.keys():
+        raise Damaged("it is no head of a store")
+    return stored
+
+
+def _difference(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> tuple[str | None, Any, Any] | None:
+    """(field, stored value, wanted value); the field is None where only other artefacts differ."""
+    found = differences(stored["made_from"], wanted["made_from"])
+    old, new = stored["rows"], wanted["rows"]
+    if old != new:
+        own = [(name, a, b) for name, a, b in found if not only_artefacts_differ([(name, a, b)])]
+        return own[0] if own else (new["of"], _rows_told(old), _rows_told(new))
+    if only_artefacts_differ(found):
+        return None, None, None
+    return found[0] if found else None
+
+
+def _rows_told(facts: Mapping[str, Any]) -> str:
+    return f"{facts['count']:,} rows with the content {facts['content'][:12]}"
+
+
+def _short_path(path: Path) -> str:
+    return "/".join(path.parts[-3:])
 
 
 def mismatch(folder: Path, field: str, stored: Any, wanted: Any) -> StoreMismatch:
