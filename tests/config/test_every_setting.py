@@ -193,7 +193,8 @@ def test_a_setting_decides_what_it_says(owner: str, name: str, known, tmp_path: 
 
 # ----------------------------------------------------------------- the shared ones
 
-BY_CONTENT = {"pool", "target", "test", "existing", "format", "id_field", "subtask_field", "bad_rows", "overlap",
+BY_CONTENT = {"pool", "target", "test", "existing", "format", "columns", "limits", "id_field", "subtask_field",
+              "bad_rows", "overlap",
               "max_length", "model", "dtype", "trust_remote_code"}
 """Shared settings that decide which rows there are, what a model sees of them, and which model: keys hold the content
 of the rows, the renderer and the weights instead."""
