@@ -26,24 +26,29 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
+import yaml
 
 from siftune._common.files import read_json, write_json
-from siftune.pipeline.recipes import METHODS
+from siftune.config.catalogue import RECIPES
 
 ROOT = Path(__file__).resolve().parents[1]
 DEMO = ROOT / "examples" / "demo"
 RESULTS = ROOT / "benchmarks" / "results" / "methods.json"
 COMMON = ["--pool", str(DEMO / "pool.jsonl"), "--max-length", "256", "--batch-tokens", "512", "--budget", "6%",
-          "--warmup-rows", "40", "--warmup-epochs", "2", "--learning-rate", "1e-3", "--lora-dropout", "0",
-          "--batch-size", "4"]
+          "--lora-dropout", "0"]
+WARMUP = {"warmup_rows": 40, "warmup_epochs": 2, "warmup_learning_rate": 1e-3, "warmup_batch_size": 4}
+#: Settings of methods, as blocks of a configuration.
+SETTINGS = {"less": WARMUP, "gist": WARMUP,
+            "learning-percentage": {"training_learning_rate": 1e-3, "training_batch_size": 4}}
 TARGET = ["--target", str(DEMO / "target.jsonl")]
 #: Four task families of the pool stand for what the model was trained on before.
 KNOWN = ("letter_counting", "spell_backward", "coin_flip", "lcm")
 #: What a name stands for beside the method itself: `NAME@variant` -> flags.
-FEW = ["--pairs", "sparse", "--nominees", "3", "--random-nominees", "1"]  # about 6 pairs a row, a tenth of the default
+# About 6 pairs a row, a tenth of the default.
+FEW = ["--set", "pairs=sparse", "--set", "nominees=3", "--set", "random_nominees=1"]
 VARIANTS: dict[str, list[str]] = {
     "delift@instruction": FEW, "delift@task": TARGET, "delift@continual": [*FEW, "--existing", "{existing}"],
-    "learning-percentage@app": ["--learning-percentage", "app"],
+    "learning-percentage@app": ["--set", "learning_percentage=app"],
 }
 #: What is run on top of which run.
 REUSES = {"less-round-robin": "less", "less-ot": "less", "delift@continual": "delift@instruction",
@@ -51,7 +56,7 @@ REUSES = {"less-round-robin": "less", "less-ot": "less", "delift@continual": "de
 
 
 def names() -> list[str]:
-    plain = [name for name in METHODS if name != "delift"]
+    plain = [name for name in RECIPES if name != "delift"]
     return sorted([*plain, *VARIANTS], key=lambda name: name in REUSES)
 
 
@@ -59,7 +64,7 @@ def flags(name: str, existing: Path) -> list[str]:
     method = name.partition("@")[0]
     more = VARIANTS.get(name, TARGET)
     if name == "learning-percentage":
-        more = [*more, "--learning-percentage", "full"]
+        more = [*more, "--set", "learning_percentage=full"]
     return ["--method", method, *(flag.format(existing=existing) for flag in more)]
 
 
@@ -76,8 +81,10 @@ def run(name: str, runs: Path, existing: Path) -> dict[str, Any]:
     folder = runs / name
     shutil.rmtree(folder, ignore_errors=True)
     earlier = ["--from", str(runs / REUSES[name])] if name in REUSES else []
-    command = [sys.executable, "-m", "siftune", "select", *COMMON, *flags(name, existing), *earlier,
-               "--output-dir", str(folder)]
+    settings = runs / "settings.yaml"
+    settings.write_text(yaml.safe_dump(SETTINGS))
+    command = [sys.executable, "-m", "siftune", "select", *COMMON, "--config", str(settings),
+               *flags(name, existing), *earlier, "--output-dir", str(folder)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
     subprocess.run(command, check=True, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL)

@@ -35,6 +35,7 @@ from siftune.features.gradients.engine import GradientEngine, LayerGradient, tra
 from siftune.features.gradients.projections import projection
 from siftune.features.gradients.warmup import run_warmup
 from siftune.features.store.codec import DTYPES, bytes_per_row, decode, encode
+from siftune.methods.less import LessSettings
 from siftune.models.batching import collate, plan_batches
 from siftune.models.loading import load_model
 from siftune.models.lora import attach_lora, block_modules, load_adapter_state
@@ -176,8 +177,8 @@ def main() -> None:
     options = parser.parse_args()
     config = SelectConfig(pool=(str(DATA / "sharegpt.jsonl"), str(DATA / "reasoning.jsonl")),
                           target=(str(DATA / "reasoning" / "target.jsonl"), str(DATA / "programming" / "target.jsonl")),
-                          warmup_epochs=2, warmup_rows=64, learning_rate=1e-3, lora_alpha=16,
-                          bad_rows="drop", overlap="drop")
+                          lora_alpha=16, bad_rows="drop", overlap="drop")
+    warmup = LessSettings(warmup_epochs=2, warmup_rows=64, warmup_learning_rate=1e-3)
     loaded = load_model("embedded", device="cpu", dtype="float32")
     inputs = load_inputs(config, loaded.tokenizer)
     pool, target = inputs.pool, inputs.target
@@ -193,7 +194,7 @@ def main() -> None:
     for rank in options.rank or ([] if options.full else [8]):
         settings = replace(config, lora_rank=rank, lora_alpha=2.0 * rank)
         model = attach_lora(loaded.model, lora_settings(settings), derive(0, "adapter"))
-        checkpoint = run_warmup(model, pool.rendered, pool.ids, warmup_settings(settings),
+        checkpoint = run_warmup(model, pool.rendered, pool.ids, warmup_settings(warmup, settings),
                                 Path(f"runs/gradients-accuracy/warmup-{rank}"), derive(0, "warmup"),
                                 pad_id=loaded.pad_id, device="cpu", base_key=loaded.weights)[-1]
         load_adapter_state(model, checkpoint.load_weights())

@@ -63,7 +63,8 @@ def main() -> None:
             flags = ["--pool", str(pool), "--target", str(DATA / "reasoning" / "target.jsonl"), "--max-length", "200",
                      "--format", "mixed", "--batch-tokens", str(options.batch_tokens),
                      "--micro-batch-tokens", str(options.batch_tokens),
-                     "--warmup-rows", "16", "--warmup-epochs", "1", "--bad-rows", "drop", "--overlap", "drop",
+                     "--method", "less-round-robin", "--set", "warmup_rows=16", "--set", "warmup_epochs=1",
+                     "--bad-rows", "drop", "--overlap", "drop",
                      "--output-dir", f"{folder}/run"]
             _, _, told = measured(["plan", *flags])
             planned = float(re.search(r"memory +([\d.]+) GiB", told)[1])  # type: ignore[index]

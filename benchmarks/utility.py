@@ -67,11 +67,11 @@ def demo_targets(inputs: Inputs) -> Examples:
 
 
 def prepared(folder: Path, families: int, rows_each: int) -> Stages:
-    config = SelectConfig(pool=(str(DEMO / "pool.jsonl"),), target=(str(DEMO / "target.jsonl"),), pairs="dense",
-                          output_dir=str(folder))
+    config = SelectConfig(pool=(str(DEMO / "pool.jsonl"),), target=(str(DEMO / "target.jsonl"),),
+                          output_dir=str(folder), own={"utility": {"pairs": "dense"}})
     inputs = api.read_inputs(config)
     return Stages(Context(config, demo_rows(inputs, families, rows_each), demo_targets(inputs), inputs.render, folder,
-                          api.load))
+                          api.load, owner="utility"))
 
 
 # --- 1. keys and values kept, or not ---------------------------------------------------------------------------------

@@ -56,7 +56,8 @@ def test_gradients_find_the_rows_of_the_targets_family(tmp_path):
     run = select(SelectConfig(
         pool=(str(tmp_path / "pool.jsonl"),), target=(str(tmp_path / "target.jsonl"),),
         output_dir=str(tmp_path / "run"),
-        budget="6", warmup_rows=8, warmup_epochs=1, projection_dim=1024, learning_rate=1e-3, max_length=128,
+        budget="6", max_length=128, own={"less": {"warmup_rows": 8, "warmup_epochs": 1, "projection_dim": 1024,
+                                                  "warmup_learning_rate": 1e-3}},
     ))
     family = {row["id"]: row["subtask"] for row in pool}
     assert [family[i] for i in run.ids] == [families[0]] * 6

@@ -66,8 +66,9 @@ def test_the_selection_is_the_same_for_every_batch_size_worker_count_and_after_a
     def run(name: str, **changes: object) -> list[str]:
         return select(SelectConfig(
             pool=(str(tmp_path / "pool.jsonl"),), target=(str(tmp_path / "target.jsonl"),), model=model, budget="5",
-            output_dir=str(tmp_path / name), warmup_rows=4, warmup_epochs=1, learning_rate=1e-3, max_length=96,
-            shard_rows=4, projection_dim=2048, method="less-round-robin", batch_size=4, bad_rows="drop",
+            output_dir=str(tmp_path / name), max_length=96, shard_rows=4, method="less-round-robin", bad_rows="drop",
+            own={"less": {"warmup_rows": 4, "warmup_epochs": 1, "warmup_learning_rate": 1e-3, "warmup_batch_size": 4,
+                          "projection_dim": 2048}},
             **changes)).ids  # type: ignore
 
     first = run("wide", batch_tokens=1024)

@@ -6,7 +6,7 @@ Whole gradients, without any projection, of conversations that are in no file of
 tokens), at the checkpoints of its warmup run. Forty times eight rows of a topic are drawn; how often is another row of
 the topic nearer to them (largest cosine with any of the eight) than one of none: the area under the ROC curve, 0.5 is
 chance. Queries are plain gradients, as LESS's targets are; the others are plain, Adam's directions (LESS, section 3.1)
-or those without their momentum, as they are or with means taken out (``--center``). Writes
+or those without their momentum, as they are or with means taken out (``center``). Writes
 results/common_direction.json.
 """
 

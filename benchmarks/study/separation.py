@@ -10,7 +10,6 @@ largest similarities. Reads the study's features; writes results/separation.json
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +41,8 @@ def area(scores: np.ndarray, own: np.ndarray) -> float:
 
 
 def separation(inputs: StudyInputs, target: str, representation: str, changes: dict[str, Any]) -> dict[str, Any]:
-    context = inputs.context(target)
-    context.config = dataclasses.replace(context.config, **changes)
+    context = inputs.context(target, representation)
+    context.config = context.config.with_own({representation: changes})
     found = representation_of(representation).compute(context)
     assert found.blocks is not None
     nearest = np.concatenate([block for _, block in found.blocks()], axis=1).max(axis=0)

@@ -11,7 +11,7 @@ import siftune
 from siftune import SiftuneError
 from tests.api.conftest import Inputs
 
-SMALL = dict(lora_rank=2, projection_dim=64, warmup_epochs=2, warmup_rows=8, batch_size=4, max_length=128)
+SMALL = dict(lora_rank=2, projection_dim=64, warmup_epochs=2, warmup_rows=8, warmup_batch_size=4, max_length=128)
 
 
 def test_vectors_have_length_one_and_their_products_are_the_similarities_of_a_selection(inputs: Inputs) -> None:

@@ -20,7 +20,9 @@ from tests import tiny
 from tests.api.conftest import Inputs
 from tests.cli.pools import records
 
-SMALL = dict(lora_rank=2, projection_dim=64, warmup_epochs=1, warmup_rows=8, batch_size=4, max_length=128, budget=4)
+WARMUP = {"warmup_epochs": 1, "warmup_rows": 8, "warmup_batch_size": 4}
+SMALL: dict[str, Any] = dict(lora_rank=2, max_length=128, budget=4, less={**WARMUP, "projection_dim": 64}, gist=WARMUP,
+                             logra={"projection_dim": 64})
 
 
 def state_of(model: Any) -> dict[str, Any]:

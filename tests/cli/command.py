@@ -19,11 +19,10 @@ from typing import Any
 from siftune.cli.app import main
 
 ROOT = Path(__file__).parents[2]
-SMALL = ("--lora-rank", 2, "--projection-dim", 64, "--warmup-epochs", 2, "--warmup-rows", 8, "--batch-size", 4,
-         "--max-length", 128, "--shard-rows", 8)
+SMALL = ("--lora-rank", 2, "--max-length", 128, "--shard-rows", 8, "--config", Path(__file__).with_name("small.yaml"))
 """Settings with which a run on a tiny model takes a second or two."""
 
-TRAINING = ("--epochs", 1, "--seeds", 2, "--exact-match-tokens", 16)
+TRAINING = ("--batch-size", 4, "--epochs", 1, "--seeds", 2, "--exact-match-tokens", 16)
 
 
 @dataclass(frozen=True)

@@ -97,8 +97,8 @@ def test_budgets_that_cannot_be_met(select: Run, budget: str, said: str) -> None
 @pytest.mark.parametrize(("flags", "meant"), [
     (("--method", "les"), "less"), (("--method", "less:topk"), "top-k"), (("--method", "lesss:top-k"), "less"),
     (("--selector", "round-robbin"), "round-robin"), (("--representation", "lesss"), "less"),
-    (("--adam", "papr"), "paper"), (("--format", "alpacca"), "alpaca"), (("--on-taken", "advanc"), "advance"),
-    (("--target-mean", "cosin"), "cosine"),
+    (("--set", "adam=papr"), "paper"), (("--format", "alpacca"), "alpaca"), (("--set", "target_mean=cosin"), "cosine"),
+    (("--set", "adm=paper"), "adam"), (("--set", "lesss.adam=paper"), "less"), (("--set", "less.adm=none"), "adam"),
 ])
 def test_unknown_names_come_with_the_nearest_known_one(select: Run, flags: tuple[str, str], meant: str) -> None:
     select(*flags).refused("unknown", f"did you mean '{meant}'?", flags[0])
@@ -106,9 +106,8 @@ def test_unknown_names_come_with_the_nearest_known_one(select: Run, flags: tuple
 
 @pytest.mark.parametrize("flags", [
     "--seed x", "--max-length 0", "--lora-rank 0", "--lora-alpha nan", "--lora-dropout 1", "--lora-layers -1",
-    "--batch-tokens -1", "--near-duplicates 2", "--warmup-share 0", "--warmup-rows -1", "--warmup-epochs 0",
-    "--projection-dim 0", "--shard-rows 0", "--workers 0", "--batch-size 0", "--learning-rate -1",
-    "--learning-rate inf", "--bad-rows x", "--overlap x", "--feature-dtype int4", "--dtype float8", "--device gpu",
+    "--batch-tokens -1", "--near-duplicates 2", "--shard-rows 0", "--workers 0", "--bad-rows x", "--overlap x",
+    "--feature-dtype int4", "--dtype float8", "--device gpu",
     "--id-field none-such", "--must-include no-such-file", "--must-exclude no-such-file", "--from no-such-run",
     "--model no-such-model",
 ])
@@ -117,10 +116,35 @@ def test_values_that_cannot_be_used(select: Run, flags: str) -> None:
     select(name, value).refused(name, value)
 
 
+@pytest.mark.parametrize("setting", [
+    "warmup_share=0", "warmup_rows=-1", "warmup_epochs=0", "projection_dim=0", "warmup_batch_size=0",
+    "warmup_learning_rate=-1", "warmup_learning_rate=inf", "damping=-1", "damping=nan", "warmup_epochs=two",
+    "warmup_epochs=true", "center=2", "warmup_epochs=2.5", "projection_dim=2024-01-01", "projection_dim=2024-13-45",
+    "projection_dim=[1, 2]", "projection_dim={a: 1}", "projection_dim=!!python/object:os.system x",
+    "projection_dim=!!timestamp x", "projection_dim=!!float", "projection_dim=!!binary @", "projection_dim=&a [*a]",
+    "projection_dim=[", f"projection_dim={'9' * 5000}", f"projection_dim={'[' * 3000}", "projection_dim=",
+    f"projection_dim={'9' * 20_000}", "projection_dim",
+])
+def test_settings_of_a_method_that_cannot_be_used(select: Run, setting: str) -> None:
+    select("--method", "less", "--set", setting).refused("--set", setting.partition("=")[0])
+
+
+@pytest.mark.parametrize(("flags", "meant"), [
+    (("--warmup-epochs", "2"), "--set warmup_epochs=2"), (("--warmup-epochs=2",), "--set warmup_epochs=2"),
+    (("--on-taken", "forfeit"), "--set on_taken=forfeit"), (("--option", "eta=2"), "--set eta=2"),
+    (("--center",), "--set center=true"), (("--no-center",), "--set center=false"),
+    (("--learning-rate", "1e-4"), "--set warmup_learning_rate=1e-4"),
+])
+def test_a_flag_of_the_first_edition_says_what_to_type_now(select: Run, flags: tuple[str, ...], meant: str) -> None:
+    select(*flags).refused(flags[0].partition("=")[0], f"type {meant}")
+
+
 @pytest.mark.parametrize(("flags", "said"), [
     (("--baselines", "randm"), "did you mean 'random'?"), (("--methods", "lesss"), "did you mean 'less'?"),
     (("--seeds", "0"), "--seeds"), (("--epochs", "0"), "--epochs"),
-    (("--confidence", "95"), "--confidence"), (("--exact-match-tokens", "-1"), "--exact-match-tokens"),
+    (("--batch-size", "0"), "--batch-size"), (("--learning-rate", "-1"), "--learning-rate"),
+    (("--learning-rate", "inf"), "--learning-rate"), (("--confidence", "95"), "--confidence"),
+    (("--exact-match-tokens", "-1"), "--exact-match-tokens"),
 ])
 def test_compare_refuses_before_it_begins(select: Run, files: Files, flags: tuple[str, str], said: str) -> None:
     select("--test", files.test, "--methods", "less", *flags, command="compare").refused(said)
@@ -133,8 +157,19 @@ def test_compare_without_held_out_rows_is_refused(select: Run) -> None:
 @pytest.mark.parametrize(("content", "said"), [
     ("bugdet: 3\n", ("unknown setting 'bugdet'", "did you mean 'budget'?")),
     ("seed: many\n", ("--seed cannot be 'many'",)),
-    ("warmup_epochs: 0\n", ("--warmup-epochs cannot be 0",)),
-    ("adam: papr\n", ("did you mean 'paper'?",)),
+    ("less: {warmup_epochs: 0}\n", ("less.warmup_epochs cannot be 0",)),
+    ("less:\n  adam: papr\n", ("did you mean 'paper'?",)),
+    ("less:\n  adm: paper\n", ("did you mean 'adam'?",)),
+    ("less: {target_rank: 3}\n", ("less has no setting 'target_rank'", "gist")),
+    ("less: 3\n", ("the settings of less cannot be 3",)),
+    ("lesss: {adam: none}\n", ("unknown", "did you mean 'less'?")),
+    ("warmup_epochs: 2\n", ("one of less, gist", "less: {warmup_epochs: 2}", "--set warmup_epochs=2")),
+    ("option: [eta=2]\n", ("--set NAME=VALUE",)),
+    ("learning_rate: 1\n", ("warmup_learning_rate",)),
+    ("budget: 2024-01-01\n", ("--budget",)), ("budget: 2024-13-45\n", ("cannot be read",)),
+    ("budget: !!python/name:os.system\n", ("not YAML",)), (f"seed: {'9' * 5000}\n", ("cannot be read",)),
+    (f"budget: {'[' * 3000}\n", ("config.yaml",)), (f"seed: {'9' * 400}\n", ("--seed",)),
+    ("less: {projection_dim: 2024-01-01}\n", ("less.projection_dim",)),
     ("seeds: 3\n", ("belongs to `siftune compare`",)),
     ("- a\n", ("not a mapping",)),
     ("just text\n", ("not a mapping",)),

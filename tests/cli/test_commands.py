@@ -50,11 +50,10 @@ def test_the_command_without_anything_shows_its_help() -> None:
 
 
 def test_methods_names_whatever_select_accepts() -> None:
-    from siftune.pipeline.recipes import METHODS, REPRESENTATIONS
-    from siftune.selectors import SELECTORS
+    from siftune.config.catalogue import METHODS, RECIPES, SELECTORS
 
     told = [line.split()[0] for line in siftune("methods").ok().out.splitlines() if line[:3].strip() and line[0] == " "]
-    assert set(told) == {"auto", *METHODS, *REPRESENTATIONS.names(), *SELECTORS.names()}
+    assert set(told) == {"auto", *RECIPES, *METHODS.names(), *SELECTORS.names()}
 
 
 def test_inspect_counts_what_is_there_and_lists_what_cannot_be_used(files: Files, tmp_path: Path) -> None:

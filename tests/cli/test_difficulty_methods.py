@@ -21,7 +21,7 @@ from tests.cli.runs import check_run_folder, ids_of, lines, objects, table
 METHODS = {
     "ifd": ("--method", "ifd"),
     "learning percentage": ("--method", "learning-percentage"),
-    "learning percentage, one epoch": ("--method", "learning-percentage", "--learning-percentage", "app"),
+    "learning percentage, one epoch": ("--method", "learning-percentage", "--set", "learning_percentage=app"),
 }
 TRAINED = "learning-percentage"
 
@@ -152,19 +152,19 @@ def test_equal_rows_in_a_single_cluster_still_give_an_exact_budget(files: Files,
     select(files, tmp_path / "run", *arguments, "--budget", 7, pool=pool).ok()
     assert ids_of(tmp_path / "run") == [f"copy{i:02}" for i in range(7)], "equal rows are taken by their ids"
     assert len(set(table(tmp_path / "run/scores.parquet")["score"])) == 1
-    siftune("select", "--from", tmp_path / "run", "--budget", 9, "--option", "clusters=1", "--output-dir",
+    siftune("select", "--from", tmp_path / "run", "--budget", 9, "--set", "clusters=1", "--output-dir",
             tmp_path / "again").ok()
     assert len(ids_of(tmp_path / "again")) == 9
 
 
 def test_without_clusters_no_embeddings_are_made(runs: dict[str, Path], tmp_path: Path) -> None:
     siftune("select", "--from", runs["learning percentage"], "--selector", "top-k", "--output-dir", tmp_path / "run",
-            "--embedding-model", tmp_path / "is-not-there").ok()
+            "--set", f"embedding_model={tmp_path / 'is-not-there'}").ok()
     scores = table(tmp_path / "run/scores.parquet")
     best = sorted(zip(scores["score"], scores["id"], strict=True), key=lambda pair: (-pair[0], pair[1]))[:8]
     assert ids_of(tmp_path / "run") == [row_id for _, row_id in best]
     siftune("select", "--from", runs["learning percentage"], "--output-dir", tmp_path / "run",
-            "--embedding-model", tmp_path / "is-not-there").refused("is-not-there")
+            "--set", f"embedding_model={tmp_path / 'is-not-there'}").refused("is-not-there")
 
 
 def test_three_epochs_go_on_from_one(runs: dict[str, Path], files: Files, tmp_path: Path) -> None:
@@ -234,13 +234,14 @@ def test_plan_tells_what_it_takes(method: str, files: Files, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(("method", "arguments", "parts"), [
-    ("learning percentage", ("--learning-percentage", "ful"), ("--learning-percentage", "did you mean 'full'")),
-    ("learning percentage", ("--learning-rate", 0.01), ("another training", "--recompute")),
+    ("learning percentage", ("--set", "learning_percentage=ful"), ("learning_percentage", "did you mean 'full'")),
+    ("learning percentage", ("--set", "training_learning_rate=0.01"),
+     ("another training", "--recompute")),
     ("learning percentage, one epoch", ("--lora-rank", 4), ("another lora", "--recompute")),
-    ("learning percentage", ("--option", "clusters=0"), ("clusters", "1 or more")),
+    ("learning percentage", ("--set", "clusters=0"), ("clusters", "1 or more")),
     ("learning percentage", ("--selector", "round-robin"), ("similarities to targets",)),
     ("ifd", ("--selector", "k-means-balanced"), ("no vectors",)),
-    ("ifd", ("--option", "clusters=3"), ("clusters",)),
+    ("ifd", ("--set", "clusters=3"), ("clusters", "k-means-balanced")),
     ("ifd", ("--budget", 41), ("more than the pool", "40")),
     ("ifd", ("--budget", "3tok"), ("too small",)),
 ])

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from siftune.pipeline.recipes import DELIFT_STAGES, METHODS
+from siftune.config.catalogue import DELIFT_STAGES, RECIPES
 from tests.cli.command import siftune
 from tests.cli.conftest import Files
 from tests.cli.pools import jsonl, records
@@ -16,11 +16,20 @@ from tests.cli.runs import check_run_folder
 
 #: The target file and the rows that the model knows, as they are given to each.
 CASES = {
-    **{name: ("target",) for name in METHODS if name != "delift"},
+    **{name: ("target",) for name in RECIPES if name != "delift"},
     **{f"delift {selector}": tuple(kind for kind, given in zip(("target", "existing"), stage, strict=True) if given)
        for stage, selector in DELIFT_STAGES.items()},
 }
-SMALL = ("--pairs", "sparse", "--nominees", 2, "--random-nominees", 1, "--active", 5, "--option", "clusters=3")
+SMALL = """
+less: {projection_dim: 64, warmup_epochs: 2, warmup_rows: 8, warmup_learning_rate: 1.0e-3}
+gist: {warmup_epochs: 2, warmup_rows: 8, warmup_learning_rate: 1.0e-3}
+logra: {projection_dim: 64}
+learning-percentage: {training_learning_rate: 1.0e-3}
+delift: {pairs: sparse, nominees: 2, random_nominees: 1}
+mads: {active: 5}
+nag: {active: 5}
+k-means-balanced: {clusters: 3}
+"""
 
 
 @pytest.fixture(scope="module")
@@ -34,10 +43,10 @@ def test_every_method_leaves_a_whole_run_and_costs_what_was_planned(case: str, f
     method, _, stage = case.partition(" ")
     given = {"target": ("--target", files.target), "existing": ("--existing", known)}
     parts = [flag for kind in CASES[case] for flag in given[kind]]
-    small = SMALL if METHODS[method].selector == "k-means-balanced" else SMALL[:-2]
-    flags = ["--model", files.model, "--pool", files.pool, *parts, "--method", method, "--budget", 8, *small,
-             "--warmup-rows", 8, "--warmup-epochs", 2, "--lora-rank", 2, "--projection-dim", 64, "--batch-tokens", 256,
-             "--learning-rate", "1e-3", "--max-length", 128]
+    small = tmp_path / "small.yaml"
+    small.write_text(SMALL)
+    flags = ["--model", files.model, "--pool", files.pool, *parts, "--method", method, "--budget", 8, "--config", small,
+             "--lora-rank", 2, "--batch-tokens", 256, "--max-length", 128]
     plan = siftune("plan", *flags, "--output-dir", tmp_path / "run").ok().out
     assert not (tmp_path / "run").exists(), "a plan writes nothing"
     siftune("select", *flags, "--output-dir", tmp_path / "run").ok()

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+import yaml
 
 from siftune.selectors import SELECTORS
 from tests.cli.command import siftune
@@ -40,12 +41,12 @@ def test_continual_selection_needs_existing_rows_and_says_so(finished: Path, tmp
 
 def test_options_reach_the_selector_and_wrong_ones_are_refused(finished: Path, tmp_path: Path) -> None:
     run = ("select", "--from", finished, "--selector", "flmi", "--budget", 5, "--output-dir", tmp_path / "run")
-    siftune(*run, "--option", "eta=0.5", "--option", "kernel=dense").ok()
-    assert "eta=0.5" in (tmp_path / "run" / "config.yaml").read_text()
-    siftune(*run, "--option", "etha=1").refused("etha", "did you mean 'eta'", "--option")
-    siftune(*run, "--option", "eta").refused("NAME=VALUE", "eta, nu")
-    siftune(*run, "--option", "eta=much").refused("eta", "float")
-    siftune(*run, "--option", "kernel=danse").refused("danse", "dense")
+    siftune(*run, "--set", "eta=0.5", "--set", "flmi.kernel=dense").ok()
+    assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["flmi"]["eta"] == 0.5
+    siftune(*run, "--set", "etha=1").refused("etha", "did you mean 'eta'", "--set")
+    siftune(*run, "--set", "eta").refused("NAME=VALUE", "--set eta")
+    siftune(*run, "--set", "eta=much").refused("flmi.eta", "number")
+    siftune(*run, "--set", "kernel=danse").refused("danse", "dense")
 
 
 def test_quotas_hold_and_impossible_ones_name_the_conflict(files: Files, finished: Path, tmp_path: Path) -> None:

@@ -19,10 +19,10 @@ from tests.interrupt import stopped_after
 METHODS = {
     "rds+": ("--method", "rds+"),
     "rds+, subtasks": ("--method", "rds+", "--selector", "round-robin-subtask", "--feature-dtype", "int8"),
-    "mads": ("--method", "mads", "--active", 3),
-    "mads, threshold": ("--method", "mads", "--threshold", 0.2, "--option", "weights=idf"),
+    "mads": ("--method", "mads", "--set", "active=3"),
+    "mads, threshold": ("--method", "mads", "--set", "threshold=0.2", "--set", "weights=idf"),
     "nag": ("--method", "nag"),
-    "nait": ("--method", "nait", "--nait-score", "cosine"),
+    "nait": ("--method", "nait", "--set", "nait_score=cosine"),
     "loss": ("--method", "loss"),
 }
 
@@ -113,9 +113,9 @@ def test_what_was_collected_stays_out_of_methods_that_cannot(files: Files, tmp_p
 @pytest.mark.parametrize(("arguments", "parts"), [
     (("--method", "rds+", "--collect", "rdss"), ("unknown feature to collect", "--collect", "did you mean 'rds'?")),
     (("--method", "less", "--collect", "rds"), ("less runs no forward pass", "--collect")),
-    (("--method", "mads", "--active", 65), ("64 neurons, of which 65", "--active")),
-    (("--method", "mads", "--active", 0), ("--active",)),
-    (("--method", "nag", "--threshold", "nan"), ("--threshold",)),
+    (("--method", "mads", "--set", "active=65"), ("64 neurons, of which 65", "active")),
+    (("--method", "mads", "--set", "active=0"), ("--set active=0",)),
+    (("--method", "nag", "--set", "threshold=nan"), ("threshold",)),
     (("--method", "mads", "--selector", "round-robin"), ("needs similarities to targets",)),
     (("--method", "loss", "--selector", "coverage"), ("needs the features",)),
 ])

@@ -13,14 +13,14 @@ from tests.interrupt import stopped_after
 
 FORMS = {
     "less": ("--method", "less"),
-    "less, store-free": ("--method", "less", "--projection", "none"),
-    "less, store-free by subtask": ("--method", "less", "--projection", "none", "--directions", "subtasks"),
-    "less, last layer, damped": ("--method", "less", "--lora-layers", 1, "--damping", 0.1),
-    "less, centred": ("--method", "less", "--center"),
+    "less, store-free": ("--method", "less", "--set", "projection=none"),
+    "less, store-free by subtask": ("--method", "less", "--set", "projection=none", "--set", "directions=subtasks"),
+    "less, last layer, damped": ("--method", "less", "--lora-layers", 1, "--set", "damping=0.1"),
+    "less, centred": ("--method", "less", "--set", "center=true"),
     "gist": ("--method", "gist"),
     "logra": ("--method", "logra"),
-    "logra, damped, last layer": ("--method", "logra", "--damping", 0.1, "--lora-layers", 1),
-    "factgrass": ("--method", "logra", "--projection", "factgrass"),
+    "logra, damped, last layer": ("--method", "logra", "--set", "damping=0.1", "--lora-layers", 1),
+    "factgrass": ("--method", "logra", "--set", "projection=factgrass"),
 }
 
 
@@ -74,11 +74,11 @@ def test_features_of_an_earlier_run_serve_another_selector(files: Files, tmp_pat
 
 
 @pytest.mark.parametrize(("arguments", "parts"), [
-    (("--method", "less", "--projection", "logra"), ("--projection", "Adam's direction", "sparse-jl")),
-    (("--method", "gist", "--target-rank", 7), ("--target-rank", "up to 6")),
-    (("--method", "logra", "--projection", "none"), ("--projection", "logra")),
-    (("--method", "less", "--damping", -1), ("--damping",)),
-    (("--method", "less", "--projection", "none", "--damping", 0.1), ("--damping", "--projection none")),
+    (("--method", "less", "--set", "projection=logra"), ("projection", "Adam's direction", "sparse-jl")),
+    (("--method", "gist", "--set", "target_rank=7"), ("target_rank", "up to 6")),
+    (("--method", "logra", "--set", "projection=none"), ("projection", "logra")),
+    (("--method", "less", "--set", "damping=-1"), ("damping",)),
+    (("--method", "less", "--set", "projection=none", "--set", "damping=0.1"), ("damping", "projection=none")),
 ])
 def test_what_does_not_fit_is_refused(arguments: tuple[object, ...], parts: tuple[str, ...], files: Files,
                                       tmp_path: Path) -> None:
@@ -87,12 +87,12 @@ def test_what_does_not_fit_is_refused(arguments: tuple[object, ...], parts: tupl
 
 def test_centring_reads_the_same_features_and_says_where_there_is_nothing_to_centre(files: Files, tmp_path: Path,
                                                                                    ) -> None:
-    siftune(*files.select, "--method", "less", "--center", "--output-dir", tmp_path / "with").ok()
+    siftune(*files.select, "--method", "less", "--set", "center=true", "--output-dir", tmp_path / "with").ok()
     told = json.loads((tmp_path / "with" / "manifest.json").read_text())
     assert all(0 < share < 1 for share in told["diagnostics"]["shared_by_all_rows"])
-    siftune("select", "--from", tmp_path / "with", "--no-center", "--output-dir", tmp_path / "without").ok()
+    siftune("select", "--from", tmp_path / "with", "--set", "center=false", "--output-dir", tmp_path / "without").ok()
     without = json.loads((tmp_path / "without" / "manifest.json").read_text())
     assert {s["reused"] for s in without["times"] if "features" in s["step"] or s["step"] == "warmup"} == {True}
     assert "shared_by_all_rows" not in without["diagnostics"]
-    words = siftune(*files.select, "--method", "bm25", "--center", "--output-dir", tmp_path / "words").ok()
-    assert "--center changes nothing here: bm25 has no vectors" in words.err
+    siftune(*files.select, "--method", "bm25", "--set", "center=true", "--output-dir", tmp_path / "words").refused(
+        "bm25", "no setting 'center'")

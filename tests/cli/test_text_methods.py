@@ -91,7 +91,7 @@ def test_vectors_of_ones_own_are_compared_with_those_of_the_targets(files: Files
     np.save(tmp_path / "target.npy", target)
     run = tmp_path / "run"
     siftune(*files.select, "--representation", f"file:{tmp_path / 'pool.npy'}", "--selector", "top-k",
-            "--target-vectors", tmp_path / "target.npy", "--output-dir", run).ok()
+            "--set", f"target_vectors={tmp_path / 'target.npy'}", "--output-dir", run).ok()
     check_run_folder(run, pool_rows=40, selected=8)
     unit = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in (target, pool)]
     best = (unit[0] @ unit[1].T).max(axis=0)
@@ -119,10 +119,10 @@ def test_a_row_left_out_of_the_pool_needs_ids(files: Files, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(("arguments", "parts"), [
-    (("--method", "embed", "--embedding-model", "./absent"), ("--embedding-model", "./absent")),
-    (("--method", "embed", "--embedding-model", "minlm"), ("did you mean minilm",)),
+    (("--method", "embed", "--set", "embedding_model=./absent"), ("embedding", "./absent")),
+    (("--method", "embed", "--set", "embedding_model=minlm"), ("did you mean minilm",)),
     (("--representation", "file:absent.npy", "--selector", "top-k"), ("absent.npy", "--representation")),
-    (("--method", "dsir", "--ngram-buckets", 0), ("--ngram-buckets",)),
+    (("--method", "dsir", "--set", "ngram_buckets=0"), ("ngram_buckets",)),
     (("--method", "dsir", "--selector", "round-robin"), ("--selector", "only have scores")),
 ])
 def test_what_cannot_be_is_refused(arguments: tuple[object, ...], parts: tuple[str, ...], files: Files,

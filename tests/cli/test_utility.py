@@ -33,12 +33,12 @@ def arguments(files: Files, pool: Path) -> tuple[object, ...]:
 
 @pytest.mark.parametrize(("selector", "target", "existing", "more", "matrices"), [
     ("", False, False, (), {"pairs"}),
-    ("", False, False, ("--pairs", "sparse", "--nominees", 2, "--random-nominees", 1), {"pairs"}),
-    ("", False, False, ("--utility", "logprob"), {"pairs"}),
+    ("", False, False, ("--set", "pairs=sparse", "--set", "nominees=2", "--set", "random_nominees=1"), {"pairs"}),
+    ("", False, False, ("--set", "utility=logprob"), {"pairs"}),
     ("", True, False, (), {"target_pairs"}),
     ("flmi", True, False, (), {"pairs", "target_pairs"}),
     ("", False, True, (), {"pairs", "existing_pairs"}),
-    ("", True, True, ("--pairs", "sparse", "--nominees", 2, "--random-nominees", 1),
+    ("", True, True, ("--set", "pairs=sparse", "--set", "nominees=2", "--set", "random_nominees=1"),
      {"pairs", "target_pairs", "existing_pairs"}),
 ])
 def test_each_stage_makes_what_it_needs_and_its_run_folder_is_sound(
@@ -54,7 +54,7 @@ def test_each_stage_makes_what_it_needs_and_its_run_folder_is_sound(
     assert manifest["method"]["selector"] == (selector or STAGES[target, existing])
     assert {name for name in told if name.endswith("pairs") and isinstance(told[name], dict)} == matrices
     assert told["rows_put_behind"] == 0
-    if "--pairs" in more:
+    if "pairs=sparse" in more:
         assert told["pairs"]["share_of_all_pairs"] < 0.5
     assert "utility" in (run / "report.json").read_text()
     siftune("doctor", run, "--model", "none").ok()
@@ -82,12 +82,12 @@ def test_two_workers_select_the_same(files: Files, pool: Path, tmp_path: Path) -
 
 
 @pytest.mark.parametrize(("more", "parts"), [
-    (("--selector", "facility-location", "--pairs", "sparse", "--nominees", 0, "--random-nominees", 0),
-     ("--nominees", "no pairs would be scored")),
+    (("--selector", "facility-location", "--set", "pairs=sparse", "--set", "nominees=0", "--set",
+      "random_nominees=0"), ("nominees", "no pairs would be scored")),
     (("--selector", "flqmi"), ("similarities to targets",)),
     (("--selector", "flcg"), ("--existing",)),
-    (("--selector", "facility-location", "--utility", "distanse"), ("distanse", "distance")),
-    (("--selector", "facility-location", "--pairs", "spars"), ("spars", "did you mean 'sparse'")),
+    (("--selector", "facility-location", "--set", "utility=distanse"), ("distanse", "distance")),
+    (("--selector", "facility-location", "--set", "pairs=spars"), ("spars", "did you mean 'sparse'")),
 ])
 def test_what_does_not_fit_is_refused(more: tuple[object, ...], parts: tuple[str, ...], files: Files, pool: Path,
                                       tmp_path: Path) -> None:

@@ -12,8 +12,9 @@ from siftune.experiments.config import StudyConfig, load_study
 from tests import tiny
 from tests.cli.pools import jsonl, record, records
 
-SMALL = {"lora_rank": 2, "projection_dim": 64, "warmup_epochs": 1, "warmup_rows": 8, "batch_size": 4,
-         "max_length": 128, "shard_rows": 16, "epochs": 1, "exact_match_tokens": 8}
+SMALL = {"lora_rank": 2, "batch_size": 4, "max_length": 128, "shard_rows": 16, "epochs": 1, "exact_match_tokens": 8,
+         "less": {"projection_dim": 64, "warmup_epochs": 1, "warmup_rows": 8, "warmup_batch_size": 4},
+         "logra": {"projection_dim": 64}}
 METHODS = ["logra", "bm25", "less-round-robin"]
 
 

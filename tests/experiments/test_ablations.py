@@ -9,12 +9,12 @@ import pytest
 
 from siftune._common.errors import ConfigError
 from siftune._common.files import read_json
-from siftune.config.settings import SelectConfig
+from siftune.config.settings import SelectConfig, from_mapping
 from siftune.experiments.config import load_study
 from siftune.experiments.preview import preview
 from siftune.experiments.results import Results
 from siftune.experiments.run import study
-from siftune.experiments.selecting import deciding
+from siftune.experiments.selecting import shared_settings
 from siftune.experiments.text import tables
 from siftune.pipeline import select as api
 from siftune.pipeline.plan.gradients import Probe
@@ -27,8 +27,9 @@ SETTINGS = {
 }
 METHOD = "less-round-robin"
 CHANGES = {
-    "methods": [METHOD], "headline": None, "headline_seeds": None, "budgets": ["10%"], "warmup_epochs": 2,
-    "learning_rate": 5e-3, "batch_size": 8, "exact_match_tokens": 0,
+    "methods": [METHOD], "headline": None, "headline_seeds": None, "budgets": ["10%"], "exact_match_tokens": 0,
+    "learning_rate": 5e-3, "batch_size": 8,
+    "less": {"projection_dim": 64, "warmup_epochs": 2, "warmup_rows": 8, "warmup_learning_rate": 5e-3},
     "ablations": [{"name": name, "method": METHOD, "settings": told} for name, told in SETTINGS.items()],
 }
 
@@ -58,9 +59,9 @@ def test_its_rows_are_those_of_select_with_these_settings(setting, done, tmp_pat
     made = config(*setting, "varied", **CHANGES)
     known = {f.name for f in dataclasses.fields(SelectConfig)}
     common = {k: v for k, v in dataclasses.asdict(made.common).items() if k in known}
-    told = {**common, **SETTINGS[name], "method": METHOD, "budget": "10%", "target": made.targets[0].target,
+    told = {**common, "method": METHOD, "budget": "10%", "target": made.targets[0].target,
             "output_dir": str(tmp_path / "run")}
-    alone = api.choose(SelectConfig(**told))
+    alone = api.choose(from_mapping(SelectConfig, {**told, **SETTINGS[name]}))
     assert ids(done, name) == alone.selection.ids(alone.problem)
     told = chosen(done, name)
     assert (told["kind"], told["varies"], told["settings"]) == ("ablation", METHOD, SETTINGS[name])
@@ -73,7 +74,7 @@ def test_the_settings_matter_here(done):
 
 def test_what_is_shared_is_computed_once(done):
     home = done.file.parent
-    own = {made["adam"] + str(made["projection"]["dim"]): head.parents[2] for head, made in (
+    own = {made["settings"]["adam"] + str(made["projection"]["dim"]): head.parents[2] for head, made in (
         (head, read_json(head)["content"]) for head in home.glob("ablations/*/store/less/fingerprint.json"))}
     assert len(list(home.glob("ablations/*"))) == 3, "plain, narrow, short; the others read the method's own features"
     assert set(own) == {"none64", "paper16", "paper64"}
@@ -131,19 +132,13 @@ def test_it_is_held_against_random_and_against_its_method(done):
     assert "projection_dim: 16" in text
 
 
-def test_kept_subsets_do_not_depend_on_settings_that_came_later():
-    """A setting that is added to `select` must be neutral, or left out of the key while it has its default: else every
-    study that was ever begun would select, and maybe train, anew."""
-    assert set(deciding(SelectConfig())) == {
-        "format", "id_field", "subtask_field", "group_field", "bad_rows", "overlap", "max_length", "model", "dtype",
-        "trust_remote_code", "lora_rank", "lora_alpha", "lora_dropout", "lora_targets", "lora_layers",
-        "representation", "selector", "on_taken", "options", "quotas", "strata", "must_include", "must_exclude",
-        "near_duplicates", "warmup_share", "warmup_rows", "warmup_epochs", "adam", "target_mean", "projection",
-        "projection_dim", "feature_dtype", "directions", "target_rank", "damping", "checkpointing", "autocast",
-        "collect", "neurons", "span", "aggregate", "active", "threshold", "nait_score", "embedding_model", "utility",
-        "pairs", "nominees", "random_nominees", "learning_percentage", "target_vectors", "ngram_buckets",
-        "learning_rate", "batch_size", "micro_batch_tokens", "seed"}
-    assert deciding(SelectConfig(checkpoints="last"))["checkpoints"] == "last"
+def test_a_kept_subset_depends_on_no_setting_that_decides_nothing():
+    """Each one more in the key makes every study that was ever begun select, and maybe train, anew."""
+    assert set(shared_settings(SelectConfig())) == {
+        "format", "columns", "limits", "id_field", "subtask_field", "group_field", "bad_rows", "overlap", "max_length",
+        "model", "dtype", "trust_remote_code", "lora_rank", "lora_alpha", "lora_dropout", "lora_targets", "lora_layers",
+        "representation", "selector", "quotas", "strata", "must_include", "must_exclude", "near_duplicates",
+        "feature_dtype", "autocast", "micro_batch_tokens", "seed"}
 
 
 def test_a_preview_of_two_gradient_methods_leaves_the_model_as_it_was(setting, monkeypatch):
@@ -183,14 +178,17 @@ def test_a_preview_of_two_gradient_methods_leaves_the_model_as_it_was(setting, m
     ({"name": "x", "method": METHOD, "settings": {"learning_rate": 1.0}}, ("same for all of a study",)),
     ({"name": "x", "method": METHOD, "settings": {"pool": "p.jsonl"}}, ("same for all of a study",)),
     ({"name": "x", "method": METHOD, "settings": {"seed": 1}}, ("same for all of a study",)),
-    ({"name": "x", "method": METHOD, "settings": {"selector": "top-k"}}, ("REPRESENTATION:SELECTOR",)),
+    ({"name": "x", "method": METHOD, "settings": {"selector": "top-k"}}, ("METHOD:SELECTOR",)),
     ({"name": "x", "method": METHOD, "settings": {"target_rank": 4}}, ("does not read target_rank", "gist")),
     ({"name": "x", "method": "bm25", "settings": {"adam": "none"}}, ("bm25 does not read adam",)),
     ({"name": "x", "method": "logra", "settings": {"on_taken": "forfeit"}}, ("does not read on_taken",)),
     ({"name": "x", "method": METHOD, "settings": {"projection": "logra"}}, ("does not work with the projection",)),
     ({"name": "x", "method": METHOD, "settings": {"projection": "spares-jl"}}, ("did you mean 'sparse-jl'?",)),
     ({"name": "x", "method": METHOD, "settings": {"gradient_score": "dot", "damping": 0.1}}, ("inner products",)),
-    ({"name": "x", "method": METHOD, "settings": {"options": ["on_tkaen=forfeit"]}}, ("did you mean 'on_taken'?",)),
+    ({"name": "x", "method": METHOD, "settings": {"on_tkaen": "forfeit"}}, ("did you mean 'on_taken'?",)),
+    ({"name": "x", "method": METHOD, "settings": {"options": ["on_taken=forfeit"]}}, ("{NAME: VALUE}",)),
+    ({"name": "x", "method": METHOD, "settings": {"gist": {"target_rank": 4}}}, ("settings of gist",)),
+    ({"name": "x", "method": "bm25", "settings": {"feature_dtype": "int8"}}, ("does not read feature_dtype",)),
 ])
 def test_what_is_wrong_with_an_ablation_is_told(setting, tmp_path, entry, parts):
     _, values = setting

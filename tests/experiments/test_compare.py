@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -44,7 +45,8 @@ def setting(tmp_path_factory):
         model=tiny.save(folder / "model"), pool=(write_rows(folder / "pool.jsonl", 24, 100),),
         target=(write_rows(folder / "target.jsonl", 4, 300, ["x", "y"]),),
         test=(write_rows(folder / "test.jsonl", 6, 500, ["y", "x", "x"]),),
-        budget="5", seeds=2, epochs=1, lora_rank=2, projection_dim=64, warmup_epochs=1, warmup_rows=8, max_length=128,
+        budget="5", seeds=2, epochs=1, lora_rank=2, max_length=128,
+        own={"less": {"projection_dim": 64, "warmup_epochs": 1, "warmup_rows": 8, "warmup_batch_size": 4}},
         methods=("less-round-robin", "less"), baselines=("random", "full"), batch_size=4, exact_match_tokens=8,
     )
     return folder, values
@@ -145,6 +147,33 @@ def test_another_test_file_scores_the_kept_trainings(setting, done, monkeypatch)
     assert not other.results.arms[0].subtasks
     assert {p.name: (p / "adapter.safetensors").stat().st_mtime_ns for p in (done.folder / "training").iterdir()
             if (p / "adapter.safetensors").is_file()} == trained
+
+
+def test_the_warmup_and_the_trainings_have_learning_rates_of_their_own(setting, done, tmp_path):
+    """Another one of the trainings leaves warmup and features as they are, another one of the warmup run the trainings
+    on random rows."""
+    shutil.copytree(done.folder, tmp_path / "run")
+    random = cells_of(done.folder)
+    faster = api.compare(config(setting, "faster", output_dir=str(tmp_path / "run"), learning_rate=1e-3,
+                            methods=("less",), baselines=("random",)))
+    steps = {step["step"]: step["reused"] for step in read_json(faster.folder / "manifest.json")["times"]}
+    assert steps["warmup"]
+    assert steps["pool features"]
+    assert steps["target features"]
+    assert "train and score (4 trainings)" in steps, "two of less, two of random; zero-shot is not trained"
+    own = {"less": {**setting[1]["own"]["less"], "warmup_learning_rate": 1e-3}}
+    warmer = api.compare(config(setting, "warmer", output_dir=str(tmp_path / "run"), own=own, recompute=True,
+                            methods=("less",), baselines=("random",)))
+    steps = {step["step"]: step["reused"] for step in read_json(warmer.folder / "manifest.json")["times"]}
+    assert not steps["warmup"]
+    assert not steps["pool features"]
+    assert cells_of(tmp_path / "run").items() >= random.items(), "nothing that was trained is trained again"
+    trained = next(int(step.split("(")[1].split()[0]) for step in steps if step.startswith("train and score"))
+    assert trained <= 2, "at most those of less"
+
+
+def cells_of(folder):
+    return {path.relative_to(folder): path.stat().st_mtime_ns for path in (folder / "training").glob("*/scores-*.json")}
 
 
 def test_several_workers_come_to_the_same_numbers(setting, done):

@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 from siftune._common.errors import ConfigError
 from siftune.methods.bm25 import Bm25, Index
 from tests.methods.contexts import whole
-from tests.methods.texts import ODD, context, demo, examples, permuted
+from tests.methods.texts import ODD, demo, examples, for_method, permuted
+
+context = for_method("bm25")
 
 POOL = [*demo("pool", 60), *[(text, "yes") for text in ODD], *demo("pool", 2)]
 TARGET = [*demo("target", 6), ("word word words", "ignored"), ("?!", "word"), ("数学を勉強する", "x"),

@@ -25,7 +25,9 @@ from siftune.methods.less import Less
 from siftune.methods.logra import LoGra
 from siftune.methods.rds import Rds
 from tests.methods import texts
-from tests.methods.contexts import context, examples, whole
+from tests.methods.contexts import examples, for_method, whole
+
+context = for_method("less")
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:
@@ -130,9 +132,9 @@ def of_model(folder, **changes):
     return made
 
 
-def of_text(folder, **changes):
+def of_text(folder, owner="embed", **changes):
     pool, target = texts.demo("pool", 12), texts.demo("target", 3)
-    made = texts.context(folder, texts.examples(pool), texts.examples(target, "target"), **changes)
+    made = texts.context(folder, texts.examples(pool), texts.examples(target, "target"), owner=owner, **changes)
     made.existing = texts.examples(pool[:2], "known")
     return made
 
@@ -157,7 +159,7 @@ def test_vectors_of_a_file_less_their_mean_equal_plain_loops(tmp_path, with_targ
     np.save(tmp_path / "x.npy", X)
     np.save(tmp_path / "q.npy", Q)
     given = {"target_vectors": str(tmp_path / "q.npy")} if with_targets else {}
-    made = of_text(tmp_path, center=True, **given)
+    made = of_text(tmp_path, "file", center=True, **given)
     found = FromFile(str(tmp_path / "x.npy")).compute(made)
     vectors = rows(found.vectors)
     assert not vectors[4].any(), "a vector of zeros has no direction"
@@ -170,6 +172,7 @@ def test_vectors_of_a_file_less_their_mean_equal_plain_loops(tmp_path, with_targ
 
 @pytest.mark.parametrize("representation", [Gist, LoGra])
 def test_plain_gradients_need_no_rows_besides(tmp_path, representation):
+    context = for_method(representation.name)
     plain = whole(representation().compute(context(tmp_path)).blocks)
     again = context(tmp_path, center=True)
     found = representation().compute(again)

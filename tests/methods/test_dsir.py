@@ -16,7 +16,9 @@ from hypothesis import strategies as st
 from siftune._common.errors import DataError
 from siftune.data.text.ngrams import bucket_of, hashed_ngrams
 from siftune.methods.dsir import Dsir
-from tests.methods.texts import ODD, context, demo, examples, permuted
+from tests.methods.texts import ODD, demo, examples, for_method, permuted
+
+context = for_method("dsir")
 
 POOL = [*demo("pool", 60), *[(text, "yes") for text in ODD], ("", " "), *demo("pool", 2)]
 TARGET = [*demo("target", 6), ("数学", "x")]

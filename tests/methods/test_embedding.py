@@ -13,7 +13,9 @@ from siftune.features.store import FeatureStore
 from siftune.methods.embedding import Embedding, embedding_vectors
 from siftune.models.sentence_embedding import load_sentence_model, minilm_folder
 from tests.methods.contexts import whole
-from tests.methods.texts import ODD, context, demo, examples, permuted
+from tests.methods.texts import ODD, demo, examples, for_method, permuted
+
+context = for_method("embed")
 
 POOL = [*demo("pool", 16), *[(text, "yes") for text in ODD], ("", ""), *demo("pool", 2)]
 TARGET = [*demo("target", 3), ("数学", ""), ("x " * 700, "")]

@@ -15,7 +15,9 @@ from siftune._common.errors import ConfigError, DataError, SiftuneError
 from siftune.features import user_files
 from siftune.methods.from_file import FromFile
 from tests.methods.contexts import whole
-from tests.methods.texts import context, examples
+from tests.methods.texts import examples, for_method
+
+context = for_method("file")
 
 N, M, D = 11, 3, 4
 RNG = np.random.default_rng(0)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 import pytest
 import torch
@@ -17,7 +15,9 @@ from siftune.features.gradients.warmup import run_warmup
 from siftune.methods.gist import Gist, subspace
 from siftune.methods.less import Less
 from siftune.models.lora import attach_lora, detach_lora, load_adapter_state
-from tests.methods.contexts import context, examples, whole
+from tests.methods.contexts import examples, for_method, whole
+
+context = for_method("gist")
 
 
 def gradients(model, rows) -> np.ndarray:
@@ -40,8 +40,8 @@ def oracle(made, rank: int | None) -> tuple[np.ndarray, dict[str, np.ndarray], l
     """(S[M, N], subtask -> score[N], captured share of every row per checkpoint), from the paper's formulas."""
     config, loaded = made.config, made.model
     model = attach_lora(loaded.model, lora_settings(config), derive(config.seed, "adapter")).eval()
-    checkpoints = run_warmup(model, made.pool.rendered, made.pool.ids, warmup_settings(config), made.folder / "oracle",
-                             derive(config.seed, "warmup"), pad_id=0, device="cpu",
+    checkpoints = run_warmup(model, made.pool.rendered, made.pool.ids, warmup_settings(made.settings, config),
+                             made.folder / "oracle", derive(config.seed, "warmup"), pad_id=0, device="cpu",
                              base_key=f"{loaded.weights} {loaded.dtype}")
     model.eval()
     total = sum(c.mean_learning_rate for c in checkpoints)
@@ -54,7 +54,7 @@ def oracle(made, rank: int | None) -> tuple[np.ndarray, dict[str, np.ndarray], l
         left, scale, right = np.linalg.svd(G, full_matrices=False)
         if rank is None:
             share = np.cumsum(scale**2) / (scale**2).sum()
-            r = next(i for i in range(len(share)) if share[i] >= config.target_rank - 1e-12) + 1
+            r = next(i for i in range(len(share)) if share[i] >= made.settings.target_rank - 1e-12) + 1
         else:
             r = rank
         P = right[:r].T  # [D, r]: the same span as G^T U_r diag(1 / S_r)
@@ -92,7 +92,7 @@ def test_the_whole_span_gives_the_exact_cosines_divided_by_the_captured_share(tm
     """Inside the span of all targets nothing of <q, x> is lost; only the length of x shrinks to what lies inside."""
     full = context(tmp_path / "gist", target_rank=5.0, warmup_epochs=1)
     found = Gist().compute(full)
-    exact = Less().compute(context(tmp_path / "less", adam="none", projection="none", warmup_epochs=1))
+    exact = Less().compute(for_method("less")(tmp_path / "less", adam="none", projection="none", warmup_epochs=1))
     from siftune.features.store import FeatureStore
 
     store = FeatureStore.load(found.stores[0])
@@ -124,11 +124,11 @@ def test_one_pass_serves_several_targets_and_gives_each_what_it_has_alone(tmp_pa
     alone = []
     for i in (0, 1):
         made = targets(tmp_path / f"alone-{i}")[i]
-        made.config = dataclasses.replace(made.config, **rank)
+        made.config = made.config.with_own({"gist": rank})
         alone.append(Gist().compute(made))
     first, second, broken = targets(tmp_path / "together")
     for made in (first, second, broken):
-        made.config = dataclasses.replace(made.config, **rank)
+        made.config = made.config.with_own({"gist": rank})
     first.siblings = lambda: (second, broken)
     together = [Gist().compute(first), Gist().compute(second)]
     for one, other in zip(together, alone, strict=True):

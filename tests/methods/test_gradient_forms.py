@@ -16,8 +16,10 @@ from siftune.features.store.codec import DTYPES
 from siftune.methods.less import Less
 from siftune.methods.logra import LoGra
 from siftune.models.lora import block_modules
-from tests.methods.contexts import context, examples, tiny_model, whole
+from tests.methods.contexts import examples, for_method, tiny_model, whole
 from tests.methods.test_less import oracle
+
+context, of_logra = for_method("less"), for_method("logra")
 
 
 def test_store_free_scores_are_exact_to_a_relative_error_of_1e_4(tmp_path):
@@ -88,14 +90,14 @@ def test_base_model_gradients_through_both_factors_equal_the_projected_autograd_
 
 @pytest.mark.parametrize("projection", ["factgrass", "sparse-jl"])
 def test_base_model_gradients_have_other_projections_and_workers(tmp_path, projection):
-    one = LoGra().compute(context(tmp_path / "one", projection=projection))
-    two = context(tmp_path / "two", projection=projection, workers=2)
+    one = LoGra().compute(of_logra(tmp_path / "one", projection=projection))
+    two = of_logra(tmp_path / "two", projection=projection, workers=2)
     two.load = tiny_model
     np.testing.assert_allclose(whole(LoGra().compute(two).blocks), whole(one.blocks), atol=1e-5)
 
 
 def test_the_last_layers_alone_give_the_gradients_of_those_layers(tmp_path):
-    found = LoGra().compute(context(tmp_path, lora_layers=1, projection="sparse-jl", projection_dim=20_000))
+    found = LoGra().compute(of_logra(tmp_path, lora_layers=1, projection="sparse-jl", projection_dim=20_000))
     model = context(tmp_path).model.model
     last = [name for name in block_modules(model) if ".2." in name]
     assert block_modules(model, 1) == last
@@ -161,7 +163,7 @@ def test_rows_alike_are_shared_across_blocks():
 ])
 def test_a_projection_that_does_not_fit_is_refused(tmp_path, representation, projection, why):
     with pytest.raises(ConfigError, match="projection") as caught:
-        representation.compute(context(tmp_path, projection=projection))
+        representation.compute(for_method(representation.name)(tmp_path, projection=projection))
     assert why in str(caught.value)
 
 

@@ -15,7 +15,9 @@ from siftune.features.store import FeatureStore
 from siftune.methods.ifd import RULED_OUT, Ifd, ifd, readers, without_prompt
 from tests import tiny
 from tests.features.forward.test_loss import alone, own_loss
-from tests.methods.contexts import context, examples
+from tests.methods.contexts import examples, for_method
+
+context = for_method("ifd")
 
 OPENING = tuple(tiny.tokenizer()("<|im_start|>assistant\n")["input_ids"])
 

@@ -23,7 +23,9 @@ from siftune.methods.learning_percentage import (
 )
 from siftune.models.lora import attach_lora, detach_lora, load_adapter_state
 from tests.features.forward.test_loss import own_loss
-from tests.methods.contexts import context, examples
+from tests.methods.contexts import examples, for_method
+
+context = for_method("learning-percentage")
 
 
 def perplexities(made) -> list[list[float]]:
@@ -45,14 +47,14 @@ def perplexities(made) -> list[list[float]]:
 def test_both_forms_equal_their_plain_loop_oracles(tmp_path, architecture):
     batches = [{"batch_tokens": 64}, {"batch_tokens": 1, "shard_rows": 3}]
     for number, changes in enumerate(batches if architecture == "llama" else batches[:1]):
-        full = context(tmp_path / str(number), architecture=architecture, learning_rate=3e-2, **changes)
+        full = context(tmp_path / str(number), architecture=architecture, training_learning_rate=3e-2, **changes)
         found = LearningPercentage().compute(full).scores
         p0, p1, _, p3 = perplexities(full)
         expected = [-(a - b) / (a - c) if a > c else 0.0 for a, b, c in zip(p0, p1, p3, strict=True)]
         assert max(expected) - min(expected) > 0.05, "the instance tells rows apart"
         # A ratio of small differences: rounding counts for more in it than in the losses.
         np.testing.assert_allclose(found, np.clip(expected, -2, 1), rtol=2e-3, atol=1e-4)
-        app = context(tmp_path / str(number), architecture=architecture, learning_rate=3e-2,
+        app = context(tmp_path / str(number), architecture=architecture, training_learning_rate=3e-2,
                       learning_percentage="app", **changes)
         np.testing.assert_allclose(LearningPercentage().compute(app).scores,
                                    [-(a - b) / a for a, b in zip(p0, p1, strict=True)], atol=1e-4)
@@ -72,7 +74,7 @@ def contradictory() -> Examples:
 
 
 def test_a_row_that_training_makes_worse_has_percentage_0_and_is_counted(tmp_path):
-    made = context(tmp_path, learning_rate=3e-2)
+    made = context(tmp_path, training_learning_rate=3e-2)
     made.pool = contradictory()
     found = LearningPercentage().compute(made)
     p0, p1, _, p3 = perplexities(made)
@@ -113,12 +115,12 @@ def test_the_short_form_is_the_first_epoch_of_the_long_one_and_either_goes_on_fr
 def test_every_usable_row_is_trained_on(tmp_path):
     from siftune._common.files import read_json
 
-    made = context(tmp_path, warmup_share=0.1, warmup_rows=2, learning_percentage="app")
+    made = context(tmp_path, learning_percentage="app")
     LearningPercentage().compute(made)
     assert sorted(read_json(tmp_path / "learning-percentage/rows.json")["rows"]) == sorted(made.pool.ids)
 
 
-@pytest.mark.parametrize("changes", [{"learning_rate": 1e-3}, {"seed": 1}, {"model_seed": 3}])
+@pytest.mark.parametrize("changes", [{"training_learning_rate": 1e-3}, {"seed": 1}, {"model_seed": 3}])
 def test_other_settings_are_refused_before_training_and_replace_everything_when_told_to(tmp_path, monkeypatch, changes):
     changes["learning_percentage"] = "app"
     run = tmp_path / "run"

@@ -18,23 +18,25 @@ from siftune.features.store import FeatureStore
 from siftune.methods.less import Less
 from siftune.models.lora import attach_lora, detach_lora, load_adapter_state
 from tests.interrupt import stopped_after
-from tests.methods.contexts import context, examples
+from tests.methods.contexts import examples, for_method
+
+context = for_method("less")
 
 
 def oracle(made: Context) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """(S[M, N], subtask -> Inf[N]) in float64 loops, from the formulas of sections 3 and 4."""
-    config, loaded = made.config, made.model
+    config, settings, loaded = made.config, made.settings, made.model
     model = attach_lora(loaded.model, lora_settings(config), derive(config.seed, "adapter"))
-    checkpoints = run_warmup(model, made.pool.rendered, made.pool.ids, warmup_settings(config), made.folder / "oracle",
-                             derive(config.seed, "warmup"), pad_id=0, device="cpu",
+    checkpoints = run_warmup(model, made.pool.rendered, made.pool.ids, warmup_settings(settings, config),
+                             made.folder / "oracle", derive(config.seed, "warmup"), pad_id=0, device="cpu",
                              base_key=f"{loaded.weights} {loaded.dtype}")
-    if config.checkpoints == "last":
+    if settings.checkpoints == "last":
         checkpoints = checkpoints[-1:]
-    dot = config.gradient_score == "dot"
+    dot = settings.gradient_score == "dot"
     etas = [c.mean_learning_rate for c in checkpoints]
-    exact = config.projection == "none"
-    kind = "sparse-jl" if config.projection in ("auto", "none") else config.projection
-    sketch = projection(kind, config.projection_dim, derive(config.seed, "projection"))
+    exact = settings.projection == "none"
+    kind = "sparse-jl" if settings.projection in ("auto", "none") else settings.projection
+    sketch = projection(kind, settings.projection_dim, derive(config.seed, "projection"))
     matrices: dict[str, np.ndarray] = {}
     S = np.zeros((len(made.target), len(made.pool)))
     groups = list(dict.fromkeys(row.subtask for row in made.target.rows))
@@ -54,7 +56,7 @@ def oracle(made: Context) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     def projected(parts: dict[str, np.ndarray]) -> np.ndarray:
         if exact:
             return np.concatenate(list(parts.values()))
-        total = np.zeros(config.projection_dim)
+        total = np.zeros(settings.projection_dim)
         for name, part in parts.items():
             if name not in matrices:
                 out = sketch.new(len(part), "cpu")
@@ -74,16 +76,16 @@ def oracle(made: Context) -> tuple[np.ndarray, dict[str, np.ndarray]]:
             parts = {}
             for name, g in gradient(row).items():
                 first, second = b1 * m[name] + (1 - b1) * g, b2 * v[name] + (1 - b2) * g * g
-                if config.adam == "paper":
+                if settings.adam == "paper":
                     parts[name] = (first / (1 - b1**t)) / (np.sqrt(second / (1 - b2**t)) + checkpoint.eps)
-                elif config.adam == "less-code":
+                elif settings.adam == "less-code":
                     parts[name] = first / np.sqrt(second + checkpoint.eps)
                 else:
                     parts[name] = g
             direction = projected(parts)
             x.append(direction if dot else direction / np.linalg.norm(direction))
         q = [projected(gradient(row)) for row in made.target.rendered]
-        if config.center:
+        if settings.center:
             plain = [projected(gradient(row)) for row in made.pool.rendered]
             common = sum(g / np.linalg.norm(g) for g in plain) / len(plain)
             q = [g - np.linalg.norm(g) * common for g in q]
@@ -95,7 +97,7 @@ def oracle(made: Context) -> tuple[np.ndarray, dict[str, np.ndarray]]:
                 S[i, j] += weight * float(np.dot(target, row)) / (1 if dot else np.linalg.norm(target))
         for group in groups:
             own = [g for g, row in zip(q, made.target.rows, strict=True) if row.subtask == group]
-            if config.target_mean == "gradient":
+            if settings.target_mean == "gradient":
                 mean = sum(own) / len(own)
                 mean = mean / (1 if dot else np.linalg.norm(mean))
             else:
@@ -175,10 +177,10 @@ def test_features_are_reused_and_an_interrupted_pass_continues(tmp_path, monkeyp
 @pytest.mark.parametrize(("change", "field"), [
     ({"model_seed": 1}, "model"),
     ({"lora_rank": 3}, "lora.rank"),
-    ({"projection_dim": 64}, "projection.dim"),
-    ({"adam": "less-code"}, "adam"),
-    ({"learning_rate": 1e-3}, "warmup.train.learning_rate"),
-    ({"warmup_epochs": 2}, "warmup.epochs"),
+    ({"projection_dim": 64}, "settings.projection_dim"),
+    ({"adam": "less-code"}, "settings.adam"),
+    ({"warmup_learning_rate": 1e-3}, "settings.warmup_learning_rate"),
+    ({"warmup_epochs": 2}, "settings.warmup_epochs"),
     ({"seed": 1}, "seed"),
 ])
 def test_a_store_of_other_settings_is_refused_before_any_work(tmp_path, change, field):

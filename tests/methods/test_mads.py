@@ -14,7 +14,9 @@ from siftune.methods.nag import Nag
 from siftune.selectors import Problem, select
 from tests import tiny
 from tests.features.forward import oracle
-from tests.methods.contexts import context
+from tests.methods.contexts import for_method
+
+context = for_method("mads")
 
 
 def expected(made, architecture: str, neurons="gated", span="response", aggregate="mean", count=20, threshold=0.0):
@@ -59,7 +61,7 @@ def test_settings_have_stores_of_their_own_and_equal_ones_share_one(tmp_path):
     names = {path.name for path in (tmp_path / "store").iterdir()}
     assert names == {"active-gated-response-mean-top20", "active-gated-response-mean-top7",
                      "active-gated-response-max-top20", "active-gated-response-mean-above0.25"}
-    made = context(tmp_path, neurons="gated", span="response")
+    made = for_method("nag")(tmp_path, neurons="gated", span="response")
     Nag().compute(made)
     assert [step["reused"] for step in made.clock.steps] == [True, False], "only the targets are new"
 
@@ -91,7 +93,7 @@ def test_notes_warn_where_longer_responses_have_larger_sets(tmp_path, capsys):
     by_length = np.corrcoef(sizes, lengths)[0, 1]
     assert found.notes["set_size_by_length"] == pytest.approx(by_length)
     assert by_length > 0.5, "the largest of more tokens is larger"
-    assert "--active" in found.notes["set_size_warning"]
+    assert "(active)" in found.notes["set_size_warning"]
     assert "chooses by length" in capsys.readouterr().err
 
 

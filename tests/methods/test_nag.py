@@ -13,7 +13,9 @@ from siftune.features.store import FeatureStore
 from siftune.methods.nag import Nag, overlaps, profiles
 from tests import tiny
 from tests.features.forward import oracle
-from tests.methods.contexts import context, examples, whole
+from tests.methods.contexts import examples, for_method, whole
+
+context = for_method("nag")
 
 
 def expected(made, architecture: str, count: int) -> np.ndarray:

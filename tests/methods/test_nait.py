@@ -13,7 +13,9 @@ from siftune.methods.loss import LossScore
 from siftune.methods.nait import Nait, principal_directions
 from tests import tiny
 from tests.features.forward import oracle
-from tests.methods.contexts import context, examples, whole
+from tests.methods.contexts import examples, for_method, whole
+
+context = for_method("nait")
 
 
 def first_component(deltas: list[np.ndarray]) -> np.ndarray:

@@ -10,7 +10,9 @@ from siftune.features.store import FeatureStore
 from siftune.methods.rds import Rds
 from tests import tiny
 from tests.features.forward import oracle
-from tests.methods.contexts import context, examples, whole
+from tests.methods.contexts import examples, for_method, whole
+
+context = for_method("rds")
 
 
 def cosines(made, architecture: str, queries, rows) -> np.ndarray:

@@ -18,8 +18,9 @@ from tests import tiny
 from tests.cli.pools import conversation
 from tests.features.in_context.fitted import fitted
 from tests.interrupt import stopped_after
-from tests.methods.contexts import context as plain_context
-from tests.methods.contexts import whole
+from tests.methods.contexts import for_method, whole
+
+plain_context = for_method("utility")
 
 SMALL = {"batch_tokens": 200, "shard_rows": 3}
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from siftune.config.settings import SelectConfig
 from siftune.data.rows import Examples, Message, Rendered, Row, content_hash
 from siftune.features.base import Context
+from tests.methods.contexts import configured
 
 ROOT = Path(__file__).parents[2]
 
@@ -37,12 +39,17 @@ def demo(name: str, stop: int | None = None) -> list[tuple[str, str]]:
     return [(row[0]["content"], row[1]["content"]) for row in turns]
 
 
-def context(folder: Path, pool: Examples, target: Examples | None = None, **changes: object) -> Context:
+def for_method(owner: str) -> Callable[..., Context]:
+    """:func:`context` of a method."""
+    return partial(context, owner=owner)
+
+
+def context(folder: Path, pool: Examples, target: Examples | None = None, *, owner: str, **changes: Any) -> Context:
     def no_model(config: SelectConfig) -> None:
         raise AssertionError("no language model is to be loaded")
 
-    config = dataclasses.replace(SelectConfig(shard_rows=7), **changes)  # pyright: ignore[reportArgumentType]
-    return Context(config, pool, target or Examples([], []), {}, folder, no_model)  # type: ignore[arg-type]
+    config = configured(SelectConfig(shard_rows=7), owner, **changes)
+    return Context(config, pool, target or Examples([], []), {}, folder, no_model, owner=owner)  # type: ignore[arg-type]
 
 
 def permuted(pool: Examples, order: Sequence[int]) -> Examples:

@@ -7,8 +7,9 @@ from dataclasses import replace
 import pytest
 
 from siftune._common.errors import ConfigError
+from siftune.config.catalogue import DELIFT_STAGES, RECIPES
 from siftune.pipeline.auto import PATIENCE, Situation, recommend
-from siftune.pipeline.recipes import DELIFT_STAGES, METHODS, representation_of, resolve
+from siftune.pipeline.recipes import representation_of, resolve
 from siftune.selectors import SELECTORS
 
 LAPTOP = Situation(has_target=True, budget_rows=300, rows=10_000, tokens=1_000_000, parameters=135_000_000,
@@ -50,7 +51,7 @@ def test_every_reason_tells_the_expected_cost() -> None:
             for tokens in (10_000, 10_000_000, 10_000_000_000):
                 s = replace(LAPTOP, has_target=target, has_existing=existing, tokens=tokens)
                 assert "about" in recommend(s).reason
-                assert recommend(s).method in METHODS
+                assert recommend(s).method in RECIPES
                 resolve("auto", has_target=target, has_existing=existing, situation=s)
 
 
@@ -63,7 +64,7 @@ def test_vectors_serve_without_a_target_where_the_selector_asks_for_no_similarit
 
 
 def test_every_method_names_parts_that_exist() -> None:
-    for method in METHODS.values():
+    for method in RECIPES.values():
         representation_of(method.representation)
         assert method.selector in SELECTORS
     assert all(selector in SELECTORS for selector in DELIFT_STAGES.values())

@@ -340,13 +340,14 @@ def test_targeted_variants_need_similarities(selector):
 
 
 @pytest.mark.parametrize(("selector", "options", "says"), [
-    ("flmi", {"eta": -1.0}, "eta must be"), ("flmi", {"eta": float("nan")}, "eta must be"),
-    ("flcg", {"nu": 1e9}, "nu must be"), ("facility-location", {"algorithm": "greedi"}, "unknown algorithm"),
-    ("facility-location", {"kernel": "spare"}, "unknown kernel"), ("flmi", {"negatives": "no"}, "unknown value"),
-    ("facility-location", {"algorithm": "stochastic", "epsilon": 0.0}, "epsilon must be"),
-    ("facility-location", {"algorithm": "partitioned", "parts": 0}, "0 parts"),
-    ("graph-cut", {"lambda_": -0.1}, "lambda_ must be"), ("log-det", {"ridge": -1.0}, "ridge must be"),
-    ("coverage", {"cap": 0}, "at least once"), ("coverage", {"weights": "tf"}, "unknown weights"),
+    ("flmi", {"eta": -1.0}, "flmi.eta cannot be -1.0"), ("flmi", {"eta": float("nan")}, "flmi.eta cannot be nan"),
+    ("flcg", {"nu": 1e9}, "flcg.nu cannot be"), ("facility-location", {"algorithm": "greedi"}, "did you mean 'greedy'"),
+    ("facility-location", {"kernel": "spare"}, "unknown value of facility-location.kernel"),
+    ("flmi", {"negatives": "no"}, "unknown value"),
+    ("facility-location", {"algorithm": "stochastic", "epsilon": 0.0}, "epsilon cannot be 0.0"),
+    ("facility-location", {"algorithm": "partitioned", "parts": 0}, "parts cannot be 0"),
+    ("graph-cut", {"lambda_": -0.1}, "lambda_ cannot be"), ("log-det", {"ridge": -1.0}, "ridge cannot be"),
+    ("coverage", {"cap": 0}, "cap cannot be 0"), ("coverage", {"weights": "tf"}, "unknown value of coverage.weights"),
 ])
 def test_options_out_of_range_are_refused(selector, options, says):
     with pytest.raises(ConfigError, match=says):

@@ -229,8 +229,8 @@ def test_the_form_is_chosen_by_size_and_said(monkeypatch):
     assert select(problem_of(X), 2, "facility-location").diagnostics["kernel"]["form"] == "sparse"
 
 
-@pytest.mark.parametrize(("options", "says"), [({"neighbors": 0}, "at least one neighbour"),
-                                               ({"index": "lsh"}, "unknown index")])
+@pytest.mark.parametrize(("options", "says"), [({"neighbors": 0}, "neighbors cannot be 0"),
+                                               ({"index": "lsh"}, "unknown value of facility-location.index")])
 def test_options_of_the_neighbours_are_checked(options, says):
     with pytest.raises(ConfigError, match=says):
         select(problem_of(np.eye(3)), 1, "facility-location", kernel="sparse", **options)

@@ -172,7 +172,7 @@ def test_the_number_of_rows_is_the_share_but_not_less_than_the_minimum() -> None
     assert len(warmup_rows(IDS, WarmupSettings(share=0.11, min_rows=1), 0)) == 3
     assert len(warmup_rows(IDS, WarmupSettings(share=0.11, min_rows=10), 0)) == 10
     assert len(warmup_rows(IDS, WarmupSettings(share=0.11, min_rows=100), 0)) == 20
-    with pytest.raises(ConfigError, match="--warmup-share"):
+    with pytest.raises(ConfigError, match="--set warmup_share"):
         WarmupSettings(share=0)
     with pytest.raises(DataError, match="no usable row"):
         warmup_rows([], SETTINGS, 0)

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from siftune._common.errors import ConfigError, SiftuneError
-from siftune.cli.options import with_options
+from siftune.cli.options import Grouped, with_options
 from siftune.config.settings import CompareConfig, DataConfig, SelectConfig, load
 
 app = typer.Typer(
@@ -32,7 +32,7 @@ def _command() -> str:
     return "siftune " + shlex.join(sys.argv[1:])
 
 
-@app.command()
+@app.command(cls=Grouped)
 @with_options(SelectConfig)
 def select(flags: dict[str, Any], config_file: str | None) -> None:
     """Choose a subset of a pool: the main job."""
@@ -42,7 +42,7 @@ def select(flags: dict[str, Any], config_file: str | None) -> None:
     print_run(run(load(SelectConfig, config_file, flags), command=_command()))
 
 
-@app.command()
+@app.command(cls=Grouped)
 @with_options(CompareConfig)
 def compare(flags: dict[str, Any], config_file: str | None) -> None:
     """Train on the subset and on baselines; score held-out rows."""
@@ -86,7 +86,7 @@ def study(
         raise typer.Exit(1)
 
 
-@app.command()
+@app.command(cls=Grouped)
 @with_options(SelectConfig)
 def plan(flags: dict[str, Any], config_file: str | None) -> None:
     """Estimate time, memory and disk from a short probe.
@@ -98,7 +98,7 @@ def plan(flags: dict[str, Any], config_file: str | None) -> None:
     print(run(load(SelectConfig, config_file, flags)))
 
 
-@app.command()
+@app.command(cls=Grouped)
 @with_options(DataConfig, leave_out=("pool", "target", "test"))
 def inspect(
     flags: dict[str, Any],
@@ -145,14 +145,20 @@ def export(
 
 
 @app.command()
-def methods() -> None:
-    """List methods, representations and selectors.
+def methods(
+    name: Annotated[str | None, typer.Argument(help="A method or selector: shows all of its settings.",
+                                               metavar="[NAME]")] = None,
+) -> None:
+    """List recipes, methods and selectors, or the settings of one.
 
     Each with its paper, what it needs and what it costs.
     """
-    from siftune.cli.printing import print_methods
+    from siftune.cli.methods import print_method, print_methods
 
-    print_methods()
+    if name is None:
+        print_methods()
+    else:
+        print_method(name)
 
 
 @app.command()
@@ -182,6 +188,29 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
         raise typer.Exit
 
 
+def _successor(option: str | None) -> str | None:
+    """What to type instead of a flag that is the setting of a method or selector."""
+    from siftune.config.earlier import HINTS, TRAINED
+    from siftune.config.owned import owners_of
+
+    if not option:
+        return None
+    flag, typed = option.partition("=")[0], sys.argv[1:]
+    value = next((word.partition("=")[2] for word in typed if word.startswith(f"{flag}=")), "")
+    if not value and flag in typed[:-1] and not typed[typed.index(flag) + 1].startswith("--"):
+        value = typed[typed.index(flag) + 1]
+    name = flag.lstrip("-").replace("-", "_")
+    if name == "option":
+        return f"--option is now --set: type --set {value or 'NAME=VALUE'}"
+    if name.startswith("no_") and owners_of(name[3:]):
+        name, value = name[3:], "false"
+    if name in TRAINED:
+        return f"type --set {TRAINED[name]}={value or 'VALUE'} for the warmup run of a method"
+    if name in HINTS or owners_of(name):
+        return f"it is a setting of {', '.join(owners_of(name))}: type --set {name}={value or 'true'}"
+    return None
+
+
 def main() -> None:
     """Run the command line; a user's mistake is printed without a traceback and ends with exit code 2."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -198,8 +227,8 @@ def main() -> None:
         sys.exit(error.exit_code)
     except _UsageError as error:
         command = error.ctx.command_path if error.ctx else "siftune"
-        print(f"error: {ConfigError(error.format_message(), hint=f'{command} --help tells what it takes')}",
-              file=sys.stderr)
+        hint = _successor(getattr(error, "option_name", None)) or f"{command} --help tells what it takes"
+        print(f"error: {ConfigError(error.format_message(), hint=hint)}", file=sys.stderr)
         sys.exit(2)
     except (KeyboardInterrupt, typer.Abort):
         print("interrupted: run the same command again to continue where it was", file=sys.stderr)

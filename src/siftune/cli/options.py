@@ -4,14 +4,36 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import typer
+from typer.core import TyperCommand
 
 from siftune.config.settings import DataConfig, flag_of
+from siftune.config.shared import DATA, FIRST, MODEL, RUN, SELECTION, TRAINING
 
 _METAVARS = {int: "N", float: "X", bool: None}
+_GROUPS = (FIRST, MODEL, DATA, SELECTION, TRAINING, RUN)
+_FIRST = ("--pool", "--target", "--budget", "--method", "--methods", "--set")
+
+
+class Grouped(TyperCommand):
+    """A command whose ``--help`` has its options in titled groups, what everyone needs first."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        groups: dict[str, list[Any]] = {name: [] for name in (*_GROUPS, "Other")}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record is not None and parameter.param_type_name == "option":
+                group = getattr(parameter, "rich_help_panel", None) or "Other"
+                groups.setdefault(group, []).append((parameter.opts[0], record))
+        for name, found in groups.items():
+            if name == FIRST:
+                found.sort(key=lambda entry: _FIRST.index(entry[0]) if entry[0] in _FIRST else len(_FIRST))
+            if found:
+                with formatter.section(name):
+                    formatter.write_dl([record for _, record in found])
 
 
 def with_options(kind: type[DataConfig], *, leave_out: tuple[str, ...] = ()) -> Callable[[Any], Any]:
@@ -44,20 +66,25 @@ def with_options(kind: type[DataConfig], *, leave_out: tuple[str, ...] = ()) -> 
 
 
 def _config_file() -> inspect.Parameter:
-    option = typer.Option("--config", help="YAML file with any of these settings; flags win.", metavar="FILE")
+    option = typer.Option("--config", help="YAML file with any of these settings; flags win. Settings of a method or "
+                          "selector stand there in a block of its name.", metavar="FILE", rich_help_panel=RUN)
     return inspect.Parameter("config_file", inspect.Parameter.KEYWORD_ONLY, default=None,
                              annotation=Annotated[str | None, option])
 
 
 def _parameter(field: dataclasses.Field[Any], hint: Any) -> inspect.Parameter:
-    many = get_origin(hint) is tuple
+    blocks = get_origin(hint) not in (None, tuple, Literal) and issubclass(get_origin(hint), Mapping)
+    many = get_origin(hint) is tuple or blocks
     # Texts but for switches: the config reads numbers and choices, and tells mistakes the same way as for YAML.
     kind: Any = list[str] if many else bool if hint is bool else str
-    default: Any = field.default
+    default: Any = () if blocks else field.default
     shown = "" if default in ((), "", None) else f" [default: {', '.join(default) if many else default}]"
+    paper = field.metadata["paper"]
+    shown += f" [{paper}]" if paper is not None else ""
     flag = flag_of(field)
     names = [f"{flag}/--no-{flag[2:]}"] if kind is bool else [flag]
-    metavar = "|".join(get_args(hint)) if get_origin(hint) is Literal else _METAVARS.get(hint, "TEXT")
+    metavar = ("|".join(get_args(hint)) if get_origin(hint) is Literal else "NAME=VALUE" if blocks
+               else _METAVARS.get(hint, "TEXT"))
     option = typer.Option(*names, help=field.metadata["help"] + shown, rich_help_panel=field.metadata["group"],
                           metavar=metavar, show_default=False)
     return inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=None,

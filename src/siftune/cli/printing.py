@@ -81,35 +81,3 @@ def print_inspection(found: Inspection) -> None:
         console.print(f"\n{row.where}  id {row.id}  {len(rendered)} tokens, {rendered.supervised} supervised (green)",
                       style="bold", markup=False)
         console.print(mask_preview(rendered, found.tokenizer))
-
-
-def print_methods() -> None:
-    """Three tables: recipes, representations, selectors."""
-    from siftune.pipeline.recipes import METHODS, REPRESENTATIONS
-    from siftune.selectors import SELECTORS
-    from siftune.selectors import methods as selectors
-
-    print("Methods (--method): a representation and a selector as published together\n")
-    _print_entry("auto", "the published recipe for your target and budget; says what it chose and why")
-    for m in METHODS.values():
-        _print_entry(m.name, f"{m.representation} + {m.selector}. {m.summary}", paper=m.paper)
-    print("Representations (--representation)\n")
-    for r in (REPRESENTATIONS.get(name) for name in REPRESENTATIONS.names()):
-        needs = [name for name, needed in (("model", r.needs_model), ("target", r.needs_target)) if needed]
-        _print_entry(r.name, r.summary, paper=r.paper, needs=", ".join(needs) or "nothing", cost=r.cost)
-    print("Selectors (--selector)\n")
-    for s in selectors():
-        options = [name for name in SELECTORS.get(s.name).options if name != "seed"]
-        _print_entry(s.name, s.summary, paper=s.paper, needs=s.needs, cost=s.complexity, suits=s.suits,
-                     options=", ".join(options))
-
-
-def _print_entry(name: str, summary: str, **facts: str) -> None:
-    import textwrap
-
-    indent = " " * 25
-    print(textwrap.fill(summary, 100, initial_indent=f"  {name:22} ", subsequent_indent=indent))
-    told = "; ".join(f"{key}: {value}" for key, value in facts.items() if value)
-    if told:
-        print(textwrap.fill(told, 100, initial_indent=indent, subsequent_indent=indent))
-    print()

@@ -1,13 +1,15 @@
 """What a setting is, whoever owns it: a field of a frozen dataclass with its help, its range and what it decides.
 
-Settings that all share are in :mod:`siftune.config.settings`; those of a method or a selector stand in its own file.
+Settings that all share are in :mod:`siftune.config.settings`; those of a method or a selector stand in its own file,
+in a child of :class:`OwnSettings`.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import reprlib
 from collections.abc import Callable
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, get_args
 
 from siftune._common.errors import ConfigError
@@ -31,8 +33,8 @@ class Rule(NamedTuple):
 
 POSITIVE = Rule("a finite number above 0", lambda x: 0 < x < float("inf"))
 NOT_NEGATIVE = Rule("a finite number of 0 or more", lambda x: 0 <= x < float("inf"))
-COUNT = Rule("1 or more", lambda x: x >= 1)
-COUNT_OR_NONE = Rule("0 or more", lambda x: x >= 0)
+COUNT = Rule("1 or more, below 2^63", lambda x: 1 <= x < 2**63)
+COUNT_OR_NONE = Rule("0 or more, below 2^63", lambda x: 0 <= x < 2**63)
 SHARE = Rule("above 0 and at most 1", lambda x: 0 < x <= 1)
 SHARE_OR_NONE = Rule("from 0 to 1", lambda x: 0 <= x <= 1)
 PROPER_SHARE = Rule("above 0 and below 1", lambda x: 0 < x < 1)
@@ -54,8 +56,9 @@ def option(default: Any, help: str, *, decides: Decides = "features", rule: Rule
     """
     if decides not in get_args(Decides):
         raise ValueError(f"a setting cannot decide {decides!r}")
-    return field(default=default, metadata={"help": help, "decides": decides, "rule": rule, "paper": paper,
-                                            "group": group, "flag": flag})
+    given: Any = {"default_factory": lambda: dict(default)} if isinstance(default, dict) else {"default": default}
+    return field(**given, metadata={"help": help, "decides": decides, "rule": rule, "paper": paper, "group": group,
+                                     "flag": flag})
 
 
 def check_rules(settings: Any, name_of: Callable[[dataclasses.Field[Any]], str]) -> None:
@@ -70,9 +73,22 @@ def check_rules(settings: Any, name_of: Callable[[dataclasses.Field[Any]], str])
     """
     for setting in dataclasses.fields(settings):
         rule, value = setting.metadata.get("rule"), getattr(settings, setting.name)
-        if rule and not rule.holds(value):
+        if rule and value is not None and not rule.holds(value):
             name = name_of(setting)
-            raise ConfigError(f"{name} cannot be {value}", where=name, hint=f"give a value that is {rule.words}")
+            raise ConfigError(f"{name} cannot be {shown(value)}", where=name,
+                              hint=f"give a value that is {rule.words}")
+
+
+@dataclass(frozen=True)
+class OwnSettings:
+    """Base of the settings of one method or selector; by itself, those of one that has none.
+
+    Raises:
+        ConfigError: a number is out of its range.
+    """
+
+    def __post_init__(self) -> None:
+        check_rules(self, lambda setting: setting.name)
 
 
 def deciding(settings: Any, *stages: Decides) -> dict[str, Any]:
@@ -95,3 +111,15 @@ def plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [plain(item) for item in value]
     return value
+
+
+def shown(value: Any) -> str:
+    """A value as an error tells it: never long, whatever a file held."""
+    if isinstance(value, float):
+        return repr(value)
+    told = reprlib.Repr()
+    told.maxstring = told.maxother = 80
+    try:
+        return told.repr(value)
+    except ValueError:  # a whole number of more digits than Python writes out
+        return "a huge number"

@@ -1,8 +1,10 @@
 """Ablations: a method of the study with other settings, run as a method of its own.
 
-What may differ is what a representation or a selector reads. Where a setting changes the features themselves, they get
-a folder of their own below ``ablations``, so that two settings never fight over one store; the warmup run is shared
-unless it is what differs, and settings that only read the features in another way take those of the method.
+What may differ is what the method or its selector reads: their own settings, and those shared ones that the method
+says it reads. Where a setting decides the features themselves, they get a folder of their own below ``ablations``, so
+that two settings never fight over one store; the warmup run is shared unless it is what differs, and settings that only
+read the features in another way take those of the method. Which is which, each setting says itself
+(:data:`siftune.config.options.Decides`).
 """
 
 from __future__ import annotations
@@ -12,46 +14,25 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import Any, TypeVar
 
 from siftune._common.errors import ConfigError
 from siftune._common.registry import unknown_name
-from siftune.config.settings import CompareConfig, from_mapping
+from siftune.config.catalogue import RECIPES, Recipe, owner_of
+from siftune.config.owned import Blocks, bare, blocks_of, own_fields
+from siftune.config.settings import CompareConfig, SelectConfig, from_mapping
+from siftune.config.shared import shared_names
 from siftune.experiments.entries import named_entries
-from siftune.pipeline.recipes import METHODS, Method, representation_of, resolve
-from siftune.selectors import SELECTORS
+from siftune.features.base import deciding_features
+from siftune.features.gradient_settings import WarmedUp
+from siftune.pipeline.recipes import representation_of, resolve
 
-_GRADIENTS, _WARMED_UP, _PROJECTED = ("less", "gist", "logra"), ("less", "gist"), ("less", "logra")
-_FORWARD, _NEURONS, _ACTIVE = ("rds", "mads", "nag", "nait", "loss", "ifd"), ("mads", "nag", "nait"), ("mads", "nag")
-READ_BY: dict[str, tuple[str, ...]] = {
-    **dict.fromkeys(("warmup_share", "warmup_rows", "warmup_epochs", "checkpoints"), _WARMED_UP),
-    **dict.fromkeys(("target_mean", "gradient_score", "damping"), _GRADIENTS),
-    **dict.fromkeys(("projection", "projection_dim"), _PROJECTED),
-    **dict.fromkeys(("adam", "directions"), ("less",)),
-    "target_rank": ("gist",),
-    "autocast": (*_GRADIENTS, *_FORWARD),
-    **dict.fromkeys(("feature_dtype", "center"), (*_GRADIENTS, "rds", "embed")),
-    **dict.fromkeys(("neurons", "span"), _NEURONS),
-    **dict.fromkeys(("aggregate", "active", "threshold"), _ACTIVE),
-    "nait_score": ("nait",),
-    "embedding_model": ("embed", "learning-percentage", "utility"),
-    **dict.fromkeys(("utility", "pairs", "nominees", "random_nominees"), ("utility",)),
-    "learning_percentage": ("learning-percentage",),
-    "ngram_buckets": ("dsir",),
-}
-"""Settings that an ablation may change, and the representations that read them. Representations of other packages may
-read any of them."""
+C = TypeVar("C", bound=SelectConfig)
 
-SELECTORS_OWN = ("on_taken", "options")
-"""Settings of the selector: what a representation knows stays the same."""
+SHARED = ("autocast", "feature_dtype")
+"""Shared settings that an ablation may change, where its method does not say which it reads."""
 
-READINGS = ("target_mean", "gradient_score", "damping", "center", "checkpoints", "nait_score")
-"""Settings by which a representation reads the same features in another way."""
-
-TRAINED = ("warmup_share", "warmup_rows", "warmup_epochs")
-"""Settings of the warmup run."""
-
-_KNOWN = frozenset(name for names in READ_BY.values() for name in names) | {"bm25"}
 _FORM = "write ablations: [{name: less-plain-gradients, method: less-round-robin, settings: {adam: none}}]"
 
 
@@ -62,24 +43,40 @@ class Ablation:
     Attributes:
         name: as in the tables.
         method: the method of the study that it varies.
-        settings: what differs from the study's own settings, as a configuration holds it.
+        representation: whose features it is about.
+        own: what differs, by owner.
+        shared: what differs of the settings that all share.
+        base: the settings of ``representation`` in the study, with what differs.
     """
 
     name: str
     method: str
-    settings: Mapping[str, Any]
+    representation: str
+    own: Mapping[str, Mapping[str, Any]]
+    shared: Mapping[str, Any]
+    base: Any
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """What differs, by name."""
+        names = [name for block in self.own.values() for name in block]
+        return {**{name if names.count(name) == 1 else f"{owner}.{name}": value
+                   for owner, block in self.own.items() for name, value in block.items()}, **self.shared}
+
+    def of(self, config: C) -> C:
+        """A configuration with these settings."""
+        return dataclasses.replace(config.with_own(self.own), **self.shared)
 
     @property
     def evidence(self) -> dict[str, Any]:
-        """The settings that change what the representation knows."""
-        return {k: v for k, v in self.settings.items() if k not in SELECTORS_OWN}
+        """The settings that change what the method knows of the rows."""
+        return {**self.own.get(owner_of(self.representation), {}), **self.shared}
 
     @property
     def features(self) -> dict[str, Any]:
         """The settings that change the features themselves."""
-        # Without a projection the targets' directions are in the store, and the mean decides them.
-        stored = ("target_mean",) if self.settings.get("projection") == "none" else ()
-        return {k: v for k, v in self.evidence.items() if k not in READINGS or k in stored}
+        deciding = deciding_features(representation_of(self.representation), self.base)
+        return {k: v for k, v in self.evidence.items() if k in deciding or k in self.shared}
 
     @property
     def words(self) -> str:
@@ -88,7 +85,8 @@ class Ablation:
     @property
     def retrains(self) -> bool:
         """Whether it needs a warmup run of its own."""
-        return any(name in self.settings for name in TRAINED)
+        trained = {f.name for f in dataclasses.fields(WarmedUp) if f.metadata["decides"] == "features"}
+        return bool(trained & set(self.features))
 
     @property
     def folder(self) -> str:
@@ -134,70 +132,99 @@ def read_ablations(value: Any, methods: Sequence[str], taken: Sequence[str], com
         raise ConfigError(f"ablations cannot be {value!r}", where=where, hint=_FORM)
     found: list[Ablation] = []
     for name, at, entry in named_entries(value, "ablation", ("name", "method", "settings"), where, _FORM):
-        if name in (*methods, *METHODS, *taken):
+        if name in (*methods, *RECIPES, *taken):
             raise ConfigError(f"{name!r} is the name of a method or baseline", where=at,
                               hint="give the ablation a name of its own")
         method = entry.get("method")
         if not isinstance(method, str) or method not in methods:
             raise _other_method(method, methods, at)
-        found.append(Ablation(name, method, _settings(entry.get("settings"), method, common, at)))
+        found.append(_read(name, method, entry.get("settings"), common, at))
     return tuple(found)
 
 
 def _other_method(method: Any, methods: Sequence[str], at: str) -> ConfigError:
     if not isinstance(method, str):
         return ConfigError("an ablation names no method", where=at, hint=_FORM)
-    if method in METHODS or ":" in method:
+    if method in RECIPES or ":" in method:
         return ConfigError(f"{method} is not among the methods of the study", where=at,
                            why="An ablation is held against the method that it varies.",
                            hint=f"add {method} to methods")
     return unknown_name("method of the study", method, methods, flag=at)
 
 
-def _settings(value: Any, method: str, common: CompareConfig, at: str) -> dict[str, Any]:
-    from siftune.features.base import GradientRepresentation
-    from siftune.features.gradient_settings import settled
-    from siftune.pipeline.select import selector_options
+def _read(name: str, method: str, value: Any, common: CompareConfig, at: str) -> Ablation:
+    from siftune.features.base import GradientMethod
+    from siftune.features.gradient_settings import settled_settings
 
     if not isinstance(value, dict) or not value:
         raise ConfigError("an ablation changes no setting", where=at, hint=_FORM)
-    values = {str(key).replace("-", "_"): v for key, v in value.items()}
     recipe = resolve(method, has_existing=bool(common.existing))
-    for name in values:
-        _check_name(name, recipe, at)
-    made = from_mapping(CompareConfig, values, where=at)
-    settings = {name: getattr(made, name) for name in values}
-    for name, new in settings.items():
-        if new == getattr(common, name):
-            raise ConfigError(f"{name}: {new} is what the study has without this ablation", where=at,
+    representation = representation_of(recipe.representation)
+    owner = owner_of(recipe.representation)
+    own, shared = _parts(value, recipe, getattr(representation, "reads", SHARED), at)
+    made = from_mapping(CompareConfig, shared, where=at)
+    found = {key: getattr(made, key) for key in shared}
+    varied = common.with_own(own)
+    changed = {**{key: (new, getattr(common.settings_of(one), key)) for one, block in own.items()
+                  for key, new in block.items()},
+               **{key: (new, getattr(common, key)) for key, new in found.items()}}
+    for key, (new, before) in changed.items():
+        if new == before:
+            raise ConfigError(f"{key}: {new} is what the study has without this ablation", where=at,
                               hint="give it another value, or take it out")
-    varied, representation = dataclasses.replace(common, **settings), representation_of(recipe.representation)
     try:
-        selector_options(varied, recipe.selector)
-        if isinstance(representation, GradientRepresentation):
-            settled(varied, representation)  # a projection that does not fit it is refused now
+        base = varied.settings_of(owner)
+        if isinstance(representation, GradientMethod):
+            settled_settings(base, representation)  # a projection that does not fit it is refused now
     except ConfigError as error:
         error.where = at
         raise
-    return settings
+    return Ablation(name, method, recipe.representation, own, found, base)
 
 
-def _check_name(name: str, recipe: Method, at: str) -> None:
-    allowed = (*READ_BY, *SELECTORS_OWN)
-    if name not in allowed:
-        if name in {f.name for f in dataclasses.fields(CompareConfig)}:
-            hint = {"representation": "write REPRESENTATION:SELECTOR under methods",
-                    "selector": "write REPRESENTATION:SELECTOR under methods", "method": "write it beside settings",
-                    "budget": "write it under budgets"}.get(name, "set it for the study as a whole")
-            raise ConfigError(f"the setting {name!r} is the same for all of a study", where=at, hint=hint)
-        raise unknown_name("setting", name, allowed, flag=at)
-    if name == "on_taken" and name not in SELECTORS.get(recipe.selector).options:
+def _parts(value: Mapping[Any, Any], recipe: Recipe, reads: Sequence[str], at: str) -> tuple[Blocks, dict[str, Any]]:
+    """The settings of method and selector by owner, and those that all share."""
+    in_use = [owner_of(recipe.representation), recipe.selector]
+    own: Blocks = {}
+    shared: dict[str, Any] = {}
+    for key, new in value.items():
+        name = str(key).replace("-", "_")
+        if isinstance(new, dict):
+            part = blocks_of({str(key): new}, at)
+            for owner in part:
+                if owner not in in_use:
+                    raise ConfigError(f"{recipe.name} does not read settings of {owner}", where=at,
+                                      hint=f"it reads those of {' and of '.join(in_use)}")
+        elif name in shared_names(CompareConfig):
+            _check_shared(name, recipe, reads, at)
+            shared[name] = new
+            continue
+        else:
+            part = _bare(name, new, recipe, in_use, at)
+        for owner, block in part.items():
+            own.setdefault(owner, {}).update(block)
+    return own, shared
+
+
+def _bare(name: str, value: Any, recipe: Recipe, in_use: Sequence[str], at: str) -> Blocks:
+    try:
+        return bare(name, value, in_use, at)
+    except ConfigError as error:
+        if error.why and "It is one of" in error.why:
+            own = [one for owner in in_use for one in own_fields(owner)]
+            raise ConfigError(f"{recipe.name} does not read {name}", where=at, why=error.why,
+                              hint=f"it reads {', '.join(own)}" if own else "vary another method") from error
+        raise
+
+
+def _check_shared(name: str, recipe: Recipe, reads: Sequence[str], at: str) -> None:
+    if name in reads:
+        return
+    if name in SHARED:
+        own = [one for owner in (owner_of(recipe.representation), recipe.selector) for one in own_fields(owner)]
         raise ConfigError(f"{recipe.name} does not read {name}", where=at,
-                          why=f"It is an option of other selectors than {recipe.selector}.",
-                          hint="vary a method with round-robin")
-    readers = READ_BY.get(name, ())
-    if readers and recipe.representation.partition(":")[0] in (_KNOWN | {"file"}) - set(readers):
-        own = [n for n, some in READ_BY.items() if recipe.representation in some]
-        raise ConfigError(f"{recipe.name} does not read {name}", where=at,
-                          why=f"It belongs to {', '.join(readers)}, and this is {recipe.representation}.",
-                          hint=f"it reads {', '.join(own)}" if own else "vary another method")
+                          hint=f"it reads {', '.join([*own, *reads])}" if own or reads else "vary another method")
+    hint = {"representation": "write METHOD:SELECTOR under methods", "selector": "write METHOD:SELECTOR under methods",
+            "method": "write it beside settings", "budget": "write it under budgets",
+            }.get(name, "set it for the study as a whole")
+    raise ConfigError(f"the setting {name!r} is the same for all of a study", where=at, hint=hint)

@@ -22,6 +22,7 @@ from siftune._common.artefacts import working_in
 from siftune._common.errors import ConfigError
 from siftune._common.progress import log
 from siftune._common.registry import unknown_name
+from siftune.config.catalogue import RECIPES, Recipe
 from siftune.config.settings import CompareConfig
 from siftune.evaluation.harness import harness_tasks
 from siftune.experiments.config import BASELINES, StudyConfig, TargetFiles
@@ -36,9 +37,9 @@ from siftune.experiments.summary.arms import Study
 from siftune.experiments.summary.summarise import summarise
 from siftune.experiments.trainings import Executor, study_cells, study_settings
 from siftune.features.collect import check as check_collect
-from siftune.pipeline.recipes import METHODS, Method, representation_of, resolve
+from siftune.pipeline.recipes import representation_of, resolve
 from siftune.pipeline.runfolder import Outcome, prepare
-from siftune.pipeline.select import choose, complete, method_of, reused_folders, selector_options
+from siftune.pipeline.select import check_own, choose, complete, method_of, reused_folders
 from siftune.selectors import Budget
 
 
@@ -75,9 +76,9 @@ def _compare(config: CompareConfig, budget: Budget, finish: Callable[[Outcome], 
     inputs = read_study(as_study(config, ()))
     budget.resolve(len(inputs.pool), int(inputs.pool.tokens.sum()))  # a wrong budget fails now, not after hours
     resolved = _methods(config, inputs)
-    for method in resolved.values():  # and so do options that a selector does not have
+    for name, method in resolved.items():  # and so do settings that a method or a selector does not have
         check_collect(config, representation_of(method.representation))
-        selector_options(config, method.selector)
+        check_own(dataclasses.replace(config, method=name), method)
     inputs = dataclasses.replace(inputs, config=as_study(config, tuple(
         name for name, method in resolved.items() if method.representation != "none")))
     outcomes: list[Outcome] = []
@@ -146,9 +147,9 @@ def _check(config: CompareConfig) -> None:
         raise ConfigError("at least one seed is needed", where="--seeds", hint="give 3 or more for honest intervals")
 
 
-def _methods(config: CompareConfig, inputs: StudyInputs) -> dict[str, Method]:
+def _methods(config: CompareConfig, inputs: StudyInputs) -> dict[str, Recipe]:
     """The recipe of every method by the name that a study has for it, in the user's order."""
-    found: dict[str, Method] = {}
+    found: dict[str, Recipe] = {}
     for asked in config.methods or (config.method,):
         one = dataclasses.replace(config, method=asked)
         method = method_of(one, inputs.of(TARGET), inputs.context(TARGET))
@@ -156,7 +157,7 @@ def _methods(config: CompareConfig, inputs: StudyInputs) -> dict[str, Method]:
     return found
 
 
-def _name(asked: str, method: Method, config: CompareConfig) -> str:
+def _name(asked: str, method: Recipe, config: CompareConfig) -> str:
     """What stands for a recipe in a study: the name that was asked for, or, where `auto` or other settings chose
     another recipe, its own, the published name of its parts, or these."""
     parts = method.representation, method.selector
@@ -168,7 +169,7 @@ def _name(asked: str, method: Method, config: CompareConfig) -> str:
     for name in (asked, method.name):
         if name != "auto" and stands(name):
             return name
-    published = (m.name for m in METHODS.values() if (m.representation, m.selector) == parts)
+    published = (m.name for m in RECIPES.values() if (m.representation, m.selector) == parts)
     return next(published, ":".join(parts))
 
 

@@ -14,20 +14,21 @@ from typing import Any
 
 from siftune._common.errors import ConfigError
 from siftune._common.registry import unknown_name
+from siftune.config.catalogue import METHODS, owner_named, owners
+from siftune.config.earlier import HINTS
 from siftune.config.settings import CompareConfig, from_mapping, read_yaml
+from siftune.config.shared import shared_names
 from siftune.experiments.ablations import Ablation, read_ablations
 from siftune.experiments.entries import named_entries
-from siftune.pipeline.recipes import REPRESENTATIONS, resolve
+from siftune.pipeline.recipes import resolve
 from siftune.selectors.core.budget import Budget
 
 BASELINES = ("random", "length-matched-random", "longest", "full")
 ELSEWHERE = {
     "target": "write it under targets", "test": "write it under targets", "method": "write them under methods",
-    "representation": "write REPRESENTATION:SELECTOR under methods",
-    "selector": "write REPRESENTATION:SELECTOR under methods", "budget": "write them under budgets",
-    "options": "selectors run with their own defaults; others go under ablations: settings: {options: [NAME=VALUE]}",
+    "representation": "write METHOD:SELECTOR under methods", "selector": "write METHOD:SELECTOR under methods",
+    "budget": "write them under budgets",
     "collect": "a study reads all that its methods need of one forward pass by itself",
-    "target_vectors": "it holds vectors of one target's rows only",
 }
 """Settings of `compare` that a study has no use for, and what to do instead."""
 
@@ -114,15 +115,18 @@ def load_study(path: str | Path, flags: Mapping[str, Any] | None = None) -> Stud
         ConfigError: an unknown key, a wrong value, a missing file, two targets of one name.
     """
     where = str(path)
-    values = {("from_run" if k == "from" else k.replace("-", "_")): v for k, v in read_yaml(path).items()}
-    known = {f.name for f in dataclasses.fields(CompareConfig)} - set(ELSEWHERE) | set(_OWN)
-    for key in values:
+    values = {_key(k, v): v for k, v in read_yaml(path).items()}
+    known = set(shared_names(CompareConfig)) - set(ELSEWHERE) | set(_OWN)
+    for key, value in values.items():
         if key in ELSEWHERE:
             raise ConfigError(f"the setting {key!r} is not one of a study", where=where, hint=ELSEWHERE[key])
-        if key not in known:
-            raise unknown_name("setting", key, known, flag=where)
+        if key not in known and key not in HINTS and not isinstance(value, dict | None):
+            raise unknown_name("setting", key, [*known, *owners()], flag=where)
     shared = {k: v for k, v in values.items() if k not in _OWN}
     common = from_mapping(CompareConfig, {**shared, **(flags or {})}, where=where)
+    if common.own.get("file", {}).get("target_vectors"):
+        raise ConfigError("the setting 'target_vectors' is not one of a study", where=where,
+                          hint="it holds vectors of one target's rows only")
     if not common.output_dir:
         raise ConfigError("no folder is named", where="--output-dir", hint="for example output_dir: runs/study")
     _pool_given(common, where)
@@ -158,13 +162,20 @@ def load_study(path: str | Path, flags: Mapping[str, Any] | None = None) -> Stud
     )
 
 
+def _key(key: str, value: Any) -> str:
+    """A shared setting or one of a study with underscores; the name of a method or selector as it is."""
+    if isinstance(value, dict) and owner_named(key):
+        return key
+    return "from_run" if key == "from" else key.replace("-", "_")
+
+
 def representation_named(name: str, common: CompareConfig) -> str:
     """The representation that a method or representation of that name stands for.
 
     Raises:
         ConfigError: neither is known, or it is a baseline, which knows nothing of the rows.
     """
-    found = name if name in REPRESENTATIONS else resolve(name, has_existing=bool(common.existing)).representation
+    found = name if name in METHODS else resolve(name, has_existing=bool(common.existing)).representation
     if found == "none":
         raise ConfigError(f"{name} has no order of the pool to cut into ten", where="deciles",
                           hint="name a method or a representation, such as less or embed")

@@ -20,12 +20,13 @@ from siftune.data.readers import Role
 from siftune.data.render import Renderer, render_rows
 from siftune.data.rows import Examples
 from siftune.experiments.config import StudyConfig, representation_named
-from siftune.features.base import Clock, Context, content_key
+from siftune.features.base import Clock, Context, row_keys
 from siftune.features.collect import COLLECTABLE, NEEDS_TARGET
 from siftune.pipeline.select import features_home, load, read_inputs
 
 if TYPE_CHECKING:
     from siftune.config.settings import CompareConfig, SelectConfig
+    from siftune.features.store.row_keys import RowKeys
     from siftune.models.loading import LoadedModel
 
 
@@ -74,8 +75,12 @@ class StudyInputs:
         return features_home(self.config.common)
 
     @cached_property
+    def pool_keys(self) -> RowKeys:
+        return row_keys(self.pool, "pool")
+
+    @property
     def pool_key(self) -> str:
-        return content_key(self.pool)
+        return self.pool_keys.key
 
     def of(self, target: str | None) -> Inputs:
         return self.free if target is None else self.by_target[target]
@@ -96,15 +101,15 @@ class StudyInputs:
         """Representations whose features a pass of this one keeps as well."""
         return tuple(n for n in self._collected if n != representation) if representation in COLLECTABLE else ()
 
-    def context(self, target: str | None) -> Context:
-        """What a representation is computed in. Methods that read a forward pass share one pass over the pool."""
+    def context(self, target: str | None, owner: str = "") -> Context:
+        """What a method, the ``owner``, is computed in. Those that read a forward pass share one over the pool."""
         inputs = self.of(target)
         config = self.config_of(target)
         config = dataclasses.replace(config, collect=config.collect or self._collected)
         made = Context(config, inputs.pool, inputs.target, inputs.render, self.home, self.load, self.clock,
-                       inputs.existing, lambda: [self.context(name) for name in self.by_target if name != target])
-        made.__dict__["pool_key"] = self.pool_key  # a hash of the whole pool, the same for all targets
-        return made
+                       inputs.existing, lambda: [self.context(name, owner) for name in self.by_target
+                                                 if name != target], owner=owner)
+        return made.knows(self.pool_keys)  # a hash of the whole pool, the same for all targets
 
 
 def read_study(config: StudyConfig) -> StudyInputs:

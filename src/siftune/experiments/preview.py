@@ -14,8 +14,8 @@ from siftune.experiments.inputs import StudyInputs, read_study
 from siftune.experiments.selecting import Selecting
 from siftune.experiments.subsets import SubsetSpec
 from siftune.experiments.trainings import Cells, Setting, epochs_of, models_of, study_cells, study_settings
-from siftune.features.base import GradientRepresentation
-from siftune.features.work import PlannedRepresentation, Work
+from siftune.features.base import GradientMethod
+from siftune.features.work import PlannedMethod, Work
 from siftune.pipeline.plan.estimate import Plan
 from siftune.pipeline.recipes import representation_of
 from siftune.selectors import SELECTORS
@@ -89,13 +89,13 @@ def _features(selecting: Selecting, unmade: Iterable[SubsetSpec], made: Preview)
             name, ablation = representation_named(wanted.method, config.common), config.ablation(wanted.name)
             seen.setdefault(ablation.label(name) if ablation else name, (name, wanted.target, ablation))
     for label, (name, target, ablation) in seen.items():
-        context, plan = selecting.context(target, ablation), Plan()
+        context, plan = selecting.context(target, name, ablation), Plan()
         representation = representation_of(name)
-        if isinstance(representation, GradientRepresentation):
+        if isinstance(representation, GradientMethod):
             from siftune.pipeline.plan.gradients import estimate
 
             estimate(context.config, representation, context, plan)
-        elif isinstance(representation, PlannedRepresentation):
+        elif isinstance(representation, PlannedMethod):
             from siftune.pipeline.plan.work import estimate as by_work
 
             by_work(representation.work(context), context, SELECTORS.get("top-k").info, plan)

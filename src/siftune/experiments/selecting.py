@@ -23,6 +23,8 @@ from siftune._common.files import write_json
 from siftune._common.progress import log
 from siftune._common.seeds import derive, permutation
 from siftune._common.version import __version__
+from siftune.config.catalogue import Recipe
+from siftune.config.options import deciding, plain
 from siftune.config.settings import SelectConfig
 from siftune.experiments.ablations import Ablation, settings_key
 from siftune.experiments.config import representation_named
@@ -31,18 +33,20 @@ from siftune.experiments.inputs import StudyInputs
 from siftune.experiments.subsets import BINS, Subset, SubsetSpec, wanted_subsets
 from siftune.experiments.variants import varied_context
 from siftune.features.base import Context, Evidence, content_key
-from siftune.pipeline.recipes import Method, representation_of, resolve
+from siftune.pipeline.recipes import representation_of, resolve
 from siftune.pipeline.runfolder import Outcome
 from siftune.pipeline.select import choose, constrain, to_problem
 from siftune.selectors import Problem, Selection
 from siftune.selectors import select as run_selector
 
-NEUTRAL = ("pool", "target", "test", "existing", "method", "budget", "output_dir", "from_run", "recompute", "workers",
-           "executor", "batch_tokens", "shard_rows", "device")
-"""Settings that do not decide a subset, or that its key tells in another way."""
+TOLD = ("pool", "target", "test", "existing", "method", "budget", "own")
+"""Settings that decide a subset, but that its key tells in another way."""
 
-FILES = ("must_include", "must_exclude", "target_vectors")
+FILES = ("must_include", "must_exclude")
 """Settings that name files whose content decides a subset."""
+
+OWN_FILES = ("target_vectors", "embedding_model")
+"""Settings of methods that may name files or folders whose content decides a subset."""
 
 VERSION = 1
 """Of what is kept of a subset: whoever changes how it is made counts up."""
@@ -102,7 +106,8 @@ class Selecting:
         if key not in self._evidence:
             clock, before = self.inputs.clock, len(self.inputs.clock.steps)
             try:
-                found: Evidence | Exception = representation_of(representation).compute(self.context(target, varied))
+                found: Evidence | Exception = representation_of(representation).compute(
+                    self.context(target, representation, varied))
             except Exception as error:  # it is told with each subset that needs it, and the others go on
                 found = error
             steps = self.costs.charge(varied.label(representation) if varied else representation, target,
@@ -113,9 +118,11 @@ class Selecting:
             raise known
         return known
 
-    def context(self, target: str | None, ablation: Ablation | None) -> Context:
-        """What a representation is computed in, with the settings and the stores of an ablation where one is given."""
-        return varied_context(self.inputs, target, ablation) if ablation else self.inputs.context(target)
+    def context(self, target: str | None, owner: str, ablation: Ablation | None) -> Context:
+        """What a method, the ``owner``, is computed in, with the settings and the stores of an ablation where one is
+        given."""
+        return (varied_context(self.inputs, target, owner, ablation) if ablation
+                else self.inputs.context(target, owner))
 
     def _one(self, wanted: SubsetSpec) -> Subset:
         kept = None if self.after else self._read(wanted)
@@ -140,12 +147,13 @@ class Selecting:
     def _by_method(self, wanted: SubsetSpec) -> Subset:
         ablation = self.config.ablation(wanted.name)
         config = dataclasses.replace(self.inputs.config_of(wanted.target), method=wanted.method,
-                                     budget=wanted.budget or "", **(ablation.settings if ablation else {}))
+                                     budget=wanted.budget or "")
+        config = ablation.of(config) if ablation else config
         method = self._method(wanted)
         evidence, steps = self.evidence(method.representation, wanted.target, ablation)
         clock, before = self.inputs.clock, len(self.inputs.clock.steps)
-        outcome = choose(config, inputs=self.inputs.of(wanted.target), context=self.context(wanted.target, ablation),
-                         evidence=evidence)
+        context = self.context(wanted.target, method.representation, ablation)
+        outcome = choose(config, inputs=self.inputs.of(wanted.target), context=context, evidence=evidence)
         # Some features (pairwise utilities, vectors to cluster) are computed when a selector first asks for them.
         inside = [e for e in clock.steps[before:] if not e["step"].startswith("select")]
         seconds = sum(e["seconds"] for e in clock.steps[before:] if e["step"].startswith("select"))
@@ -157,7 +165,7 @@ class Selecting:
             self.after(wanted, outcome)
         return _told(wanted, outcome.selection, seconds, [*steps, *asked], notes)
 
-    def _method(self, wanted: SubsetSpec) -> Method:
+    def _method(self, wanted: SubsetSpec) -> Recipe:
         return resolve(wanted.method, has_target=bool(self.inputs.config_of(wanted.target).target),
                        has_existing=bool(self.config.common.existing))
 
@@ -254,9 +262,11 @@ class Selecting:
         if wanted.kind != "baseline":
             told["evidence"] = self.evidence_key(representation_named(wanted.method, config), wanted.target)
         if ablation := self.config.ablation(wanted.name):
-            told["ablation"] = [ablation.method, settings_key(ablation.settings), {
-                name: _content(str(value)) for name, value in ablation.settings.items()
-                if name in (*FILES, "embedding_model")}]
+            told["ablation"] = [ablation.method, plain(ablation.own), plain(ablation.shared), {
+                name: _content(str(value)) for name, value in ablation.settings.items() if name in OWN_FILES}]
+        if wanted.kind in ("method", "ablation"):
+            selector = self._method(wanted).selector
+            told["selector"] = [selector, deciding(config.settings_of(selector), "features", "selection")]
         if wanted.kind == "decile":
             told["size"] = self._key(next(w for w in self.wanted if w.name == "random" and w.budget == wanted.budget))
         if wanted.name == "length-matched-random":
@@ -269,8 +279,11 @@ class Selecting:
         """Hash of everything that decides what a representation knows for a target."""
         inputs = self.inputs.of(target)
         path = representation.removeprefix("file:") if representation.startswith("file:") else ""
+        own = self.config.common.settings_of(representation)
         return digest({
             "pool": self._pool_told, "representation": [representation, _content(path)],
+            "settings": deciding(own, "features", "selection"),
+            "files": {name: _content(getattr(own, name)) for name in OWN_FILES if hasattr(own, name)},
             "model": self.inputs.load(self.config.common).base_key, "target": content_key(inputs.target),
             "subtasks": [row.subtask for row in inputs.target.rows], "existing": content_key(inputs.existing)})
 
@@ -279,14 +292,14 @@ class Selecting:
         config = self.config.common
         return digest({
             "siftune": __version__, "code": VERSION, "rows": self.inputs.pool_key, "render": self.inputs.free.render,
-            "groups": [(row.group, row.source) for row in self.inputs.pool.rows], "settings": deciding(config),
-            "files": {name: _content(getattr(config, name)) for name in FILES},
-            "embedding_model": _content(config.embedding_model)})
+            "groups": [(row.group, row.source) for row in self.inputs.pool.rows], "settings": shared_settings(config),
+            "files": {name: _content(getattr(config, name)) for name in FILES}})
 
 
-def deciding(config: SelectConfig) -> dict[str, Any]:
-    """The settings that a subset's key tells."""
-    return {f.name: getattr(config, f.name) for f in dataclasses.fields(SelectConfig) if f.name not in NEUTRAL}
+def shared_settings(config: SelectConfig) -> dict[str, Any]:
+    """The settings that all share, as far as a subset's key tells them."""
+    known = {f.name for f in dataclasses.fields(SelectConfig)} - set(TOLD)
+    return {name: value for name, value in deciding(config, "features", "selection").items() if name in known}
 
 
 def _told(wanted: SubsetSpec, selection: Selection, seconds: float, steps: list[Step],

@@ -4,33 +4,42 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from siftune.config.settings import SelectConfig
+from siftune.config.options import COUNT, NOT_NEGATIVE, OwnSettings, option
 from siftune.data.rows import Examples
 from siftune.features.base import Context
 from siftune.features.forward_passes import forward_stores
 from siftune.features.store import FeatureStore
 
 if TYPE_CHECKING:
-    from siftune.features.forward.active_sets import ActiveNeurons, Aggregate, Neurons
-    from siftune.features.forward.reader import Reader
-    from siftune.features.forward.spans import Span
-
-
-def active_neurons(config: SelectConfig, *, neurons: Neurons, span: Span) -> ActiveNeurons:
-    """The reader that the settings ask for; ``auto`` stands for what the method has."""
     from siftune.features.forward.active_sets import ActiveNeurons
 
-    aggregate: Aggregate = "mean" if config.aggregate == "auto" else config.aggregate
-    return ActiveNeurons(neurons if config.neurons == "auto" else config.neurons,
-                         span if config.span == "auto" else config.span, aggregate,
-                         0 if config.threshold else config.active, config.threshold)
+
+@dataclass(frozen=True)
+class ActiveSettings(OwnSettings):
+    """Of methods that look at the sets of neurons which a row switches on."""
+
+    neurons: Literal["gated", "up"] = option("gated", "Whose activations count: the gated ones that enter the MLP's "
+                                             "down projection, or those of its up projection.")
+    span: Literal["response", "prompt", "all"] = option("response", "Over which tokens activations are taken.")
+    aggregate: Literal["mean", "max"] = option("mean", "How the tokens of a row are put together.")
+    active: int = option(20, "Neurons of each layer that count as active in a row: its so many strongest.", rule=COUNT)
+    threshold: float = option(0.0, "Count every neuron above this magnitude as active instead, however many; longer "
+                              "rows then have more of them. 0 for off.", rule=NOT_NEGATIVE)
 
 
-def stored_sets(context: Context, examples: Examples, own: Sequence[Reader], kind: str) -> Sets:
+def active_neurons(settings: ActiveSettings) -> ActiveNeurons:
+    """The reader that the settings ask for."""
+    from siftune.features.forward.active_sets import ActiveNeurons
+
+    return ActiveNeurons(settings.neurons, settings.span, settings.aggregate,
+                         0 if settings.threshold else settings.active, settings.threshold)
+
+
+def stored_sets(context: Context, examples: Examples, own: Sequence[ActiveNeurons], kind: str) -> Sets:
     """The sets that the one reader :func:`active_neurons` keeps of some rows; read in a forward pass where missing.
 
     Args:
@@ -43,7 +52,7 @@ def stored_sets(context: Context, examples: Examples, own: Sequence[Reader], kin
 
     layers, width = neurons(context.model.model)  # refuses a model without such, before any pass
     [store] = forward_stores(context, examples, own, kind)
-    return Sets(store, layers, width, bits=context.config.threshold > 0)
+    return Sets(store, layers, width, bits=own[0].threshold > 0)
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,13 @@ import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from siftune.config.options import deciding, plain
 from siftune.config.settings import SelectConfig
 from siftune.data.rows import Examples
 from siftune.features.store.row_keys import RowKeys, row_digest
@@ -63,6 +63,8 @@ class Context:
         siblings: makes the contexts of other targets for the same pool, of which a representation may serve several
             with one pass; none unless in a study.
         trained: the run folder that keeps the warmup run, where that is another one.
+        owner: name of the method that computes; decides what :attr:`settings` are.
+        shared: what contexts of one run have in common and is made but once: the model, the pool's key.
     """
 
     config: SelectConfig
@@ -75,18 +77,45 @@ class Context:
     existing: Examples = field(default_factory=lambda: Examples([], []))
     siblings: Callable[[], Sequence[Context]] = tuple
     trained: Path | None = None
+    owner: str = ""
+    shared: dict[Any, Any] = field(default_factory=dict)
 
-    @cached_property
+    def of(self, owner: str) -> Context:
+        """The same for a method: its own settings are :attr:`settings`."""
+        return replace(self, owner=owner)
+
+    @property
+    def settings(self) -> Any:
+        """The method's own settings: an instance of its ``Settings``."""
+        return self.config.settings_of(self.owner)
+
+    @property
     def model(self) -> LoadedModel:
-        return self.load(self.config)
+        config = self.config
+        wanted = ("model", config.model, config.device, config.dtype, config.trust_remote_code)
+        if wanted not in self.shared:
+            self.shared[wanted] = self.load(config)
+        return self.shared[wanted]
 
-    @cached_property
+    @property
+    def loaded(self) -> LoadedModel | None:
+        """The model, only if it was ever loaded."""
+        return next((found for key, found in self.shared.items() if key[0] == "model"), None)
+
+    @property
     def pool_keys(self) -> RowKeys:
-        return row_keys(self.pool, "pool")
+        if ("pool",) not in self.shared:
+            self.shared[("pool",)] = row_keys(self.pool, "pool")
+        return self.shared[("pool",)]
 
-    @cached_property
+    @property
     def pool_key(self) -> str:
         return self.pool_keys.key
+
+    def knows(self, pool_keys: RowKeys) -> Context:
+        """The same, with the content keys of the pool, where they are known already."""
+        self.shared[("pool",)] = pool_keys
+        return self
 
 
 @dataclass
@@ -125,11 +154,15 @@ class Evidence:
     notes: dict[str, Any] = field(default_factory=dict)
 
 
-class Representation(Protocol):
-    """One way of knowing rows.
+class Method(Protocol):
+    """A method: one way of knowing rows.
+
+    It may have ``Settings``, a frozen dataclass of its own settings (:class:`~siftune.config.options.OwnSettings`),
+    which ``context.settings`` is an instance of; ``selector``, the name of the selector that it is used with; and
+    ``reads``, those of the shared settings ``autocast`` and ``feature_dtype`` that its features depend on.
 
     Attributes:
-        name, summary, paper, cost: for ``siftune methods``.
+        name, summary, paper, cost: for ``siftune methods``; ``name`` is the one it is registered under.
         needs_target: whether it compares with target rows. A representation that has ``without_target``, a tuple of
             what selectors may need (:class:`~siftune.selectors.core.info.SelectorInfo`), serves these without a target.
         needs_model: whether it runs a language model.
@@ -146,7 +179,7 @@ class Representation(Protocol):
 
 
 @runtime_checkable
-class GradientRepresentation(Representation, Protocol):
+class GradientMethod(Method, Protocol):
     """A representation by gradients: what `siftune plan` asks of it.
 
     Attributes:
@@ -159,13 +192,24 @@ class GradientRepresentation(Representation, Protocol):
     projections: tuple[str, ...]
     warmup: bool
 
-    def numbers_per_row(self, config: SelectConfig, targets: int, subtasks: int) -> int:
-        """How many numbers a pass keeps of a row, at most."""
+    def numbers_per_row(self, settings: Any, targets: int, subtasks: int) -> int:
+        """How many numbers a pass keeps of a row, at most. ``settings`` are the method's own."""
         ...
 
-    def keeps_features(self, config: SelectConfig) -> bool:
+    def keeps_features(self, settings: Any) -> bool:
         """Whether they are features, stored as ``feature_dtype`` says, rather than scores."""
         ...
+
+
+def deciding_features(method: Any, settings: Any) -> dict[str, Any]:
+    """The settings of a method that its kept features depend on: what their key is derived from.
+
+    A method may have ``keeps_besides(settings)``: names of settings that only read features as a rule, but decide what
+    is kept under these settings.
+    """
+    besides = getattr(method, "keeps_besides", None)
+    more = besides(settings) if besides else ()
+    return {**deciding(settings, "features"), **{name: plain(getattr(settings, name)) for name in more}}
 
 
 def row_keys(examples: Examples, name: str) -> RowKeys:

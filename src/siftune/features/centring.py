@@ -1,4 +1,4 @@
-"""Vectors without what all rows of the pool share: ``--center``.
+"""Vectors without what all rows of the pool share: the setting ``center``.
 
 Vectors that a language model makes of texts point nearly the same way, whatever the texts are about, and their cosines
 then tell little else than how strong the common part is. That is known of embeddings (Mu & Viswanath, "All-but-the-
@@ -17,12 +17,14 @@ is worth.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from siftune._common.seeds import derive, shuffled
+from siftune.config.options import OwnSettings, option
 from siftune.data.rows import Examples
 from siftune.features.base import Context
 from siftune.features.similarity import Queries
@@ -39,6 +41,14 @@ _GRID = 2.0**34  # coordinates of unit vectors in such steps add up exactly in 6
 _NOTHING = 1e-5  # a row that is nearer to the mean than this has no direction of its own, only rounding errors
 
 
+@dataclass(frozen=True)
+class Centrable(OwnSettings):
+    """Of methods that compare vectors."""
+
+    center: bool = option(False, "Take what all rows of the pool share out of their vectors before they are compared. "
+                          "No paper does.", decides="selection")
+
+
 def centred(context: Context, vectors: Blocks, *others: np.ndarray | None,
             ) -> tuple[Blocks, list[np.ndarray | None], dict[str, Any]]:
     """The pool's vectors, what is compared with them, and what to note of it: as they are, unless ``center`` is set.
@@ -47,7 +57,7 @@ def centred(context: Context, vectors: Blocks, *others: np.ndarray | None,
         vectors: streamed (first row, [n, D] of length 1, or 0).
         others: [M, D], made as the pool's are.
     """
-    if not context.config.center:
+    if not context.settings.center:
         return vectors, list(others), {}
     with context.clock.measure("centre"):
         mean = mean_vector(vectors)

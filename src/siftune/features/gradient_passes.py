@@ -21,9 +21,9 @@ from siftune.data.rows import Examples
 from siftune.features.base import Context
 from siftune.features.gradient_settings import (
     choose_linear_weights,
-    config_projection,
     lora_settings,
     make_engine,
+    random_projection,
 )
 from siftune.features.passes import Job, ShardWorker, fill, keys_and_folder, on_own_device
 from siftune.features.store import FeatureStore, Shard
@@ -58,9 +58,10 @@ class Pass:
 class Passes:
     """Runs passes for one run."""
 
-    def __init__(self, context: Context, config: SelectConfig, model: Any, fingerprint: dict[str, Any], root: Path):
-        """``config`` is that of the context with its open choices made, see :func:`settled`."""
-        self.context, self.config, self.model = context, config, model
+    def __init__(self, context: Context, settings: Any, model: Any, fingerprint: dict[str, Any], root: Path):
+        """``settings`` are those of the context with their open choices made, see
+        :func:`siftune.features.gradient_settings.settled`."""
+        self.context, self.settings, self.model = context, settings, model
         self.fingerprint, self.root = fingerprint, root
 
     def over(self, examples: Examples, passes: Sequence[Pass], kind: str, step: str = "") -> list[FeatureStore]:
@@ -77,9 +78,10 @@ class Passes:
     def stores(self, examples: Examples, passes: Sequence[Pass], kind: str) -> list[FeatureStore]:
         """The stores of :meth:`over`, with what they hold already."""
         rows, folder = keys_and_folder(self.context, examples, kind)
+        config = self.context.config
         return [FeatureStore.open(self.root / folder / (f"epoch-{p.checkpoint.epoch}" if p.checkpoint else "base"),
                                   {**self.fingerprint, "pass": p, "code": VERSION}, rows=rows,
-                                  shard_rows=self.config.shard_rows, recompute=self.config.recompute)
+                                  shard_rows=config.shard_rows, recompute=config.recompute)
                 for p in passes]
 
 
@@ -109,21 +111,22 @@ def together(several: Sequence[tuple[Passes, Sequence[Pass]]], examples: Example
         return found
 
     context = first.context
-    start = partial(_start_worker, load=context.load, config=first.config,
+    start = partial(_start_worker, load=context.load, config=context.config, settings=first.settings,
                     adapted=first.model is not context.model.model)
     fill(context, step or f"{kind} features", [store for kept in stores for store in kept], missing,
          lambda: len(several[0][1]) * int(examples.tokens.sum()),
-         lambda advance: Worker(first.config, context.model, first.model, advance), start, title=f"{kind} gradients")
+         lambda advance: Worker(context.config, first.settings, context.model, first.model, advance), start,
+         title=f"{kind} gradients")
     return stores
 
 
 class Worker(ShardWorker):
     """Gradients of the rows of a shard; remembers the pass that it is prepared for."""
 
-    def __init__(self, config: SelectConfig, loaded: LoadedModel, model: Any,
+    def __init__(self, config: SelectConfig, settings: Any, loaded: LoadedModel, model: Any,
                  advance: Callable[[float], None] = lambda tokens: None):
         super().__init__(config, loaded, advance)
-        self.model = model
+        self.model, self.settings = model, settings
         self.engine = make_engine(config, model)
         self.prepared: tuple[Pass, ...] = ()
 
@@ -162,7 +165,7 @@ class Worker(ShardWorker):
         if [p.basis for p in before] != [p.basis for p in several]:
             bases = [Basis.stored(p.basis) for p in several if p.basis]
             self.projection: Any = (Stacked(bases) if len(bases) > 1 else bases[0] if bases
-                                    else config_projection(self.config))
+                                    else random_projection(self.settings, self.config))
         checkpoint = wanted.checkpoint
         if checkpoint is not None:
             load_adapter_state(self.model, checkpoint.load_weights())
@@ -175,7 +178,7 @@ class Worker(ShardWorker):
             self.precondition = AdamDirection(first, second, checkpoint.step, checkpoint.betas, checkpoint.eps, form)
 
 
-def _start_worker(number: int, *, load: Callable[[SelectConfig], LoadedModel], config: SelectConfig,
+def _start_worker(number: int, *, load: Callable[[SelectConfig], LoadedModel], config: SelectConfig, settings: Any,
                   adapted: bool) -> Worker:
     """In a worker process: its own model, on its own GPU where there are several."""
     from siftune.models.lora import attach_lora
@@ -186,4 +189,4 @@ def _start_worker(number: int, *, load: Callable[[SelectConfig], LoadedModel], c
         model = attach_lora(loaded.model, lora_settings(config), derive(config.seed, "adapter"))
     else:
         model = choose_linear_weights(loaded.model, config)
-    return Worker(config, loaded, model)
+    return Worker(config, settings, loaded, model)

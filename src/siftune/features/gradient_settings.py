@@ -1,16 +1,17 @@
-"""What the settings of a run mean for gradient features: adapter, warmup, projection, engine, and the fingerprint."""
+"""What gradient methods have in common: settings, adapter, warmup, projection, engine, and the fingerprint."""
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
 
 from siftune._common.artefacts import described
 from siftune._common.errors import ConfigError
 from siftune._common.registry import unknown_name
 from siftune._common.seeds import derive
+from siftune.config.options import COUNT, COUNT_OR_NONE, NOT_NEGATIVE, POSITIVE, SHARE, OwnSettings, option
 from siftune.config.settings import SelectConfig
-from siftune.features.base import Context, GradientRepresentation
+from siftune.features.base import Context, GradientMethod, deciding_features
 
 if TYPE_CHECKING:
     import torch
@@ -18,37 +19,89 @@ if TYPE_CHECKING:
     from siftune.features.gradients.engine import GradientEngine
 
 
-def settled(config: SelectConfig, representation: GradientRepresentation) -> SelectConfig:
-    """The settings with ``auto`` replaced by the representation's own projection.
+@dataclass(frozen=True)
+class WarmedUp(OwnSettings):
+    """Of methods that take gradients at the checkpoints of a warmup run (LESS, section 4.1)."""
+
+    warmup_share: float = option(0.05, "Share of the pool that the warmup run trains on.", rule=SHARE)
+    warmup_rows: int = option(100, "At least so many warmup rows.", rule=COUNT_OR_NONE, paper="only a share")
+    warmup_epochs: int = option(4, "Epochs of the warmup run; each leaves a checkpoint to take gradients at.",
+                                rule=COUNT)
+    warmup_learning_rate: float = option(3e-4, "Peak learning rate of the warmup run.", rule=POSITIVE, paper=2e-5)
+    warmup_batch_size: int = option(8, "Rows per optimizer step of the warmup run.", rule=COUNT, paper=128)
+    checkpoints: Literal["all", "last"] = option("all", "At which checkpoints of the warmup run gradients are taken: "
+                                                 "all, weighed by their learning rate, or the last alone.",
+                                                 decides="selection")
+
+
+@dataclass(frozen=True)
+class Compared(OwnSettings):
+    """How kept gradient features are compared with the targets'."""
+
+    target_mean: Literal["gradient", "cosine"] = option("gradient", "What stands for a subtask: its mean target "
+                                                        "gradient (LESS, the paper), or the mean of the cosines to its "
+                                                        "targets (LESS, the code).", decides="selection")
+    gradient_score: Literal["cosine", "dot"] = option("cosine", "How a row's gradient is held against the targets': by "
+                                                      "its cosine (LESS), or by the inner product, which longer "
+                                                      "gradients win, so shorter responses.", decides="selection")
+    center: bool = option(False, "Take what all rows of the pool share out of their gradients before they are "
+                          "compared. No paper does.", decides="selection")
+    damping: float = option(0.0, "Precondition with the damped inverse of the pool's projected Gram matrix (TRAK, "
+                            "LoGra): damping in mean eigenvalues, for example 0.1; 0 for off.", decides="selection",
+                            rule=NOT_NEGATIVE)
+
+
+@dataclass(frozen=True)
+class Projected(OwnSettings):
+    """How gradients are made small enough to be kept."""
+
+    projection: str = option("auto", "auto (the method's own), sparse-jl, countsketch, srht, rademacher (dense, slow), "
+                             "grass, logra, factgrass, or none, where the method can: score against the unprojected "
+                             "targets, exact, but for these targets only.", paper="LESS: rademacher")
+    projection_dim: int = option(8192, "Numbers per row and checkpoint.", rule=COUNT)
+
+
+def settled(context: Context, method: GradientMethod) -> Any:
+    """The settings with ``auto`` replaced by the method's own projection, and what then plays no part as by default.
 
     Raises:
-        ConfigError: a projection that does not fit the representation, or damping or a score that does not fit the
+        ConfigError: a projection that does not fit the method, or damping or a score that does not fit the
             projection.
     """
-    kind = representation.projection if config.projection == "auto" else config.projection
-    if kind not in representation.projections:
+    return settled_settings(context.settings, method)
+
+
+def settled_settings(settings: Any, method: GradientMethod) -> Any:
+    """:func:`settled` for settings that belong to no run yet."""
+    asked = getattr(settings, "projection", "auto")
+    kind = method.projection if asked == "auto" else asked
+    if kind not in method.projections:
         from siftune.features.gradients.projections import KINDS
 
         if kind not in (*KINDS, "none"):
-            raise unknown_name("projection", kind, [*KINDS, "none", "auto"], flag="--projection")
-        raise ConfigError(f"the representation {representation.name} does not work with the projection {kind}",
-                          where="--projection", why=_WHY.get(kind, ""),
-                          hint=f"choose one of {', '.join(representation.projections)}, or leave the flag out")
-    kept = representation.keeps_features(replace(config, projection=kind))
-    if config.damping and not kept:
-        raise ConfigError("there is nothing to precondition without features", where="--damping",
-                          why="With --projection none only scores are kept, and the Gram matrix is of features.",
-                          hint="leave --damping out, or choose --projection sparse-jl")
-    if config.center and not kept:
-        raise ConfigError("there is nothing to centre without features", where="--center",
-                          why="With --projection none only cosines are kept, and the mean is one of features.",
-                          hint="leave --center out, or choose --projection sparse-jl")
-    if config.gradient_score == "dot" and (config.damping or config.center or not kept):
-        given = "--damping" if config.damping else "--center" if config.center else "--projection none"
-        raise ConfigError("inner products take projected gradients as they are", where="--gradient-score",
+            raise unknown_name("projection", kind, [*KINDS, "none", "auto"], flag="--set projection")
+        raise ConfigError(f"the method {method.name} does not work with the projection {kind}",
+                          where="--set projection", why=_WHY.get(kind, ""),
+                          hint=f"choose one of {', '.join(method.projections)}, or leave it out")
+    if asked != kind and hasattr(settings, "projection"):
+        settings = replace(settings, projection=kind)
+    kept = method.keeps_features(settings)
+    if settings.damping and not kept:
+        raise ConfigError("there is nothing to precondition without features", where="--set damping",
+                          why="With projection=none only scores are kept, and the Gram matrix is of features.",
+                          hint="leave damping out, or choose --set projection=sparse-jl")
+    if settings.center and not kept:
+        raise ConfigError("there is nothing to centre without features", where="--set center",
+                          why="With projection=none only cosines are kept, and the mean is one of features.",
+                          hint="leave center out, or choose --set projection=sparse-jl")
+    if settings.gradient_score == "dot" and (settings.damping or settings.center or not kept):
+        given = "damping" if settings.damping else "center" if settings.center else "projection=none"
+        raise ConfigError("inner products take projected gradients as they are", where="--set gradient_score",
                           why=f"With {given} what is kept of a row is a cosine.",
-                          hint=f"leave {given} out, or choose --gradient-score cosine")
-    return replace(config, projection=kind)
+                          hint=f"leave {given} out, or choose --set gradient_score=cosine")
+    idle = [name for name in ("projection_dim",) if kind == "none"] + [name for name in ("directions",) if kept]
+    return replace(settings, **{name: type(settings).__dataclass_fields__[name].default for name in idle
+                                if hasattr(settings, name)})
 
 
 _WHY = {
@@ -65,26 +118,27 @@ def lora_settings(config: SelectConfig) -> Any:
                         targets=config.lora_targets or "auto", layers=config.lora_layers or "all")
 
 
-def warmup_settings(config: SelectConfig) -> Any:
+def warmup_settings(settings: WarmedUp, config: SelectConfig) -> Any:
+    """How the warmup run of a method's own settings is trained."""
     from siftune.features.gradients.warmup import WarmupSettings
     from siftune.training.settings import TrainSettings
 
-    train = TrainSettings(learning_rate=config.learning_rate, batch_size=config.batch_size,
+    train = TrainSettings(learning_rate=settings.warmup_learning_rate, batch_size=settings.warmup_batch_size,
                           micro_batch_tokens=config.micro_batch_tokens)
-    return WarmupSettings(share=config.warmup_share, min_rows=config.warmup_rows, epochs=config.warmup_epochs,
+    return WarmupSettings(share=settings.warmup_share, min_rows=settings.warmup_rows, epochs=settings.warmup_epochs,
                           train=train)
 
 
-def needs_reference(config: SelectConfig, representation: str) -> bool:
+def needs_reference(settings: Any) -> bool:
     """Whether plain gradients of some pool rows are taken besides, see :mod:`siftune.features.centring`."""
-    return config.center and representation == "less" and config.adam != "none"
+    return settings.center and getattr(settings, "adam", "none") != "none"
 
 
-def config_projection(config: SelectConfig) -> Any:
+def random_projection(settings: Projected, config: SelectConfig) -> Any:
     """The random projection of settings that are settled."""
     from siftune.features.gradients.projections import projection
 
-    return projection(config.projection, config.projection_dim, derive(config.seed, "projection"))
+    return projection(settings.projection, settings.projection_dim, derive(config.seed, "projection"))
 
 
 def make_engine(config: SelectConfig, model: Any) -> GradientEngine:
@@ -115,10 +169,16 @@ def choose_linear_weights(model: Any, config: SelectConfig) -> Any:
     return model
 
 
-def base_fingerprint(context: Context) -> dict[str, Any]:
-    """What every gradient feature of the pool depends on, the telling fields first."""
+def gradient_fingerprint(context: Context, method: GradientMethod, settings: Any) -> dict[str, Any]:
+    """What every gradient feature of the pool depends on, the telling fields first.
+
+    Args:
+        context: of the run.
+        method: whose features they are.
+        settings: the method's, settled.
+    """
     config, loaded = context.config, context.model
-    return {
+    made: dict[str, Any] = {
         "model": loaded.identity,
         "dtype": loaded.dtype,
         "autocast": config.autocast,
@@ -126,10 +186,13 @@ def base_fingerprint(context: Context) -> dict[str, Any]:
         "pool": context.pool_key,
         "feature_dtype": config.feature_dtype,
         "seed": config.seed,
+        "settings": deciding_features(method, settings),
     }
-
-
-def warmup_fingerprint(context: Context) -> dict[str, Any]:
-    """The part of a fingerprint that the warmup run decides."""
-    config = context.config
-    return {"lora": described(lora_settings(config)), "warmup": described(warmup_settings(config))}
+    if method.warmup:
+        made["lora"] = described(lora_settings(config))
+        made["warmup"] = described(warmup_settings(settings, config))
+    else:
+        made["weights"], made["layers"] = list(config.lora_targets) or "all", config.lora_layers
+    if getattr(settings, "projection", "none") != "none":
+        made["projection"] = random_projection(settings, config).fingerprint()
+    return made

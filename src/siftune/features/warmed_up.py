@@ -15,8 +15,16 @@ if TYPE_CHECKING:
     from siftune.features.gradients.warmup import Checkpoint, WarmupSettings
 
 
+def warmup_folder(context: Context) -> str:
+    """Where the warmup run of a method is kept, below the run folder: one for all methods that want the same run as
+    LESS, and one of its own for one that does not."""
+    config = context.config
+    own, common = (warmup_settings(s, config) for s in (context.settings, config.settings_of("less")))
+    return "warmup" if own == common else f"warmup-{context.owner}"
+
+
 @contextmanager
-def warmed_up(context: Context, *, settings: WarmupSettings | None = None, folder: str = "warmup",
+def warmed_up(context: Context, *, settings: WarmupSettings | None = None, folder: str = "",
               stop_after: int | None = None) -> Iterator[tuple[Any, list[Checkpoint]]]:
     """The model with its adapter, and the checkpoints of its warmup run (LESS, section 4.1), trained where missing.
 
@@ -25,7 +33,7 @@ def warmed_up(context: Context, *, settings: WarmupSettings | None = None, folde
     Args:
         context: of the run.
         settings: of another training run, all of whose checkpoints are wanted; the warmup run's when not given.
-        folder: where the checkpoints are kept, below the run folder; also the name of the step.
+        folder: where the checkpoints of that other run are kept, below the run folder; also the name of the step.
         stop_after: only the first so many epochs are wanted; see :func:`siftune.features.gradients.warmup.run_warmup`.
     """
     from siftune.features.gradients.warmup import run_warmup
@@ -33,17 +41,19 @@ def warmed_up(context: Context, *, settings: WarmupSettings | None = None, folde
 
     config, loaded = context.config, context.model
     model = attach_lora(loaded.model, lora_settings(config), derive(config.seed, "adapter"))
-    path = (context.trained or context.folder) / folder
+    path = (context.trained or context.folder) / (folder or warmup_folder(context))
+    how = settings or warmup_settings(context.settings, config)
+    step = folder or "warmup"
     try:
-        with context.clock.measure(folder) as entry:
+        with context.clock.measure(step) as entry:
             before = _newest(path)
             checkpoints = run_warmup(
-                model, context.pool.rendered, context.pool.ids, settings or warmup_settings(config), path,
+                model, context.pool.rendered, context.pool.ids, how, path,
                 derive(config.seed, "warmup"), pad_id=loaded.pad_id, device=loaded.device,
-                base_key=loaded.base_key, stop_after=stop_after, title=folder.replace("-", " "),
+                base_key=loaded.base_key, stop_after=stop_after, title=step.replace("-", " "),
             )
             entry["reused"] = before == _newest(path)
-        yield model, checkpoints[-1:] if settings is None and config.checkpoints == "last" else checkpoints
+        yield model, checkpoints[-1:] if settings is None and context.settings.checkpoints == "last" else checkpoints
     finally:
         detach_lora(model)
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
-from siftune.features.base import Context, Representation
+from siftune.features.base import Context, Method
 
 if TYPE_CHECKING:
     from siftune.features.forward.reader import Reader
@@ -42,9 +42,9 @@ class Work:
 
 
 @runtime_checkable
-class PlannedRepresentation(Representation, Protocol):
+class PlannedMethod(Method, Protocol):
     """A representation that says what it takes; those by gradients are
-    :class:`~siftune.features.base.GradientRepresentation`."""
+    :class:`~siftune.features.base.GradientMethod`."""
 
     def work(self, context: Context) -> list[Work]: ...
 

@@ -34,6 +34,7 @@ BLOCK_ROWS = 4096
 
 
 class Bm25:
+    reads = ()
     name = "bm25"
     summary = "Lexical search: BM25 scores of pool rows for the targets' prompts."
     paper = "Robertson and Zaragoza 2009"

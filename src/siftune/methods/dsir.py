@@ -16,19 +16,29 @@ takes seconds and a store of them would take as long to read.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from siftune._common.errors import DataError
 from siftune._common.progress import bar
+from siftune.config.options import COUNT, OwnSettings, option
 from siftune.data.rows import Examples
 from siftune.data.text.ngrams import HashedNgrams, hashed_ngrams
 from siftune.data.text.rows import FORM, conversation_text, text_key
-from siftune.features.base import Context, Evidence
+from siftune.features.base import Context, Evidence, deciding_features
 
 SMOOTHING = 1e-8
 
 
+@dataclass(frozen=True)
+class DsirSettings(OwnSettings):
+    ngram_buckets: int = option(10000, "Buckets of hashed words and word pairs.", rule=COUNT)
+
+
 class Dsir:
+    Settings = DsirSettings
+    reads = ()
     name = "dsir"
     summary = "Importance weights of hashed words and word pairs: how much likelier a row is among the targets."
     paper = "arXiv 2302.03169"
@@ -37,7 +47,7 @@ class Dsir:
     needs_model = False
 
     def compute(self, context: Context) -> Evidence:
-        buckets = context.config.ngram_buckets
+        buckets = context.settings.ngram_buckets
         with context.clock.measure("n-grams"):
             target = _counted(context.target, buckets, "target")
             pool = _counted(context.pool, buckets, "pool")
@@ -51,7 +61,7 @@ class Dsir:
                  "pool_ngrams": int(counts.sum()), "rows_without_words": int((counts == 0).sum()),
                  "correlation_of_weight_and_length": _correlation(scores, counts)}
         fingerprint = {"text": FORM, "data": text_key(context.pool.rows), "targets": text_key(context.target.rows),
-                       "buckets": buckets}
+                       "settings": deciding_features(self, context.settings)}
         return Evidence(scores=scores, fingerprint=fingerprint, notes=notes)
 
 

@@ -8,15 +8,17 @@ cut where the model stops reading, which is counted.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
 from siftune._common.progress import bar
+from siftune.config.options import OwnSettings, option
 from siftune.data.rows import Examples
 from siftune.data.text.rows import FORM, conversation_text, first_same_text, text_digests
 from siftune.features.base import Context, Evidence
-from siftune.features.centring import centred
+from siftune.features.centring import Centrable, centred
 from siftune.features.cosines import alike_vectors, cosines
 from siftune.features.store import FeatureStore, RowKeys
 from siftune.features.store.codec import encode
@@ -28,9 +30,24 @@ VERSION = 1
 """Of the embeddings: whoever changes how a row is embedded counts up."""
 
 
+@dataclass(frozen=True)
+class Embedded(OwnSettings):
+    """Of methods that look at sentence embeddings."""
+
+    embedding_model: str = option("minilm", "Sentence-embedding model: any of sentence-transformers, a folder, or "
+                                  "minilm (all-MiniLM-L6-v2, offline).")
+
+
+@dataclass(frozen=True)
+class EmbeddingSettings(Centrable, Embedded):
+    pass
+
+
 class Embedding:
+    Settings = EmbeddingSettings
+    reads = ("feature_dtype",)
     name = "embed"
-    summary = "Sentence embeddings of prompt and response (--embedding-model); cosine to the targets."
+    summary = "Sentence embeddings of prompt and response (embedding_model); cosine to the targets."
     paper = "arXiv 2602.14696"
     cost = "one forward pass of a small encoder over the pool"
     needs_target = True
@@ -47,7 +64,7 @@ class Embedding:
                for kind, rows in (("pool", context.pool), ("target", context.target)) if len(rows)}
         vectors, (queries, existing), notes = centred(context, every, queries, existing)
         notes |= {
-            "embedding_model": context.config.embedding_model, "embedding_dim": next(every())[1].shape[1],
+            "embedding_model": context.settings.embedding_model, "embedding_dim": next(every())[1].shape[1],
             "embedding_max_tokens": embeddings.model.max_tokens, "embedding_rows_cut": cut,
         }
         return Evidence(blocks=None if queries is None else cosines(vectors, queries), vectors=vectors,
@@ -88,7 +105,7 @@ class Embeddings:
     def model(self) -> SentenceModel:
         config = self.context.config
         with self.context.clock.measure("embedding model"):
-            return load_sentence_model(config.embedding_model, device=config.device, dtype=config.dtype,
+            return load_sentence_model(self.context.settings.embedding_model, device=config.device, dtype=config.dtype,
                                        trust_remote_code=config.trust_remote_code)
 
     def pool(self) -> Blocks:

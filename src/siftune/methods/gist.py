@@ -16,19 +16,20 @@ nothing about what lies outside of it, so the captured share |gP| / |g| of every
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from siftune._common.artefacts import digest
 from siftune._common.errors import ConfigError, SiftuneError
-from siftune.config.settings import SelectConfig
+from siftune.config.options import POSITIVE, option
 from siftune.features.base import Context, Evidence, content_key
 from siftune.features.gradient_passes import Pass, Passes, together
-from siftune.features.gradient_settings import base_fingerprint, settled, warmup_fingerprint
+from siftune.features.gradient_settings import Compared, WarmedUp, gradient_fingerprint, settled
 from siftune.features.passes import refuse_other
 from siftune.features.similarity import Queries
-from siftune.features.warmed_up import warmed_up
+from siftune.features.warmed_up import warmed_up, warmup_folder
 from siftune.methods.less import compared, existing_features, target_gradients
 
 if TYPE_CHECKING:
@@ -39,7 +40,15 @@ VERSION = 1
 """Of the subspace: whoever changes how it is made of the targets' gradients counts up."""
 
 
+@dataclass(frozen=True)
+class GistSettings(Compared, WarmedUp):
+    target_rank: float = option(0.95, "Dimensions of the targets' subspace, as a share of explained variance (below 1) "
+                                "or a number.", rule=POSITIVE)
+
+
 class Gist:
+    Settings = GistSettings
+    reads = ("autocast", "feature_dtype")
     name = "gist"
     summary = "Plain LoRA gradients in the subspace that the targets' gradients span."
     paper = "arXiv 2602.18584"
@@ -51,24 +60,23 @@ class Gist:
 
     warmup = True
 
-    def numbers_per_row(self, config: SelectConfig, targets: int, subtasks: int) -> int:
+    def numbers_per_row(self, settings: GistSettings, targets: int, subtasks: int) -> int:
         """At most: the rank, which is known once the targets' gradients are."""
-        return int(config.target_rank) if config.target_rank >= 1 else targets
+        return int(settings.target_rank) if settings.target_rank >= 1 else targets
 
-    def keeps_features(self, config: SelectConfig) -> bool:
+    def keeps_features(self, settings: GistSettings) -> bool:
         return True
 
     def compute(self, context: Context) -> Evidence:
         from siftune.features.gradients.warmup import score_weights
 
-        config = settled(context.config, self)
         own = _Owner(context)
-        refuse_other(own.root, own.fingerprint, recompute=config.recompute)
+        refuse_other(own.root, own.fingerprint, recompute=context.config.recompute, training=warmup_folder(context))
         with warmed_up(context) as (model, checkpoints):
             with context.clock.measure("target subspace") as entry:
-                own.prepare(config, model, checkpoints)
+                own.prepare(model, checkpoints)
                 more = {one.root: one for one in map(_Owner, context.siblings()) if one.root != own.root}
-                others = [one for one in more.values() if one.joins(config, model, checkpoints)]
+                others = [one for one in more.values() if one.joins(model, checkpoints)]
                 spaces = own.spaces
                 entry["reused"] = not any(space.fresh for one in (own, *others) for space in one.spaces)
             pool, *_ = together([(one.passes, one.coordinates) for one in (own, *others)], context.pool, "pool")
@@ -97,19 +105,19 @@ class _Owner:
         self.context = context
         targets = content_key(context.target)
         self.root = context.folder / "store" / f"gist-{targets[:12]}"
-        self.fingerprint = {**base_fingerprint(context), **warmup_fingerprint(context), "targets": targets,
-                            "target_rank": context.config.target_rank}
+        self.settings = settled(context, Gist())
+        self.fingerprint = {**gradient_fingerprint(context, Gist(), self.settings), "targets": targets}
 
-    def prepare(self, config: SelectConfig, model: Any, checkpoints: Sequence[Checkpoint]) -> None:
-        self.passes = Passes(self.context, config, model, self.fingerprint, self.root)
+    def prepare(self, model: Any, checkpoints: Sequence[Checkpoint]) -> None:
+        self.passes = Passes(self.context, self.settings, model, self.fingerprint, self.root)
         self.spaces = [_Subspace(self.context, self.passes, checkpoint) for checkpoint in checkpoints]
         self.coordinates = [Pass(c, basis=space.file) for c, space in zip(checkpoints, self.spaces, strict=True)]
 
-    def joins(self, config: SelectConfig, model: Any, checkpoints: Sequence[Checkpoint]) -> bool:
+    def joins(self, model: Any, checkpoints: Sequence[Checkpoint]) -> bool:
         """Whether it could be prepared; if not, its own turn will say why."""
         try:
-            refuse_other(self.root, self.fingerprint, recompute=config.recompute)
-            self.prepare(config, model, checkpoints)
+            refuse_other(self.root, self.fingerprint, recompute=self.context.config.recompute)
+            self.prepare(model, checkpoints)
         except SiftuneError:
             return False
         return True
@@ -135,7 +143,7 @@ class _Subspace:
         if kept is None:
             gradients = target_gradients(context, passes, checkpoint,
                                          path.with_name(f"gradients-{checkpoint.epoch}.npy"))
-            basis, features, explained = subspace(gradients.gram(), context.config.target_rank)
+            basis, features, explained = subspace(gradients.gram(), context.settings.target_rank)
             kept = gradients.combined(path, basis).keep(key, {"features": features.tolist(), "explained": explained})
             gradients.remove()
         self.file = kept
@@ -164,7 +172,7 @@ def subspace(gram: np.ndarray, target_rank: float) -> tuple[np.ndarray, np.ndarr
         ConfigError: more directions than targets.
     """
     if target_rank >= 1 and (target_rank > len(gram) or target_rank != int(target_rank)):
-        raise ConfigError(f"{len(gram)} targets do not span {target_rank:g} dimensions", where="--target-rank",
+        raise ConfigError(f"{len(gram)} targets do not span {target_rank:g} dimensions", where="--set target_rank",
                           hint=f"give a whole number up to {len(gram)}, or a share of variance such as 0.95")
     values, vectors = np.linalg.eigh(gram)
     values, vectors = values[::-1], vectors[:, ::-1]

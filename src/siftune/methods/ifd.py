@@ -38,6 +38,7 @@ LARGEST = 700.0  # exp() of more than 709 nats is infinite in float64
 
 
 class Ifd:
+    reads = ("autocast",)
     name = "ifd"
     summary = "How little the prompt helps to predict the response: perplexity with it over perplexity without it."
     paper = "arXiv 2308.12032, 2402.00530"

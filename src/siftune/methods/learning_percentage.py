@@ -11,7 +11,8 @@ takes the hardest rows of every k-means cluster of sentence embeddings: the sele
 
 Both come from one training run, as in the released code: three epochs over the pool, cosine schedule with 3% warmup.
 LP_app leaves off after its first epoch, at the learning rates of the whole run; asked for LP(1) later, training goes
-on from there. The paper trains all weights at 2e-5; here it is the adapter of ``--lora-rank`` at ``--learning-rate``.
+on from there. The paper trains all weights at 2e-5; here it is the adapter of ``--lora-rank`` at
+``training_learning_rate``.
 
 LP(1) is not defined where nothing is learned. 4-5% of Dolly have P_0 <= P_3, for which the released code still
 divides, so that a row which gets worse and worse appears to be learned at once; it gives 0 where P_0 = P_3. Here:
@@ -25,24 +26,24 @@ Computed from losses, as LP(1) = (1 - exp(L_1 - L_0)) / (1 - exp(L_3 - L_0)): pe
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from siftune._common.artefacts import described
+from siftune.config.options import COUNT, POSITIVE, option
 from siftune.features.base import Context, Evidence
 from siftune.features.forward.loss import Loss
 from siftune.features.forward_passes import forward_stores
-from siftune.features.gradient_settings import lora_settings, warmup_settings
+from siftune.features.gradient_settings import lora_settings
 from siftune.features.passes import refuse_other
 from siftune.features.similarity import first_alike
 from siftune.features.warmed_up import warmed_up
 from siftune.features.work import Work
-from siftune.methods.embedding import embedding_vectors
+from siftune.methods.embedding import Embedded, embedding_vectors
 
 if TYPE_CHECKING:
-    from siftune.config.settings import SelectConfig
     from siftune.features.gradients.warmup import WarmupSettings
 
 NAME = "learning-percentage"
@@ -62,9 +63,21 @@ class EpochLoss(Loss):
         return NAME
 
 
+@dataclass(frozen=True)
+class LearningPercentageSettings(Embedded):
+    learning_percentage: Literal["full", "app"] = option("full", "Of what three epochs learn (the paper's LP(1)), or "
+                                                         "of the first perplexity (LP_app: one epoch).",
+                                                         decides="selection")
+    training_learning_rate: float = option(3e-4, "Peak learning rate of the training on the pool.", rule=POSITIVE,
+                                           paper="2e-5, of all weights")
+    training_batch_size: int = option(8, "Rows per optimizer step of the training on the pool.", rule=COUNT, paper=128)
+
+
 class LearningPercentage:
+    Settings = LearningPercentageSettings
+    reads = ("autocast", "feature_dtype")
     name = NAME
-    summary = "How much of what training teaches of a row its first epoch teaches; low is hard (--learning-percentage)."
+    summary = "How much of what training teaches of a row its first epoch teaches; low is hard."
     paper = "arXiv 2402.10430"
     cost = "three epochs of training on the pool (app: one) and three forward passes over it (app: two)"
     needs_target = False
@@ -73,8 +86,8 @@ class LearningPercentage:
 
     def compute(self, context: Context) -> Evidence:
         config, pool = context.config, context.pool
-        full = config.learning_percentage == "full"
-        settings = training_settings(config)
+        full = context.settings.learning_percentage == "full"
+        settings = training_settings(context)
         root = context.folder / "store" / NAME
         fingerprint = self.fingerprint(context, settings)
         refuse_other(root, fingerprint, recompute=config.recompute, training=NAME)
@@ -93,7 +106,7 @@ class LearningPercentage:
     def work(self, context: Context) -> list[Work]:
         """What `siftune plan` tells."""
         pool = context.pool
-        tokens, epochs = int(pool.tokens.sum()), EPOCHS if context.config.learning_percentage == "full" else 1
+        tokens, epochs = int(pool.tokens.sum()), EPOCHS if context.settings.learning_percentage == "full" else 1
         passes = ("loss before training", "loss after epoch 1", f"loss after epoch {EPOCHS}")[: 2 if epochs == 1 else 3]
         return [Work(NAME, "training", epochs * tokens, told=f"{epochs} epoch{'s' * (epochs > 1)} on the whole pool"),
                 *(Work(step, "forward", tokens, (Loss(),), len(pool)) for step in passes),
@@ -106,11 +119,16 @@ class LearningPercentage:
                 "seed": config.seed, "lora": described(lora_settings(config)), "training": described(settings)}
 
 
-def training_settings(config: SelectConfig) -> WarmupSettings:
+def training_settings(context: Context) -> WarmupSettings:
     """Three epochs over the whole pool, as the released code trains."""
-    settings = warmup_settings(config)
-    return replace(settings, share=1.0, min_rows=1, epochs=EPOCHS,
-                   train=replace(settings.train, schedule="cosine", warmup_share=0.03, weight_decay=0.0))
+    from siftune.features.gradients.warmup import WarmupSettings
+    from siftune.training.settings import TrainSettings
+
+    own = context.settings
+    train = TrainSettings(learning_rate=own.training_learning_rate, batch_size=own.training_batch_size,
+                          micro_batch_tokens=context.config.micro_batch_tokens, schedule="cosine", warmup_share=0.03,
+                          weight_decay=0.0)
+    return WarmupSettings(share=1.0, min_rows=1, epochs=EPOCHS, train=train)
 
 
 def learning_percentage(before: np.ndarray, first: np.ndarray, last: np.ndarray) -> np.ndarray:

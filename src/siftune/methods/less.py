@@ -22,23 +22,25 @@ for other targets.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from siftune._common.artefacts import KeptFile, digest
-from siftune.config.settings import SelectConfig
+from siftune.config.options import option
 from siftune.features.base import Context, Evidence, targets_key
 from siftune.features.centring import Centred, centred_queries, mean_vector, note, reference_rows
 from siftune.features.gradient_passes import Pass, Passes
 from siftune.features.gradient_settings import (
-    base_fingerprint,
-    config_projection,
+    Compared,
+    Projected,
+    WarmedUp,
+    gradient_fingerprint,
     make_engine,
     needs_reference,
     settled,
-    warmup_fingerprint,
 )
 from siftune.features.passes import refuse_other
 from siftune.features.similarity import (
@@ -51,7 +53,7 @@ from siftune.features.similarity import (
     weighted_blocks,
 )
 from siftune.features.store import FeatureStore
-from siftune.features.warmed_up import warmed_up
+from siftune.features.warmed_up import warmed_up, warmup_folder
 
 if TYPE_CHECKING:
     from siftune.features.gradients.warmup import Checkpoint
@@ -61,7 +63,17 @@ VERSION = 1
 """Of the directions: whoever changes how they are made of the targets' gradients counts up."""
 
 
+@dataclass(frozen=True)
+class LessSettings(Compared, Projected, WarmedUp):
+    adam: Literal["paper", "less-code", "none"] = option("paper", "Direction of pool features: Adam's next step; as "
+                                                         "the released code has it; or the plain gradient.")
+    directions: Literal["targets", "subtasks"] = option("targets", "With projection=none: keep a direction per target, "
+                                                        "or only one per subtask (less memory).")
+
+
 class Less:
+    Settings = LessSettings
+    reads = ("autocast", "feature_dtype")
     name = "less"
     summary = "Projected LoRA gradients at warmup checkpoints: Adam directions for the pool, plain for targets."
     paper = "arXiv 2402.04333"
@@ -72,52 +84,49 @@ class Less:
     projections: tuple[str, ...] = ("sparse-jl", "countsketch", "srht", "rademacher", "grass", "none")
     warmup = True
 
-    def numbers_per_row(self, config: SelectConfig, targets: int, subtasks: int) -> int:
+    def numbers_per_row(self, settings: LessSettings, targets: int, subtasks: int) -> int:
         """What a pass keeps of a row."""
-        if config.projection == "none":
-            return subtasks + (targets if config.directions == "targets" else 0)
-        return config.projection_dim
+        if settings.projection == "none":
+            return subtasks + (targets if settings.directions == "targets" else 0)
+        return settings.projection_dim
 
-    def keeps_features(self, config: SelectConfig) -> bool:
-        return config.projection != "none"
+    def keeps_features(self, settings: LessSettings) -> bool:
+        return settings.projection != "none"
+
+    def keeps_besides(self, settings: LessSettings) -> tuple[str, ...]:
+        """Without a projection it is the cosine with each subtask's direction that is kept, which the mean decides."""
+        return ("target_mean",) if settings.projection == "none" else ()
 
     def compute(self, context: Context) -> Evidence:
         from siftune.features.gradients.warmup import score_weights
 
-        config = settled(context.config, self)
-        exact = config.projection == "none"
-        fingerprint = self.fingerprint(context, config)
-        name = f"less-exact-{targets_key(context.target)[:12]}" if exact else "less"
+        settings = settled(context, self)
+        exact = settings.projection == "none"
+        fingerprint = gradient_fingerprint(context, self, settings)
+        name = "less"
+        if exact:
+            fingerprint["targets"] = targets_key(context.target)
+            name = f"less-exact-{fingerprint['targets'][:12]}"
         root = context.folder / "store" / name
-        refuse_other(root, fingerprint, recompute=config.recompute)
+        refuse_other(root, fingerprint, recompute=context.config.recompute, training=warmup_folder(context))
         with warmed_up(context) as (model, checkpoints):
-            passes = Passes(context, config, model, fingerprint, root)
+            passes = Passes(context, settings, model, fingerprint, root)
             weights = score_weights(checkpoints)
             notes = {"checkpoint_weights": [round(float(w), 6) for w in weights],
                      "warmup_steps": [c.step for c in checkpoints]}
             run = _exact if exact else _projected
             return run(context, passes, checkpoints, weights, notes)
 
-    def fingerprint(self, context: Context, config: SelectConfig) -> dict[str, Any]:
-        if config.projection == "none":
-            projected = {"kind": "none", "targets": targets_key(context.target), "lines": config.directions,
-                         "target_mean": config.target_mean}
-        else:
-            projected = config_projection(config).fingerprint()
-        return {**base_fingerprint(context), **warmup_fingerprint(context), "adam": config.adam,
-                "projection": projected}
-
 
 def _projected(context: Context, passes: Passes, checkpoints: Sequence[Checkpoint], weights: np.ndarray,
                notes: dict[str, Any]) -> Evidence:
-    config = context.config
-    directions = [Pass(c, config.adam) for c in checkpoints]
+    directions = [Pass(c, passes.settings.adam) for c in checkpoints]
     pool = passes.over(context.pool, directions, "pool")
     target = passes.over(context.target, [Pass(c) for c in checkpoints], "target")
     known = existing_features(context, passes, directions)
     plain: list[FeatureStore] = []
-    if needs_reference(config, Less.name):
-        rows = reference_rows(context.pool, config.seed)
+    if needs_reference(passes.settings):
+        rows = reference_rows(context.pool, context.config.seed)
         plain = passes.over(rows, [Pass(c) for c in checkpoints], "reference")
     return compared(context, pool, [Queries.of(store) for store in target], weights, passes.fingerprint, notes, known,
                     plain)
@@ -138,12 +147,12 @@ def compared(context: Context, pool: Sequence[FeatureStore], queries: Sequence[Q
     inner products <q, x> of the projected gradients themselves (LESS, section 2, before the normalisation of section
     3.2); pool rows are still compared with each other by cosine.
     """
-    config = context.config
+    settings = context.settings
     subtasks = Subtasks(context.target)
-    dot = config.gradient_score == "dot"
+    dot = settings.gradient_score == "dot"
     rows: Sequence[UnitFeatures] = pool
     existing = [Queries.of(store) for store in known]
-    if config.center:
+    if settings.center:
         with context.clock.measure("centre"):
             means = [mean_vector(store.feature_blocks) for store in pool]
             plain_means = [mean_vector(store.feature_blocks) for store in plain] or means
@@ -152,18 +161,18 @@ def compared(context: Context, pool: Sequence[FeatureStore], queries: Sequence[Q
         existing = [centred_queries(x, mean) for x, mean in zip(existing, means[: len(existing)], strict=True)]
         notes |= note(means)
     lines = [query.feature * query.norm[:, None] if dot else query.feature for query in queries]
-    towards = [subtasks.directions(query, config.target_mean, unit=not dot) for query in queries]
+    towards = [subtasks.directions(query, settings.target_mean, unit=not dot) for query in queries]
     norms = None
     if dot:  # the stores hold unit features and their lengths: dividing by 1 / length gives the gradients back
         norms = [1 / np.maximum(store.array("projected_norm").astype(np.float64), 1e-30) for store in pool]
         notes["gradient_score"] = "dot"
-    if config.damping:
+    if settings.damping:
         with context.clock.measure("preconditioner"):
             norms = []
             for i, features in enumerate(rows):
-                lines[i], towards[i], norm = _whitened(features, lines[i], towards[i], config.damping)
+                lines[i], towards[i], norm = _whitened(features, lines[i], towards[i], settings.damping)
                 norms.append(norm)
-        notes["damping"] = config.damping
+        notes["damping"] = settings.damping
     first = first_alike(context.pool)
     old = [x.feature for x in existing]
     # Whitened similarities are to the targets only: pool rows are compared with each other as they are.
@@ -188,15 +197,15 @@ def _whitened(store: UnitFeatures, lines: np.ndarray, means: np.ndarray, damping
 def _exact(context: Context, passes: Passes, checkpoints: Sequence[Checkpoint], weights: np.ndarray,
            notes: dict[str, Any]) -> Evidence:
     """Store-free: the targets' directions first, then cosines with them in one pass over the pool."""
-    config = context.config
+    settings = passes.settings
     subtasks = Subtasks(context.target)
     with context.clock.measure("target directions") as entry:
         made = [target_directions(context, passes, c, subtasks) for c in checkpoints]
         entry["reused"] = not any(fresh for _, fresh in made)
-    pool = passes.over(context.pool, [Pass(c, config.adam, matrix, cosines=True)
+    pool = passes.over(context.pool, [Pass(c, settings.adam, matrix, cosines=True)
                                       for c, (matrix, _) in zip(checkpoints, made, strict=True)], "pool", "pool scores")
     count = len(subtasks.names)
-    ahead = len(context.target) if config.directions == "targets" else 0
+    ahead = len(context.target) if settings.directions == "targets" else 0
     first = first_alike(context.pool)
     per_subtask = alike(lambda: _weighted(pool, weights, slice(ahead, ahead + count)), first)
     if not ahead:
@@ -215,7 +224,7 @@ def target_directions(context: Context, passes: Passes, checkpoint: Checkpoint, 
     """
     from siftune.features.gradients.basis import kept_directions
 
-    config = context.config
+    settings = passes.settings
     path = passes.root / "directions" / f"epoch-{checkpoint.epoch}.npy"
     key = digest({**passes.fingerprint, "checkpoint": checkpoint, "code": VERSION})
     kept = kept_directions(path, key)
@@ -225,10 +234,10 @@ def target_directions(context: Context, passes: Passes, checkpoint: Checkpoint, 
     gram = gradients.gram()
     norms = np.sqrt(np.diag(gram))
     unit = np.diag(1 / norms)
-    mean = subtasks.weights(norms, config.target_mean) @ unit
-    if config.target_mean == "gradient":
+    mean = subtasks.weights(norms, settings.target_mean) @ unit
+    if settings.target_mean == "gradient":
         mean /= np.sqrt(np.einsum("km,mn,kn->k", mean, gram, mean))[:, None]
-    combination = np.concatenate([unit, mean]) if config.directions == "targets" else mean
+    combination = np.concatenate([unit, mean]) if settings.directions == "targets" else mean
     kept = gradients.combined(path, combination).keep(key)
     gradients.remove()
     return kept, True
@@ -241,7 +250,7 @@ def target_gradients(context: Context, passes: Passes, checkpoint: Checkpoint, p
     from siftune.models.lora import load_adapter_state
     from siftune.models.memory import batch_tokens
 
-    config, loaded = passes.config, context.model
+    config, loaded = context.config, context.model
     load_adapter_state(passes.model, checkpoint.load_weights())
     rendered = context.target.rendered
     with bar("target gradients", int(context.target.tokens.sum()), "tokens") as progress:

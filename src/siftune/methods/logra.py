@@ -2,7 +2,7 @@
 
 Both factors of every layer's gradient are projected and the small product is kept (see
 :mod:`siftune.features.gradients.projections.logra`), so no full gradient is ever formed and one pass over the pool is
-all there is to it. With ``--damping`` the similarity is LoGra's influence, the inner product under the damped inverse
+all there is to it. With ``damping`` the similarity is LoGra's influence, the inner product under the damped inverse
 of the pool's projected Gram matrix, normalised; without it, a plain cosine of gradients.
 
 The fast option where there is no time for a warmup. LESS found gradients of a model that has not been warmed up to
@@ -11,17 +11,17 @@ select little better than chance (section 6, ablations), so compare with random 
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
-from siftune.config.settings import SelectConfig
 from siftune.features.base import Context, Evidence
 from siftune.features.gradient_passes import Pass, Passes
 from siftune.features.gradient_settings import (
-    base_fingerprint,
+    Compared,
+    Projected,
     choose_linear_weights,
-    config_projection,
+    gradient_fingerprint,
     settled,
 )
 from siftune.features.passes import refuse_other
@@ -29,7 +29,14 @@ from siftune.features.similarity import Queries
 from siftune.methods.less import compared, existing_features
 
 
+@dataclass(frozen=True)
+class LoGraSettings(Compared, Projected):
+    pass
+
+
 class LoGra:
+    Settings = LoGraSettings
+    reads = ("autocast", "feature_dtype")
     name = "logra"
     summary = "Gradients of the base model's linear weights, both factors projected; no warmup."
     paper = "arXiv 2405.13954"
@@ -41,24 +48,21 @@ class LoGra:
 
     warmup = False
 
-    def numbers_per_row(self, config: SelectConfig, targets: int, subtasks: int) -> int:
+    def numbers_per_row(self, settings: LoGraSettings, targets: int, subtasks: int) -> int:
         """What the pass keeps of a row."""
-        return config.projection_dim
+        return settings.projection_dim
 
-    def keeps_features(self, config: SelectConfig) -> bool:
+    def keeps_features(self, settings: LoGraSettings) -> bool:
         return True
 
     def compute(self, context: Context) -> Evidence:
-        config = settled(context.config, self)
-        fingerprint: dict[str, Any] = {
-            **base_fingerprint(context), "weights": list(config.lora_targets) or "all", "layers": config.lora_layers,
-            "projection": config_projection(config).fingerprint(),
-        }
+        config, settings = context.config, settled(context, self)
+        fingerprint = gradient_fingerprint(context, self, settings)
         root = context.folder / "store" / "logra"
         refuse_other(root, fingerprint, recompute=config.recompute)
         frozen = {p: p.requires_grad for p in context.model.model.parameters()}
         try:
-            passes = Passes(context, config, choose_linear_weights(context.model.model, config), fingerprint, root)
+            passes = Passes(context, settings, choose_linear_weights(context.model.model, config), fingerprint, root)
             pool = passes.over(context.pool, [Pass()], "pool")
             target = passes.over(context.target, [Pass()], "target")
             known = existing_features(context, passes, [Pass()])

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 
 class LossScore:
+    reads = ("autocast",)
     name = "loss"
     summary = "Mean loss of the response, nats per token: the hardest rows first."
     paper = ""

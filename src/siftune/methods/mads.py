@@ -5,8 +5,8 @@ j): the aggregated activation a_lj(x) is among the layer's strongest}, with the 
 MLP's down projection) averaged in magnitude over the response. The core set is then the one that covers most: see
 :mod:`siftune.selectors.coverage`. No target is needed.
 
-The same number of neurons of each layer counts for every row (``--active``), since with a raw threshold
-(``--threshold``) the set grows and shrinks with the length of the response, and coverage would choose by length: the
+The same number of neurons of each layer counts for every row (``active``), since with a raw threshold
+(``threshold``) the set grows and shrinks with the length of the response, and coverage would choose by length: the
 notes tell the correlation.
 """
 
@@ -17,18 +17,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from siftune._common.progress import log
-from siftune.features.activations import Sets, active_neurons, stored_sets
+from siftune.features.activations import ActiveSettings, Sets, active_neurons, stored_sets
 from siftune.features.base import Context, Evidence
 from siftune.features.similarity import first_alike
 from siftune.features.work import Work, forward_work
 
 if TYPE_CHECKING:
-    from siftune.features.forward.reader import Reader
+    from siftune.features.forward.active_sets import ActiveNeurons
 
 BY_LENGTH = 0.5  # correlation of set size and response length above which a warning is due
 
 
 class Mads:
+    Settings = ActiveSettings
+    reads = ("autocast",)
     name = "mads"
     summary = "The strongest neurons of every layer as feature sets, to be covered (our reading of the abstract)."
     paper = "arXiv 2605.30857"
@@ -47,9 +49,9 @@ class Mads:
         return forward_work(context, readers(context))
 
 
-def readers(context: Context) -> list[Reader]:
+def readers(context: Context) -> list[ActiveNeurons]:
     """What it reads of a forward pass."""
-    return [active_neurons(context.config, neurons="gated", span="response")]
+    return [active_neurons(context.of(Mads.name).settings)]
 
 
 def set_notes(context: Context, sets: Sets) -> dict[str, Any]:
@@ -62,7 +64,7 @@ def set_notes(context: Context, sets: Sets) -> dict[str, Any]:
                              "neurons": sets.features, "set_size_by_length": correlation}
     if correlation is not None and correlation > BY_LENGTH:
         notes["set_size_warning"] = ("Rows with longer responses have more active neurons (correlation "
-                                     f"{correlation:.2f}): coverage chooses by length. Leave --threshold out, so that "
-                                     "every row counts the same number of neurons (--active).")
+                                     f"{correlation:.2f}): coverage chooses by length. Leave threshold out, so that "
+                                     "every row counts the same number of neurons (active).")
         log(f"warning: {notes['set_size_warning']}")
     return notes

@@ -12,21 +12,32 @@ The same sets serve MADS, and are shared with it where the settings agree.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from siftune.features.activations import Sets, active_neurons, stored_sets
+from siftune.config.options import option
+from siftune.features.activations import ActiveSettings, Sets, active_neurons, stored_sets
 from siftune.features.base import Context, Evidence
 from siftune.features.similarity import Subtasks, alike, first_alike
 from siftune.features.work import Work, forward_work
 from siftune.methods.mads import set_notes
 
 if TYPE_CHECKING:
-    from siftune.features.forward.reader import Reader
+    from siftune.features.forward.active_sets import ActiveNeurons
+
+
+@dataclass(frozen=True)
+class NagSettings(ActiveSettings):
+    neurons: Literal["gated", "up"] = option("up", "Whose activations count: those of the MLP's up projection, or the "
+                                             "gated ones that enter its down projection.")
+    span: Literal["response", "prompt", "all"] = option("all", "Over which tokens activations are taken.")
 
 
 class Nag:
+    Settings = NagSettings
+    reads = ("autocast",)
     name = "nag"
     summary = "Overlap of a row's strongest neurons with those of the targets, layer by layer."
     paper = "arXiv 2604.15706"
@@ -49,9 +60,9 @@ class Nag:
         return forward_work(context, own, own)
 
 
-def readers(context: Context) -> list[Reader]:
+def readers(context: Context) -> list[ActiveNeurons]:
     """What it reads of a forward pass."""
-    return [active_neurons(context.config, neurons="up", span="all")]
+    return [active_neurons(context.of(Nag.name).settings)]
 
 
 def profiles(sets: Sets, subtasks: Subtasks) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 Per layer l, the delta of the gated activations between the last and the first response token of each target; v_l is the
 first principal component of the deltas, its sign such that the mean delta lies along it. Score(x) = sum_l <A_l(x),
-v_l>, where A_l(x) are the activations averaged over the response tokens; ``--nait-score cosine`` takes the mean over
+v_l>, where A_l(x) are the activations averaged over the response tokens; ``nait_score = "cosine"`` takes the mean over
 the layers of the cosines instead. One line of directions and scores per subtask. Inner products grow with the
 activations of a task's layers: where several subtasks compete for a budget, round-robin lets each rank for itself.
 
@@ -11,20 +11,22 @@ difference; where the deltas do not vary (a single target), v_l is their mean, o
 no delta; such targets say nothing of a direction and are left out, and counted. The end-of-turn token, though it is
 supervised, does not count as the last: with it the directions tell of ending, whatever the task (on the demo's pool 0
 of 17 rows came from the targets' families, without it 6). Inner products are mostly the last layers';
-``--nait-score cosine`` weighs all layers alike.
+``nait_score = "cosine"`` weighs all layers alike.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from siftune._common.artefacts import Damaged, Unusable, digest, keep_file, kept_file
 from siftune._common.artefacts.sealed import tell_damage
 from siftune._common.errors import DataError
+from siftune.config.options import OwnSettings, option
 from siftune.data.spans import special_ids
 from siftune.features.base import Context, Evidence, targets_key
 from siftune.features.forward_passes import forward_stores
@@ -43,7 +45,18 @@ VERSION = 1
 """Of the directions: whoever changes how they are made of the targets' moves counts up."""
 
 
+@dataclass(frozen=True)
+class NaitSettings(OwnSettings):
+    neurons: Literal["gated", "up"] = option("gated", "Whose activations count: the gated ones that enter the MLP's "
+                                             "down projection, or those of its up projection.")
+    span: Literal["response", "prompt", "all"] = option("response", "Over which tokens a row's activations are taken.")
+    nait_score: Literal["dot", "cosine"] = option("dot", "Inner product with the task's direction (the paper), or the "
+                                                  "mean over the layers of the cosines.", decides="selection")
+
+
 class Nait:
+    Settings = NaitSettings
+    reads = ("autocast",)
     name = "nait"
     summary = "Mean activations along the directions in which the targets' responses move them, layer by layer."
     paper = "arXiv 2603.13201"
@@ -55,7 +68,7 @@ class Nait:
     def compute(self, context: Context) -> Evidence:
         own = along(context)
         [store] = forward_stores(context, context.pool, [own], "pool")
-        cosine = context.config.nait_score == "cosine"
+        cosine = context.settings.nait_score == "cosine"
         short = int((_response_tokens(context) < 2).sum())
         return Evidence(blocks=alike(lambda: scores(store, cosine=cosine), first_alike(context.pool)),
                         lines=Subtasks(context.target).names, stores=[store.folder], fingerprint=store.fingerprint,
@@ -106,9 +119,8 @@ def along(context: Context) -> Along:
 
 
 def _settled(context: Context) -> tuple[Neurons, Span]:
-    config = context.config
-    return ("gated" if config.neurons == "auto" else config.neurons,
-            "response" if config.span == "auto" else config.span)
+    settings = context.of(Nait.name).settings
+    return settings.neurons, settings.span
 
 
 def principal_directions(deltas: np.ndarray) -> np.ndarray:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from siftune.features.base import Context, Evidence
-from siftune.features.centring import centred
+from siftune.features.centring import Centrable, centred
 from siftune.features.cosines import alike_vectors, cosines
 from siftune.features.forward_passes import forward_stores
 from siftune.features.similarity import first_alike
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 
 class Rds:
+    Settings = Centrable
+    reads = ("autocast", "feature_dtype")
     name = "rds"
     summary = "Position-weighted mean of the last hidden states; cosine to the targets."
     paper = "arXiv 2503.01807"

@@ -3,7 +3,7 @@
     d_i(.)  = sqrt(mean_t (1 - p_t)^2), p_t the probability of row i's supervised token t under teacher forcing
     U[i, j] = d_i(no example) - d_i(example j before it), in [-1, 1]: "showing j helps to answer i"
 
-(``--utility logprob``: ``mean_t log p_t`` with the example, less that without.) U is directed: rows are those to be
+(``utility = "logprob"``: ``mean_t log p_t`` with the example, less that without.) U is directed: rows are those to be
 helped, columns the examples. An example is shown as an earlier exchange of the same conversation, see
 :mod:`siftune.features.in_context.conversation`.
 
@@ -24,15 +24,17 @@ rest are 0.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from siftune._common.errors import ConfigError
+from siftune.config.options import COUNT_OR_NONE, OwnSettings, option
 from siftune.data.rows import Examples
-from siftune.features.base import Context, Evidence, row_keys
+from siftune.features.base import Context, Evidence, deciding_features, row_keys
 from siftune.features.in_context.matrix import Contents, Utilities
 from siftune.features.in_context.nomination import all_pairs, nominated
 from siftune.features.store import FeatureStore
@@ -40,13 +42,28 @@ from siftune.features.utility_passes import Pairs, Scored, score_alone, score_pa
 from siftune.features.work import Work
 
 DENSE_ROWS = 256
-"""``--pairs auto`` scores all pairs of up to so many rows (squared)."""
+"""``pairs = "auto"`` scores all pairs of up to so many rows (squared)."""
 
 _WIDTH = 4096  # pool rows a block
-_UNION = 1.75  # as many pairs as this times --nominees a row, where both sides nominate
+_UNION = 1.75  # as many pairs as this times ``nominees`` a row, where both sides nominate
+
+
+@dataclass(frozen=True)
+class UtilitySettings(OwnSettings):
+    utility: Literal["distance", "logprob"] = option("distance", "How much an example in context helps: by distance "
+                                                     "from certainty (the paper), or by mean log-probability.",
+                                                     decides="selection")
+    pairs: Literal["auto", "dense", "sparse"] = option("auto", "Which pairs are scored: all, or those that nearest "
+                                                       "neighbours and chance nominate; auto: all up to 256 rows.",
+                                                       paper="dense")
+    nominees: int = option(24, "Nearest rows by embedding that each example is scored on, where not all pairs are.",
+                           rule=COUNT_OR_NONE)
+    random_nominees: int = option(8, "Random rows that each example is scored on besides.", rule=COUNT_OR_NONE)
 
 
 class Utility:
+    Settings = UtilitySettings
+    reads = ()
     name = "utility"
     summary = "How much each row, shown as an example, helps the model to answer the others."
     paper = "arXiv 2411.04425"
@@ -58,11 +75,12 @@ class Utility:
         stages = Stages(context)
         return Evidence(kernel=stages.kernel, blocks=stages.to_targets if len(context.target) else None,
                         existing=stages.to_existing if len(context.existing) else None,
-                        fingerprint=stages.fingerprint, notes=stages.notes)
+                        fingerprint={**stages.fingerprint, "settings": deciding_features(self, context.settings)},
+                        notes=stages.notes)
 
     def work(self, context: Context) -> list[Work]:
         """What `siftune plan` tells; how many pairs nearness nominates is known about, until it is done."""
-        config, pool, target, known = context.config, context.pool, context.target, context.existing
+        own, pool, target, known = context.settings, context.pool, context.target, context.existing
         hidden = context.model.model.get_output_embeddings().weight.shape[1]
 
         def alone(name: str, rows: Examples, needs: str = "") -> Work:
@@ -74,10 +92,10 @@ class Utility:
             return Work(name, "forward", tokens, disk=12 * count, needs=needs, told=f"{count:,} pairs")
 
         def count(helped: Examples, shown: Examples) -> int:
-            if is_dense(config.pairs, len(helped), len(shown)):
+            if is_dense(own.pairs, len(helped), len(shown)):
                 return len(helped) * len(shown)
             # Nearest rows of each side, many of them the same pair.
-            return round(len(shown) * min(len(helped), _UNION * config.nominees + config.random_nominees))
+            return round(len(shown) * min(len(helped), _UNION * own.nominees + own.random_nominees))
 
         made = [alone("pool", pool, "kernel"), pairs("utility", pool, pool, count(pool, pool), "kernel")]
         if len(target):
@@ -89,7 +107,7 @@ class Utility:
 
 
 def is_dense(pairs: str, rows: int, examples: int) -> bool:
-    """Whether ``--pairs`` means all of them, for so many rows to be helped and examples."""
+    """Whether ``pairs`` means all of them, for so many rows to be helped and examples."""
     return pairs == "dense" or (pairs == "auto" and rows * examples <= DENSE_ROWS**2)
 
 
@@ -104,11 +122,11 @@ class Stages:
         self.context = context
         self.pool = Contents(context.pool)
         every = self._dense(len(self.pool), max(len(self.pool), len(self.existing)))
-        if not every and not context.config.nominees + context.config.random_nominees:
-            raise ConfigError("no pairs would be scored", where="--nominees",
+        if not every and not context.settings.nominees + context.settings.random_nominees:
+            raise ConfigError("no pairs would be scored", where="--set nominees",
                               why="Neither nearest rows nor random ones are nominated.",
-                              hint="give --nominees or --random-nominees above 0, or --pairs dense")
-        self.notes: dict[str, Any] = {"utility": context.config.utility}
+                              hint="give nominees or random_nominees above 0, or --set pairs=dense")
+        self.notes: dict[str, Any] = {"utility": context.settings.utility}
 
     def kernel(self) -> Any:
         """s [N, N]: float32, or ``csc_array`` where pairs are nominated."""
@@ -179,11 +197,11 @@ class Stages:
         return Conversation(self.context.model.tokenizer)
 
     def _dense(self, rows: int, examples: int) -> bool:
-        return is_dense(self.context.config.pairs, rows, examples)
+        return is_dense(self.context.settings.pairs, rows, examples)
 
     def _utilities(self, kind: str, helped: Contents, shown: Contents) -> Utilities:
         """U of one kind: all pairs where targets are helped or the rows are few, nominated ones elsewhere."""
-        context, config = self.context, self.context.config
+        context, config, own = self.context, self.context.config, self.context.settings
         same = helped.place_of(shown)
         dense = kind == "target" or self._dense(len(helped), len(shown))
         alone = self.alone(helped, "pool" if helped is self.pool else kind)
@@ -195,21 +213,21 @@ class Stages:
                 some = all_pairs(len(helped), same)
             else:
                 apart = None if shown is helped else self.alone(shown, kind).array("vector")
-                some = nominated(alone.array("vector"), apart, same, shown.examples.ids, nominees=config.nominees,
-                                 random_nominees=config.random_nominees, seed=config.seed)
+                some = nominated(alone.array("vector"), apart, same, shown.examples.ids, nominees=own.nominees,
+                                 random_nominees=own.random_nominees, seed=config.seed)
             return Pairs([r.ids for r in shown.examples.rendered], rows, some)
 
-        form = {"pairs": "dense"} if dense else {"pairs": "sparse", "nominees": config.nominees,
-                                                 "random_nominees": config.random_nominees, "seed": config.seed}
+        form = {"pairs": "dense"} if dense else {"pairs": "sparse", "nominees": own.nominees,
+                                                 "random_nominees": own.random_nominees, "seed": config.seed}
         other = {"target": helped, "existing": shown}.get(kind)
         scored = score_pairs(
             context, pairs, self._folder(kind, other) / form["pairs"],
             {**self.fingerprint, **form, **({} if other is None else {kind: other.key})},
             examples=row_keys(shown.examples, "pool"),
-            expected=len(helped) if dense else 2 * config.nominees + config.random_nominees, limit=self._limit,
+            expected=len(helped) if dense else 2 * own.nominees + own.random_nominees, limit=self._limit,
             title="utility" if kind == "pool" else f"utility ({kind})")
-        found = Utilities.between(scored.rows, scored.examples, alone.array(config.utility),
-                                  scored.scores[config.utility], config.utility, same, (len(helped), len(shown)))
+        found = Utilities.between(scored.rows, scored.examples, alone.array(own.utility),
+                                  scored.scores[own.utility], own.utility, same, (len(helped), len(shown)))
         self._note(kind, found, scored, np.array([len(row) for row in rows]), shown)
         return found
 

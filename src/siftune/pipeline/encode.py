@@ -10,11 +10,12 @@ import numpy as np
 
 from siftune._common.errors import ConfigError
 from siftune._common.registry import unknown_name
+from siftune.config.catalogue import METHODS, RECIPES, owner_of
 from siftune.config.settings import SelectConfig
 from siftune.data.rows import Examples
 from siftune.features.base import Context, Evidence
 from siftune.features.collect import check as check_collect
-from siftune.pipeline.recipes import METHODS, REPRESENTATIONS, representation_of
+from siftune.pipeline.recipes import representation_of
 from siftune.pipeline.runfolder import prepare
 from siftune.pipeline.select import features_home, load, read_inputs
 
@@ -58,7 +59,7 @@ def encode(config: SelectConfig, representation: str) -> Features:
 
     Args:
         config: pool (the rows to encode), model and settings, with an output folder.
-        representation: of :data:`~siftune.pipeline.recipes.REPRESENTATIONS`, or a method that has one.
+        representation: a method of `siftune methods`, or the recipe of one.
 
     Raises:
         ConfigError: an unknown representation, one that needs a target and has none, or one that keeps nothing a row.
@@ -78,15 +79,15 @@ def encode(config: SelectConfig, representation: str) -> Features:
     if name in UNTARGETED and not len(target):
         target = Examples(inputs.pool.rows[:1], inputs.pool.rendered[:1])  # any will do: its features are not returned
     context = Context(config, inputs.pool, target, inputs.render, features_home(config), load,
-                      existing=inputs.existing)
+                      existing=inputs.existing, owner=owner_of(name))
     return _as_array(made.compute(context), inputs.pool.ids, target.ids, name)
 
 
 def _name_of(representation: str) -> str:
-    if representation in METHODS and representation not in REPRESENTATIONS:
-        representation = METHODS[representation].representation
-    if not representation.startswith("file:") and representation not in REPRESENTATIONS:
-        raise unknown_name("representation", representation, REPRESENTATIONS.names(), flag="representation")
+    if representation in RECIPES and representation not in METHODS:
+        representation = RECIPES[representation].representation
+    if not representation.startswith("file:") and representation not in METHODS:
+        raise unknown_name("representation", representation, METHODS.names(), flag="representation")
     if representation in ("none", "utility"):
         why = {"none": "It looks at no row.", "utility": "It is a number a pair of rows."}[representation]
         raise ConfigError(f"{representation} keeps no features of single rows", where="representation", why=why,
@@ -95,7 +96,7 @@ def _name_of(representation: str) -> str:
 
 
 def _per_row() -> list[str]:
-    return [name for name in REPRESENTATIONS.names() if name not in ("none", "utility")]
+    return [name for name in METHODS.names() if name not in ("none", "utility", "file")]
 
 
 def _need_none() -> list[str]:

@@ -16,12 +16,12 @@ import numpy as np
 from siftune._common.errors import SiftuneError
 from siftune._common.files import make_folder, write_json, write_lines, write_text, write_with
 from siftune._common.version import __version__
+from siftune.config.catalogue import Recipe, owner_of
 from siftune.config.settings import SelectConfig, to_yaml
 from siftune.data.load import Inputs
 from siftune.data.rows import Dropped
 from siftune.data.write import write_dropped, write_rows
 from siftune.features.base import Context, Evidence
-from siftune.pipeline.recipes import Method
 from siftune.selectors import Problem, Selection
 
 NEARLY = 100  # rows of rejected_sample.jsonl
@@ -47,7 +47,7 @@ class Outcome:
     """A finished selection with all that it came from; ``bare`` is the pool under the user's constraints alone."""
 
     config: SelectConfig
-    method: Method
+    method: Recipe
     inputs: Inputs
     context: Context
     evidence: Evidence
@@ -55,6 +55,11 @@ class Outcome:
     problem: Problem
     selection: Selection
     command: str = ""
+
+    @property
+    def owners(self) -> list[str]:
+        """The method and the selector."""
+        return [owner_of(self.method.representation), self.method.selector]
 
     @property
     def dropped(self) -> list[Dropped]:
@@ -91,7 +96,7 @@ def write_run(folder: Path, outcome: Outcome) -> None:
     write_lines(folder / "rejected_sample.jsonl", _nearly(outcome, nearly))
     write_lines(folder / "targets.jsonl", _targets(outcome))
     write_dropped(folder / "dropped.jsonl", outcome.dropped)
-    write_text(folder / "config.yaml", to_yaml(outcome.config))
+    write_text(folder / "config.yaml", to_yaml(outcome.config, outcome.owners))
     write_json(folder / "manifest.json", _manifest(outcome))
 
 
@@ -214,7 +219,7 @@ def _targets(outcome: Outcome) -> list[str]:
 
 def _manifest(outcome: Outcome) -> dict[str, Any]:
     config, inputs, method, evidence = outcome.config, outcome.inputs, outcome.method, outcome.evidence
-    loaded = outcome.context.__dict__.get("model")  # only if it was ever loaded
+    loaded = outcome.context.loaded
     sources = dict.fromkeys(row.source for row in inputs.pool.rows)
     counts = dict.fromkeys(sources, 0)
     for row in inputs.pool.rows:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from siftune._common.errors import ConfigError, DataError
 from siftune._common.progress import log
-from siftune._common.registry import unknown_name
+from siftune.config.catalogue import Recipe, owner_of
 from siftune.config.settings import SelectConfig, read_yaml
 from siftune.data.load import Inputs, load_inputs
 from siftune.data.rows import Examples
@@ -21,7 +21,7 @@ from siftune.features.collect import check as check_collect
 from siftune.features.gradient_settings import warmup_settings
 from siftune.features.similarity import largest_coordinates
 from siftune.pipeline.auto import Situation, speed
-from siftune.pipeline.recipes import Method, representation_of, resolve
+from siftune.pipeline.recipes import representation_of, resolve
 from siftune.pipeline.runfolder import Outcome, prepare, row_scores
 from siftune.pipeline.strata import by_score, strata_of
 from siftune.selectors import SELECTORS, Budget, Problem
@@ -46,7 +46,7 @@ def complete(config: SelectConfig) -> SelectConfig:
     return dataclasses.replace(config, output_dir=f"{config.from_run.rstrip('/')}-{suffix}")
 
 
-def method_of(config: SelectConfig, inputs: Inputs | None = None, context: Context | None = None) -> Method:
+def method_of(config: SelectConfig, inputs: Inputs | None = None, context: Context | None = None) -> Recipe:
     """The recipe that a configuration names.
 
     Args:
@@ -63,11 +63,11 @@ def method_of(config: SelectConfig, inputs: Inputs | None = None, context: Conte
         tokens = int(inputs.pool.tokens.sum())
         budget = Budget.parse(config.budget).resolve(len(inputs.pool), tokens)
         rows = budget.limit if budget.kind == "rows" else round(budget.limit * len(inputs.pool) / max(1, tokens))
+        warmup, pairs = warmup_settings(config.settings_of("less"), config), config.settings_of("utility")
         situation = Situation(
             bool(config.target), bool(config.existing), rows, len(inputs.pool), tokens, context.model.parameters,
-            speed(context.model.device), config.warmup_epochs,
-            warmup_settings(config).rows_of(len(inputs.pool)) / len(inputs.pool),
-            config.nominees + config.random_nominees)
+            speed(context.model.device), warmup.epochs, warmup.rows_of(len(inputs.pool)) / len(inputs.pool),
+            pairs.nominees + pairs.random_nominees)
     return resolve(config.method, config.representation, config.selector, has_target=bool(config.target),
                    has_existing=bool(config.existing), situation=situation)
 
@@ -126,21 +126,22 @@ def choose(config: SelectConfig, *, inputs: Inputs | None = None, context: Conte
     home = features_home(config)
     context = context or Context(config, inputs.pool, inputs.target, inputs.render, home, load, clock, inputs.existing)
     method = method_of(config, inputs, context)
-    representation = representation_of(method.representation)
+    representation, context = representation_of(method.representation), context.of(method.representation)
     check_collect(config, representation)
     bare = constrain(config, inputs, Problem(ids=inputs.pool.ids, tokens=inputs.pool.tokens))
     resolved = bare.resolve(budget)  # a share is one of the pool, whatever the method itself rules out later
-    options = selector_options(config, method.selector)
+    check_own(config, method)
     if method.reason:
         log(f"method auto: {method.representation} with {method.selector} ({method.reason})")
     found: Evidence = evidence or representation.compute(context)
-    if config.center and SHARED not in found.notes:
-        log(f"--center changes nothing here: {method.representation} has no vectors to take a mean of")
+    if getattr(context.settings, "center", False) and SHARED not in found.notes:
+        log(f"center changes nothing here: {method.representation} has no vectors to take a mean of")
     problem = with_pairs(to_problem(bare, inputs, found), found, SELECTORS.get(method.selector).info.needs)
     if by_score(config.strata):
         problem = _stratified(config, inputs, problem, row_scores(problem))
     with context.clock.measure(f"select ({method.selector})"):
-        selection = run_selector(problem, resolved, method.selector, seed=config.seed, **options)
+        selection = run_selector(problem, resolved, method.selector, seed=config.seed,
+                                 **config.own.get(method.selector, {}))
     outcome = Outcome(config, method, inputs, context, found, bare, problem, selection, command)
     if outcome.shortfall:
         log(outcome.shortfall)
@@ -181,26 +182,15 @@ def with_pairs(problem: Problem, evidence: Evidence, needs: str) -> Problem:
     return problem
 
 
-def selector_options(config: SelectConfig, selector: str) -> dict[str, Any]:
-    """The selector's options from ``--option NAME=VALUE``; values are read as YAML, and their types are checked.
-
-    Raises:
-        ConfigError: an unknown option, or a value of another type.
-    """
-    import yaml
-
-    allowed = SELECTORS.get(selector).options
-    found: dict[str, Any] = {"on_taken": config.on_taken} if "on_taken" in allowed else {}
-    for entry in config.options:
-        name, equals, value = entry.partition("=")
-        name = name.strip().replace("-", "_")
-        if not equals:
-            raise ConfigError(f"{entry!r} is not of the form NAME=VALUE", where="--option",
-                              hint=f"the options of {selector}: {', '.join(allowed) or 'none'}")
-        if name not in allowed:
-            raise unknown_name(f"option of selector {selector!r}:", name, allowed, flag="--option")
-        found[name] = SELECTORS.get(selector).checked(name, yaml.safe_load(value))
-    return found
+def check_own(config: SelectConfig, method: Recipe) -> None:
+    """Build the settings of method and selector now, so that a wrong one is told before hours of work; tell which ones
+    ``auto`` has left no use for."""
+    used = (owner_of(method.representation), method.selector, *config.collect)
+    for owner in used:
+        config.settings_of(owner)
+    unread = [f"{owner}.{name}" for owner, block in config.own.items() if owner not in used for name in block]
+    if config.method == "auto" and unread:
+        log(f"not read: {', '.join(unread)} (auto chose {method.representation} with {method.selector})")
 
 
 _QUOTA = re.compile(r"(?P<group>.+)=(?P<floor>.*?)\.\.(?P<ceiling>.*)")

@@ -11,6 +11,7 @@ which some row has a gain), so that the budget is always spent on coverage. Rows
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numba
@@ -18,6 +19,7 @@ import numpy as np
 
 from siftune._common.errors import ConfigError
 from siftune._common.registry import unknown_name
+from siftune.config.options import COUNT, OwnSettings, option
 from siftune.selectors.core.budget import Budget
 from siftune.selectors.core.greedy import Objective, best_run, concluded
 from siftune.selectors.core.info import Selector, SelectorInfo
@@ -96,6 +98,13 @@ class Coverage(Objective):
         return curve
 
 
+@dataclass(frozen=True)
+class CoverageSettings(OwnSettings):
+    cap: int = option(1, "How often a feature counts in the first round.", decides="selection", rule=COUNT)
+    weights: Weights = option("uniform", "Whether features count alike, or log(N / rows that have it).",
+                              decides="selection")
+
+
 def coverage(problem: Problem, budget: Budget | str | int, *, cap: int = 1, weights: Weights = "uniform") -> Selection:
     """Rows that together cover the features, by lazy greedy; within (1 - 1/e) of the best subset in the first round.
 
@@ -169,4 +178,4 @@ COVERAGE = Selector(SelectorInfo(
     name="coverage", summary="The rows that together cover as many features as possible.",
     paper="MADS, arXiv 2605.30857 (our reading of the abstract)", needs="sets",
     complexity="O(entries of the sets + picks x rows looked at again)", suits="millions of rows",
-), coverage)
+), coverage, Settings=CoverageSettings)

@@ -7,9 +7,12 @@ threshold is halved for another walk over what is left, up to three times, and t
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from siftune._common.errors import ConfigError
+from siftune.config.options import OwnSettings, Rule, option
 from siftune.selectors.core import ordering
 from siftune.selectors.core.budget import Budget
 from siftune.selectors.core.constraints import Ledger
@@ -21,6 +24,14 @@ from siftune.selectors.topk import Aggregate, aggregate_score
 
 _BATCH, _BYTES = 1024, 1 << 28
 _HALVINGS = 3
+
+
+@dataclass(frozen=True)
+class DeitaSettings(OwnSettings):
+    threshold: float = option(0.1, "Cosine distance to the nearest selected row that a row must exceed.",
+                              decides="selection", rule=Rule("at least 0 and below 2", lambda x: 0 <= x < 2))
+    aggregate: Aggregate = option("max", "How the similarities of a row become its score: its best, their mean, or "
+                                  "its best subtask's mean.", decides="selection")
 
 
 def deita(problem: Problem, budget: Budget | str | int, *, threshold: float = 0.1,
@@ -119,4 +130,4 @@ DEITA = Selector(SelectorInfo(
     name="deita", summary="The highest scores first, passing over rows too similar to one already taken.",
     paper="DEITA, arXiv 2312.15685", needs="vectors", complexity="O(N log N + W B D), W rows walked through",
     suits="scores that many near-repetitions share; any pool whose vectors can be streamed",
-), deita)
+), deita, Settings=DeitaSettings)

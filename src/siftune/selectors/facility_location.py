@@ -22,11 +22,13 @@ Cost: one pass over the kernel, then a few columns a pick (lazy greedy, :mod:`si
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 
 from siftune._common.errors import ConfigError
+from siftune.config.options import COUNT, PROPER_SHARE, OwnSettings, Rule, option
 from siftune.selectors.core.approximate_greedy import Algorithm, chosen_run
 from siftune.selectors.core.budget import Budget
 from siftune.selectors.core.greedy import Objective, concluded
@@ -99,6 +101,25 @@ class FacilityLocation(Objective):
         owned = np.bincount(self.owner[self.owner >= 0], minlength=len(rows))
         return {"represents": owned.tolist(), "represented_by_none": int((self.owner < 0).sum()),
                 "kernel": self.kernel.facts}
+
+
+@dataclass(frozen=True)
+class FacilityLocationSettings(OwnSettings):
+    eta: float = option(1.0, "How much relevance to the targets counts (flmi, flqmi, flcmi).", decides="selection",
+                        rule=Rule(f"from 0 to {_MOST_ETA:.0f}", lambda x: 0 <= x <= _MOST_ETA))
+    nu: float = option(1.0, "How much of what the model already knows counts as represented (flcg, flcmi).",
+                       decides="selection", rule=Rule(f"from 0 to {_MOST_ETA:.0f}", lambda x: 0 <= x <= _MOST_ETA))
+    kernel: KernelForm = option("auto", "How the kernel is held: whole, by nearest neighbours, or made again block by "
+                                "block; auto goes by the size of the pool.", decides="selection")
+    neighbors: int = option(32, "Neighbours of a row in a sparse kernel.", decides="selection", rule=COUNT)
+    index: Literal["flat", "ivf", "hnsw"] = option("flat", "How neighbours are found: exactly (flat), or "
+                                                   "approximately.", decides="selection")
+    negatives: Negatives = option("clip", "What happens to negative similarities: they count as 0, or are refused.",
+                                  decides="selection")
+    algorithm: Algorithm = option("greedy", "greedy; stochastic and partitioned are approximate.", decides="selection")
+    epsilon: float = option(0.1, "Of the stochastic algorithm: smaller is nearer to greedy and slower.",
+                            decides="selection", rule=PROPER_SHARE)
+    parts: int = option(8, "Of the partitioned algorithm.", decides="selection", rule=COUNT)
 
 
 def facility_location(
@@ -183,7 +204,8 @@ def _in_range(name: str, value: float) -> None:
 def _selector(name: str, variant: Variant, summary: str, paper: str, needs: Any, suits: str) -> Selector:
     return Selector(SelectorInfo(name=name, summary=summary, paper=paper, needs=needs,
                                  complexity="O(nonzeros of the kernel + picks x columns looked at again)",
-                                 suits=suits), facility_location, {"variant": variant})
+                                 suits=suits), facility_location, {"variant": variant},
+                    FacilityLocationSettings)
 
 
 _PRISM = "Kothawade et al., PRISM, arXiv 2103.00128"

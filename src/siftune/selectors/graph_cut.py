@@ -14,11 +14,13 @@ s[j, j])`` with the column sum c and ``p[j] = sum_{i in A} (s[i, j] + s[j, i])``
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 
 from siftune._common.errors import ConfigError
+from siftune.config.options import COUNT, NOT_NEGATIVE, OwnSettings, option
 from siftune.selectors.core.budget import Budget
 from siftune.selectors.core.greedy import Objective, best_run, concluded
 from siftune.selectors.core.grid import Negatives
@@ -56,6 +58,18 @@ class GraphCut(Objective):
         return {"kernel": self.kernel.facts}
 
 
+@dataclass(frozen=True)
+class GraphCutSettings(OwnSettings):
+    lambda_: float = option(0.5, "What likeness among the chosen rows costs.", decides="selection", rule=NOT_NEGATIVE)
+    kernel: KernelForm = option("auto", "How the kernel is held: whole, by nearest neighbours, or made again block by "
+                                "block; auto goes by the size of the pool.", decides="selection")
+    neighbors: int = option(32, "Neighbours of a row in a sparse kernel.", decides="selection", rule=COUNT)
+    index: Literal["flat", "ivf", "hnsw"] = option("flat", "How neighbours are found: exactly (flat), or "
+                                                   "approximately.", decides="selection")
+    negatives: Negatives = option("clip", "What happens to negative similarities: they count as 0, or are refused.",
+                                  decides="selection")
+
+
 def graph_cut(problem: Problem, budget: Budget | str | int, *, lambda_: float = 0.5, kernel: KernelForm = "auto",
               neighbors: int = 32, index: str = "flat", negatives: Negatives = "clip") -> Selection:
     """Greedy maximisation of graph cut.
@@ -87,4 +101,4 @@ GRAPH_CUT = Selector(SelectorInfo(
     name="graph-cut", summary="The rows that are like the rest of the pool and unlike each other.",
     paper="Iyer & Bilmes 2015; PRISM, arXiv 2103.00128", needs="kernel",
     complexity="O(nonzeros of the kernel + B N log N)", suits="up to 20,000 rows exactly, more with a sparse kernel",
-), graph_cut)
+), graph_cut, Settings=GraphCutSettings)

@@ -7,11 +7,13 @@ the mean of the selection; rows are taken once.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 
 from siftune._common.registry import unknown_name
+from siftune.config.options import OwnSettings, option
 from siftune.selectors.core import ordering
 from siftune.selectors.core.budget import Budget
 from siftune.selectors.core.constraints import Ledger
@@ -22,6 +24,11 @@ from siftune.selectors.core.vectors import gathered, on_grid, similarities
 
 Towards = Literal["pool", "targets"]
 _CHUNK = 4096
+
+
+@dataclass(frozen=True)
+class HerdingSettings(OwnSettings):
+    towards: Towards = option("pool", "Whose mean is followed.", decides="selection")
 
 
 def herding(problem: Problem, budget: Budget | str | int, *, towards: Towards = "pool") -> Selection:
@@ -93,4 +100,4 @@ HERDING = Selector(SelectorInfo(
     name="herding", summary="Rows whose mean vector follows that of the pool, or of the targets.",
     paper="kernel herding, arXiv 1203.3472", needs="vectors", complexity="O(N B D)",
     suits="pools of up to some 100,000 rows, whose vectors fit in memory",
-), herding)
+), herding, Settings=HerdingSettings)

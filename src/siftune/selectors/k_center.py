@@ -11,11 +11,13 @@ row. The picks are those of the plain algorithm.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
 from siftune._common.registry import unknown_name
+from siftune.config.options import OwnSettings, option
 from siftune.selectors.core import ordering
 from siftune.selectors.core.budget import Budget
 from siftune.selectors.core.constraints import Ledger
@@ -26,6 +28,12 @@ from siftune.selectors.core.vectors import HeldVectors, distances_squared, gathe
 
 Start = Literal["pool", "targets"]
 _FEWEST, _BYTES = 4096, 1 << 22  # rows held between passes: at least so many, and as many as fit so much memory
+
+
+@dataclass(frozen=True)
+class KCenterSettings(OwnSettings):
+    start: Start = option("pool", "The first centre: a row of the pool, or the targets, so that rows unlike any of "
+                          "them come first.", decides="selection")
 
 
 def k_center(problem: Problem, budget: Budget | str | int, *, start: Start = "pool") -> Selection:
@@ -108,4 +116,4 @@ K_CENTER = Selector(SelectorInfo(
     name="k-center", summary="Rows that leave no row of the pool far away: the farthest one is always next.",
     paper="Gonzalez 1985; arXiv 1708.00489", needs="vectors", complexity="O(N B D)",
     suits="diversity without a target; any pool whose vectors can be streamed",
-), k_center)
+), k_center, Settings=KCenterSettings)

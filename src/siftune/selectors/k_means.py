@@ -6,10 +6,13 @@ that "5%" becomes 5.9%. Here shares are rounded by largest remainders, and add u
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from siftune._common import seeds
 from siftune._common.errors import ConfigError
+from siftune.config.options import COUNT, OwnSettings, option
 from siftune.selectors.baselines import shuffled
 from siftune.selectors.core import ordering
 from siftune.selectors.core.budget import Budget
@@ -21,6 +24,15 @@ from siftune.selectors.core.vectors import distances_squared, gathered, on_grid
 from siftune.selectors.topk import Aggregate, aggregate_score
 
 _SAMPLE = 256  # rows per cluster that the centres are fitted to
+
+
+@dataclass(frozen=True)
+class KMeansSettings(OwnSettings):
+    clusters: int | None = option(None, "k; the square root of the number of usable rows, at most 1000, when null.",
+                                  decides="selection", rule=COUNT)
+    iterations: int = option(20, "Of Lloyd's algorithm.", decides="selection", rule=COUNT)
+    aggregate: Aggregate = option("max", "How the similarities of a row become its score: its best, their mean, or "
+                                  "its best subtask's mean.", decides="selection")
 
 
 def k_means_balanced(problem: Problem, budget: Budget | str | int, *, clusters: int | None = None,
@@ -141,4 +153,4 @@ K_MEANS_BALANCED = Selector(SelectorInfo(
     name="k-means-balanced", summary="Every cluster's best rows, in exact proportion to its size.",
     paper="arXiv 2402.10430 (diversity by clusters)", needs="vectors", complexity="O(N k D)",
     suits="any pool whose vectors can be streamed",
-), k_means_balanced)
+), k_means_balanced, Settings=KMeansSettings)

@@ -24,6 +24,7 @@ import numpy as np
 
 from siftune._common.errors import ConfigError
 from siftune._common.registry import unknown_name
+from siftune.config.options import COUNT, NOT_NEGATIVE, POSITIVE, PROPER_SHARE, OwnSettings, option
 from siftune.selectors.core import ordering
 from siftune.selectors.core.budget import Budget
 from siftune.selectors.core.constraints import Ledger
@@ -37,6 +38,17 @@ from siftune.selectors.resampling import gumbel
 Distance = Literal["euclidean", "cosine"]
 Draw = Literal["heaviest", "sample"]
 _FIRST_LENGTH = 64
+
+
+@dataclass(frozen=True)
+class KnnUniformSettings(OwnSettings):
+    alpha: float = option(0.5, "Weight of alignment against diversity: the larger, the fewer neighbours.",
+                          decides="selection", rule=PROPER_SHARE)
+    scale: float = option(5.0, "C, what a distance is measured against.", decides="selection", rule=POSITIVE)
+    max_neighbours: int = option(5000, "K at most.", decides="selection", rule=COUNT)
+    distance: Distance = option("euclidean", "sqrt(2 - 2 S), which takes S for cosines; or cosine, 1 - S.",
+                                decides="selection")
+    draw: Draw = option("heaviest", "The heaviest rows, or a sample in proportion to the mass.", decides="selection")
 
 
 def knn_uniform(problem: Problem, budget: Budget | str | int, *, alpha: float = 0.5, scale: float = 5.0,
@@ -75,6 +87,20 @@ def knn_uniform(problem: Problem, budget: Budget | str | int, *, alpha: float = 
     neighbours = lists.most if capped else int(reached[0]) + 1
     mass = np.bincount(rows[:, :neighbours].ravel(), minlength=len(problem)) / (neighbours * lists.targets)
     return _by_mass(problem, budget, mass, draw, seed, neighbours=neighbours, cap_reached=capped)
+
+
+@dataclass(frozen=True)
+class KnnKdeSettings(OwnSettings):
+    alpha: float = option(0.5, "Weight of alignment against diversity: the larger, the fewer neighbours.",
+                          decides="selection", rule=PROPER_SHARE)
+    scale: float = option(5.0, "C, what a distance is measured against.", decides="selection", rule=POSITIVE)
+    sigma: float = option(0.75, "Rows nearer than this count as near-duplicates of each other; 0 makes all densities "
+                          "1.", decides="selection", rule=NOT_NEGATIVE)
+    max_neighbours: int = option(1000, "Length of the lists, whose rows make up the densities.", decides="selection",
+                                 rule=COUNT)
+    distance: Distance = option("euclidean", "sqrt(2 - 2 S), which takes S for cosines; or cosine, 1 - S.",
+                                decides="selection")
+    draw: Draw = option("heaviest", "The heaviest rows, or a sample in proportion to the mass.", decides="selection")
 
 
 def knn_kde(problem: Problem, budget: Budget | str | int, *, alpha: float = 0.5, scale: float = 5.0,
@@ -256,10 +282,10 @@ KNN_UNIFORM = Selector(SelectorInfo(
     name="knn-uniform", summary="The K nearest rows of every target, weighted by how many targets share them.",
     paper="TSDS, arXiv 2410.11303", needs="similarities", complexity="O(MN + MK)",
     suits="any pool that can be streamed; memory for M lists",
-), knn_uniform)
+), knn_uniform, Settings=KnnUniformSettings)
 
 KNN_KDE = Selector(SelectorInfo(
     name="knn-kde", summary="Nearest rows of every target, where near-duplicates share their weight.",
     paper="TSDS, arXiv 2410.11303", needs="vectors", complexity="O(MN + R^2 D), R rows on the lists",
     suits="up to about 100,000 rows on the lists",
-), knn_kde)
+), knn_kde, Settings=KnnKdeSettings)

@@ -16,10 +16,13 @@ them.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numba
 import numpy as np
 
 from siftune._common.errors import ConfigError
+from siftune.config.options import NOT_NEGATIVE, OwnSettings, option
 from siftune.selectors.core.budget import Budget
 from siftune.selectors.core.greedy import Objective, best_run, concluded
 from siftune.selectors.core.grid import Vectors
@@ -67,6 +70,12 @@ class LogDet(Objective):
         if self.residual[row] > self._least:  # a must-include may lie in what is spanned already: it adds no direction
             _direction(row, self._X, self.w, self._count, self.residual)
             self._count += 1
+
+
+@dataclass(frozen=True)
+class LogDetSettings(OwnSettings):
+    ridge: float = option(1e-3, "Added to the diagonal of the kernel: the larger, the less a row counts that differs "
+                          "little.", decides="selection", rule=NOT_NEGATIVE)
 
 
 def log_det(problem: Problem, budget: Budget | str | int, *, ridge: float = 1e-3) -> Selection:
@@ -140,4 +149,4 @@ LOG_DET = Selector(SelectorInfo(
     name="log-det", summary="The rows that span the largest volume: each far from those chosen before.",
     paper="DPP MAP by fast greedy: Chen, Zhang & Zhou 2018, arXiv 1709.05135", needs="vectors",
     complexity="O(N D + candidates looked at x B D)", suits="any pool whose vectors fit in memory",
-), log_det)
+), log_det, Settings=LogDetSettings)

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import numpy as np
 
 from siftune._common import seeds
 from siftune._common.errors import ConfigError
+from siftune.config.options import POSITIVE, OwnSettings, option
 from siftune.selectors.core import ordering
 from siftune.selectors.core.budget import Budget
 from siftune.selectors.core.constraints import Ledger
@@ -22,6 +24,14 @@ from siftune.selectors.core.info import Selector, SelectorInfo
 from siftune.selectors.core.problem import Problem
 from siftune.selectors.core.selection import Selection, conclude
 from siftune.selectors.topk import Aggregate, aggregate_score
+
+
+@dataclass(frozen=True)
+class ResamplingSettings(OwnSettings):
+    temperature: float = option(1.0, "The smaller, the closer to the rows with the highest scores; cosines need one "
+                                "of about 0.1.", decides="selection", rule=POSITIVE)
+    aggregate: Aggregate = option("max", "How the similarities of a row become its score: its best, their mean, or "
+                                  "its best subtask's mean.", decides="selection")
 
 
 def resampling(problem: Problem, budget: Budget | str | int, *, seed: int = 0, temperature: float = 1.0,
@@ -71,4 +81,4 @@ RESAMPLING = Selector(SelectorInfo(
     name="resampling", summary="Rows drawn without replacement, the likelier the higher their score.",
     paper="DSIR, arXiv 2302.03169", needs="scores", complexity="O(N log N)",
     suits="any pool; scores that are log importance weights",
-), resampling)
+), resampling, Settings=ResamplingSettings)

@@ -12,11 +12,13 @@ whole rankings.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 
 from siftune._common.registry import unknown_name
+from siftune.config.options import OwnSettings, option
 from siftune.selectors.core.budget import Budget
 from siftune.selectors.core.constraints import EXCLUDED, OPEN, Ledger
 from siftune.selectors.core.info import Selector, SelectorInfo
@@ -27,6 +29,12 @@ from siftune.selectors.core.top_lists import Stream, TopLists, top_lists
 OnTaken = Literal["advance", "forfeit"]
 _SHORTEST_LIST = 256
 _LIST_BYTES = 1 << 28  # lists of all players together do not grow beyond; walked down, they are renewed
+
+
+@dataclass(frozen=True)
+class RoundRobinSettings(OwnSettings):
+    on_taken: OnTaken = option("advance", "What a target does when its next row is taken: go on to the next free one "
+                               "(the paper), or lose its turn (the code of RDS+).", decides="selection")
 
 
 def round_robin(problem: Problem, budget: Budget | str | int, *, on_taken: OnTaken = "advance") -> Selection:
@@ -213,10 +221,10 @@ ROUND_ROBIN = Selector(SelectorInfo(
     name="round-robin", summary="Targets take turns, each taking its best row that is not yet taken.",
     paper="greedy round-robin: arXiv 2602.14696", needs="similarities", complexity="O(MN + B log B)",
     suits="small and medium budgets; any pool that can be streamed",
-), round_robin)
+), round_robin, Settings=RoundRobinSettings)
 
 ROUND_ROBIN_SUBTASK = Selector(SelectorInfo(
     name="round-robin-subtask", summary="Subtasks take turns, each taking its best row that is not yet taken.",
     paper="RDS+, arXiv 2503.01807 (multi-task selection)", needs="similarities", complexity="O(MN + B log B)",
     suits="targets of several subtasks; any pool that can be streamed",
-), subtask_round_robin)
+), subtask_round_robin, Settings=RoundRobinSettings)

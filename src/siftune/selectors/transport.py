@@ -30,6 +30,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from siftune._common.errors import ConfigError
+from siftune.config.options import COUNT, NOT_NEGATIVE, POSITIVE, OwnSettings, option
 from siftune.selectors.core import ordering
 from siftune.selectors.core.budget import Budget
 from siftune.selectors.core.capacity_dual import CapacityDual, log_of_demand
@@ -43,6 +44,16 @@ Rule = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """From the rows' numbers and log (K'u)_j to log v_j."""
 Blocks = Callable[[], Iterator[tuple[np.ndarray, np.ndarray]]]
 """Starts a pass of ``(rows, log K [M, n])`` over the usable rows."""
+
+
+@dataclass(frozen=True)
+class UnbalancedSettings(OwnSettings):
+    regularization: float = option(0.01, "eps; the larger, the more evenly a target spreads its mass.",
+                                   decides="selection", rule=POSITIVE)
+    relaxation: float = option(1e-4, "rho, the price of a pool marginal that is not uniform; 0 is the closed form.",
+                               decides="selection", rule=NOT_NEGATIVE)
+    tolerance: float = option(1e-9, "Stop when no log u changes by more.", decides="selection", rule=POSITIVE)
+    max_iterations: int = option(100, "Passes over the similarities at most.", decides="selection", rule=COUNT)
 
 
 def unbalanced_ot(problem: Problem, budget: Budget | str | int, *, regularization: float = 0.01,
@@ -86,6 +97,15 @@ def unbalanced_ot(problem: Problem, budget: Budget | str | int, *, regularizatio
     plan = _columns(problem, blocks, log_u, _open if solver == "closed form" else rule)
     return _by_score(problem, budget, plan, plan.mass, solver=solver, iterations=iterations, residual=float(residual),
                      converged=bool(residual <= tolerance))
+
+
+@dataclass(frozen=True)
+class BalancedSettings(OwnSettings):
+    regularization: float = option(0.01, "eps; the larger, the more evenly a target spreads its mass.",
+                                   decides="selection", rule=POSITIVE)
+    tolerance: float = option(1e-9, "Stop when no target's mass is off by more, relative to 1/M.", decides="selection",
+                              rule=POSITIVE)
+    max_iterations: int = option(200, "Newton steps at most, over all passes.", decides="selection", rule=COUNT)
 
 
 def balanced_ot(problem: Problem, budget: Budget | str | int, *, regularization: float = 0.01,
@@ -283,10 +303,10 @@ UNBALANCED_OT = Selector(SelectorInfo(
     name="unbalanced-ot", summary="The rows that carry most of the targets' mass in unbalanced optimal transport.",
     paper="arXiv 2602.14696; scaling: arXiv 1607.05816", needs="similarities",
     complexity="O(MN) per pass, about 8 passes", suits="larger budgets; any pool that can be streamed",
-), unbalanced_ot)
+), unbalanced_ot, Settings=UnbalancedSettings)
 
 BALANCED_OT = Selector(SelectorInfo(
     name="balanced-ot", summary="Optimal transport in which no row carries more than its share of the budget.",
     paper="partial transport: arXiv 1607.05816", needs="similarities",
     complexity="O(MN) per pass, O(MB) per iteration", suits="budgets whose 2 B rows by M targets fit in memory",
-), balanced_ot)
+), balanced_ot, Settings=BalancedSettings)

@@ -218,8 +218,8 @@ def _drawn(selecting: Selecting, space: str, names: list[str], shown: np.ndarray
 
 def _are_inner_products(selecting: Selecting, space: str, evidence: Evidence) -> bool:
     """Whether the similarities to the targets are those of the vectors, so that the targets can be placed by them."""
-    common = selecting.config.common
-    other = space in ("less", "logra", "gist") and (common.damping > 0 or common.gradient_score != "cosine")
+    own = selecting.config.common.settings_of(space)
+    other = getattr(own, "damping", 0) > 0 or getattr(own, "gradient_score", "cosine") != "cosine"
     return evidence.blocks is not None and not evidence.lines and not other
 
 

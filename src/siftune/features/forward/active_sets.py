@@ -92,7 +92,7 @@ class _ActiveReading(Reading):
         width = magnitude.shape[2]
         if self._reader.top > width:
             raise ConfigError(f"a layer has {width} neurons, of which {self._reader.top} cannot be the strongest",
-                              where="--active", hint=f"give a number up to {width}, for example 20")
+                              where="--set active", hint=f"give a number up to {width}, for example 20")
         chosen = largest(magnitude, self._reader.top).flatten(1)
         return {"active": chosen.to(torch.uint16 if width <= LARGEST_UINT16 + 1 else torch.int32)}
 

@@ -60,7 +60,7 @@ class WarmupSettings:
 
     def __post_init__(self) -> None:
         if not 0 < self.share <= 1:
-            raise ConfigError(f"a warmup share of {self.share} is not in (0, 1]", where="--warmup-share",
+            raise ConfigError(f"a warmup share of {self.share} is not in (0, 1]", where="--set warmup_share",
                               hint="give a share, for example 0.05")
 
     def rows_of(self, pool: int) -> int:

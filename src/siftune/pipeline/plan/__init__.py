@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from siftune.config.settings import SelectConfig
-from siftune.features.base import Context, GradientRepresentation
-from siftune.features.work import PlannedRepresentation
+from siftune.features.base import Context, GradientMethod
+from siftune.features.work import PlannedMethod
 from siftune.pipeline.plan.estimate import Plan
 from siftune.pipeline.recipes import representation_of
 from siftune.pipeline.select import constrain, load, method_of, read_inputs
@@ -36,11 +36,12 @@ def plan(config: SelectConfig) -> Plan:
         ("budget", f"{config.budget} = {budget.limit:,} {budget.kind}"),
     ]
     representation = representation_of(method.representation)
-    if isinstance(representation, GradientRepresentation):
+    context = context.of(method.representation)
+    if isinstance(representation, GradientMethod):
         from siftune.pipeline.plan.gradients import estimate
 
         estimate(config, representation, context, made)
-    elif isinstance(representation, PlannedRepresentation):
+    elif isinstance(representation, PlannedMethod):
         from siftune.pipeline.plan.work import estimate
 
         estimate(representation.work(context), context, SELECTORS.get(method.selector).info, made)

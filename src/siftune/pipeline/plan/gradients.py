@@ -11,13 +11,13 @@ import numpy as np
 from siftune._common.progress import about
 from siftune._common.seeds import permutation
 from siftune.config.settings import SelectConfig
-from siftune.features.base import Context, GradientRepresentation
+from siftune.features.base import Context, GradientMethod
 from siftune.pipeline.plan.estimate import Plan, peak_memory
 
 PROBE_SECONDS = 15.0
 
 
-def estimate(config: SelectConfig, representation: GradientRepresentation, context: Context, made: Plan) -> None:
+def estimate(config: SelectConfig, representation: GradientMethod, context: Context, made: Plan) -> None:
     """Add to a plan what a representation by gradients takes."""
     import torch
 
@@ -25,11 +25,11 @@ def estimate(config: SelectConfig, representation: GradientRepresentation, conte
     from siftune.features.gradient_settings import needs_reference, settled, warmup_settings
     from siftune.features.store.codec import bytes_per_row
 
-    config, tokens = settled(config, representation), int(context.pool.tokens.sum())
+    settings, tokens = settled(context, representation), int(context.pool.tokens.sum())
     threads = torch.get_num_threads()
     if config.workers > 1:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // config.workers))
-    probe = Probe(config, representation, context)
+    probe = Probe(config, settings, representation, context)
     try:
         speed, measured = probe.speed()
         if representation.warmup:
@@ -39,15 +39,18 @@ def estimate(config: SelectConfig, representation: GradientRepresentation, conte
         torch.set_num_threads(threads)
     made.memory = peak_memory()
 
-    warmup = warmup_settings(config)
-    passes = warmup.epochs if representation.warmup and config.checkpoints == "all" else 1
-    share = warmup.rows_of(len(context.pool)) / len(context.pool)
-    warmup_seconds = tokens * share * warmup.epochs / speed if representation.warmup else 0.0
+    passes, warmup_seconds, warmup_told = 1, 0.0, ""
+    if representation.warmup:
+        warmup = warmup_settings(settings, config)
+        passes = warmup.epochs if settings.checkpoints == "all" else 1
+        share = warmup.rows_of(len(context.pool)) / len(context.pool)
+        warmup_seconds = tokens * share * warmup.epochs / speed
+        warmup_told = f"{about(warmup_seconds)}: {share:.1%} of the pool, {warmup.epochs} epochs"
     pass_seconds = tokens / speed / config.workers
     numbers = probe.numbers
-    kind = config.feature_dtype if representation.keeps_features(config) else "float32"
+    kind = config.feature_dtype if representation.keeps_features(settings) else "float32"
     small = [context.target]
-    if needs_reference(config, representation.name):
+    if needs_reference(settings):
         small.append(reference_rows(context.pool, config.seed))
     made.seconds = warmup_seconds + (pass_seconds + sum(int(rows.tokens.sum()) for rows in small) / speed) * passes
     made.disk = (len(context.pool) + sum(map(len, small))) * bytes_per_row(numbers, kind) * passes
@@ -57,7 +60,7 @@ def estimate(config: SelectConfig, representation: GradientRepresentation, conte
     made.lines.append(("speed", f"{speed:,.0f} tokens/s{each}, gradients and projection included (measured on "
                                 f"{measured:,} tokens)"))
     if representation.warmup:
-        made.lines.append(("warmup", f"{about(warmup_seconds)}: {share:.1%} of the pool, {warmup.epochs} epochs"))
+        made.lines.append(("warmup", warmup_told))
     made.lines += [
         ("features", f"{about(pass_seconds * passes)}: {passes} checkpoint{'s' * (passes > 1)}, "
                      f"{about(pass_seconds)} each"),
@@ -72,35 +75,33 @@ def estimate(config: SelectConfig, representation: GradientRepresentation, conte
 class Probe:
     """The passes of a run on a few rows: first the batch that needs most memory, then a sample for the speed."""
 
-    def __init__(self, config: SelectConfig, representation: GradientRepresentation, context: Context):
+    def __init__(self, config: SelectConfig, settings: Any, representation: GradientMethod, context: Context):
         from siftune.features.gradient_settings import (
             choose_linear_weights,
-            config_projection,
             lora_settings,
             make_engine,
+            random_projection,
         )
         from siftune.features.gradients.basis import Basis
         from siftune.features.gradients.engine import parameter_sizes
         from siftune.models.lora import attach_lora
         from siftune.models.memory import batch_tokens
 
-        self.config, self.context, self.loaded = config, context, context.model
+        self.config, self.settings, self.context, self.loaded = config, settings, context, context.model
         self.model = (attach_lora(self.loaded.model, lora_settings(config), seed=0) if representation.warmup
                       else choose_linear_weights(self.loaded.model, config))
         self.engine = make_engine(config, self.model)
         sizes = parameter_sizes(self.model)
         self.adapted = sum(sizes.values())
         self.batch_tokens = batch_tokens(config.batch_tokens, self.loaded)
-        self.precondition = _any_moments(sizes, self.loaded.device) if self._adam(representation) else None
+        adam = getattr(settings, "adam", "none") != "none"
+        self.precondition = _any_moments(sizes, self.loaded.device) if adam else None
         subtasks = len({row.subtask or "all" for row in context.target.rows})
-        self.numbers = representation.numbers_per_row(config, len(context.target), subtasks)
-        if config.projection == "none":  # with made-up directions: their values do not matter either
+        self.numbers = representation.numbers_per_row(settings, len(context.target), subtasks)
+        if getattr(settings, "projection", "none") == "none":  # with made-up directions: values do not matter either
             self.projection: Any = Basis(self.numbers, lambda name, size: np.ones((self.numbers, size), np.float32))
         else:
-            self.projection = config_projection(config)
-
-    def _adam(self, representation: GradientRepresentation) -> bool:
-        return representation.name == "less" and self.config.adam != "none"
+            self.projection = random_projection(settings, config)
 
     def close(self) -> None:
         """Give the model back as it was: the study's next representation adapts it in its own way."""
@@ -145,7 +146,7 @@ class Probe:
         from siftune.models.supervised_logits import mean_loss_per_row, supervised_logits
 
         rendered = self.context.pool.rendered
-        longest = sorted(range(len(rendered)), key=lambda i: -len(rendered[i]))[: self.config.batch_size]
+        longest = sorted(range(len(rendered)), key=lambda i: -len(rendered[i]))[: self.settings.warmup_batch_size]
         rows = [rendered[longest[i]]
                 for i in plan_batches([len(rendered[i]) for i in longest], self.config.micro_batch_tokens)[0]]
         batch = collate(rows, self.loaded.pad_id, self.loaded.device)

@@ -144,7 +144,7 @@ class _Probe:
         from siftune.models.sentence_embedding import load_sentence_model
 
         config = self.context.config
-        return load_sentence_model(config.embedding_model, device=config.device, dtype=config.dtype,
+        return load_sentence_model(self.context.settings.embedding_model, device=config.device, dtype=config.dtype,
                                    trust_remote_code=config.trust_remote_code)
 
     def sentence_bytes(self) -> int:

@@ -41,9 +41,9 @@ def projection(kind: str, dim: int, seed: int) -> Projection:
         ConfigError: unknown kind, or a dimension below 1.
     """
     if kind not in KINDS:
-        raise unknown_name("projection", kind, KINDS, flag="--projection")
+        raise unknown_name("projection", kind, KINDS, flag="--set projection")
     if dim < 1:
-        raise ConfigError(f"cannot project to {dim} dimensions", where="--projection-dim",
+        raise ConfigError(f"cannot project to {dim} dimensions", where="--set projection_dim",
                           hint="LESS uses 8192; 1024 is a good choice for a small disk")
     return KINDS[kind](dim, seed)
 

@@ -18,7 +18,7 @@ class Projection(Protocol):
     """Maps the concatenation of all parameters' gradients to ``dim`` numbers, one parameter at a time.
 
     Attributes:
-        kind: its name after ``--projection``.
+        kind: its name, as the setting ``projection`` has it.
         dim: numbers per row.
         factored: whether it works on the two factors of a layer's gradient and so cannot follow Adam.
     """

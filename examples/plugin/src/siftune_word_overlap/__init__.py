@@ -1,0 +1,1 @@
+"""A method and a selector for siftune: a template."""
