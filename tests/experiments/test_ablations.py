@@ -134,9 +134,9 @@ def test_it_is_held_against_random_and_against_its_method(done):
 def test_a_kept_subset_depends_on_no_setting_that_decides_nothing():
     """Each one more in the key makes every study that was ever begun select, and maybe train, anew."""
     assert set(shared_settings(SelectConfig())) == {
-        "format", "columns", "limits", "id_field", "subtask_field", "group_field", "bad_rows", "overlap", "max_length", "model",
-        "dtype",
-        "trust_remote_code", "lora_rank", "lora_alpha", "lora_dropout", "lora_targets", "lora_layers",
+        "format", "columns", "limits", "id_field", "subtask_field", "group_field", "bad_rows", "overlap",
+        "max_length", "model", "dtype", "trust_remote_code",
+        "lora_rank", "lora_alpha", "lora_dropout", "lora_targets", "lora_layers",
         "representation", "selector", "quotas", "strata", "must_include", "must_exclude", "near_duplicates",
         "feature_dtype", "autocast", "micro_batch_tokens", "seed"}
 
