@@ -38,16 +38,39 @@ def encode_with_mask(
     Returns:
         int32 [T] ids and bool [T] mask.
     """
-    if tokenizer.is_fast:
-        encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-        ids = np.array(encoded["input_ids"], dtype=np.int32)
-        starts = token_starts(encoded["offset_mapping"], encoded.tokens(), text)
-    else:
-        ids, starts = _encode_in_pieces(tokenizer, text, spans)
+    ids, starts = _encode(tokenizer, text, spans)
     mask = np.zeros(len(ids), dtype=bool)
     for start, end in spans:
         first, last = np.searchsorted(starts, (start, end))
         mask[first : _without_layout(tokenizer, ids, int(first), int(last), special)] = True
+    return ids, mask
+
+
+def encode_marked(tokenizer: Any, text: str, blocks: Sequence[Span]) -> tuple[np.ndarray, np.ndarray]:
+    """Token ids of ``text`` and which of them stand inside a template's own markers, exactly as transformers says.
+
+    A block's tokens are those from the one that holds its first character through the first one that holds its last,
+    layout included.
+
+    Args:
+        tokenizer: A transformers tokenizer, fast or slow.
+        text: The rendered conversation with all its special tokens.
+        blocks: Character ranges, end exclusive, ascending and disjoint; may be empty ranges.
+
+    Returns:
+        int32 [T] ids and bool [T] mask.
+    """
+    ids, starts = _encode(tokenizer, text, blocks)
+    mask = np.zeros(len(ids), dtype=bool)
+    if tokenizer.is_fast:
+        for start, end in blocks:
+            if start < end and len(ids):
+                first, last = (np.searchsorted(starts, starts[np.searchsorted(starts, at, "right") - 1])
+                               for at in (start, end - 1))
+                mask[first : last + 1] = True
+    else:
+        for start, end in blocks:
+            mask[slice(*np.searchsorted(starts, (start, end)))] = True
     return ids, mask
 
 
@@ -88,6 +111,15 @@ def _without_layout(tokenizer: Any, ids: np.ndarray, first: int, last: int, spec
             after = ids[t + 1 : last].tolist()
             return t + 1 if not after or not tokenizer.decode(after).strip() else last
     return last
+
+
+def _encode(tokenizer: Any, text: str, spans: Sequence[Span]) -> tuple[np.ndarray, np.ndarray]:
+    """int32 [T] ids, and int64 [T] where in the text each token starts."""
+    if not tokenizer.is_fast:
+        return _encode_in_pieces(tokenizer, text, spans)
+    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    ids = np.array(encoded["input_ids"], dtype=np.int32)
+    return ids, token_starts(encoded["offset_mapping"], encoded.tokens(), text)
 
 
 def _encode_in_pieces(tokenizer: Any, text: str, spans: Sequence[Span]) -> tuple[np.ndarray, np.ndarray]:

@@ -1,0 +1,89 @@
+"""How an assistant turn ends in a chat template without markers.
+
+The special token that closes a turn is supervised with it, once, as the training templates of known families have it;
+white space after it is layout and is not. A template without such tokens ends a turn with the words that it writes after
+the last turn of a conversation.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import Any
+
+from siftune.data.problems import BadRow
+from siftune.data.rows import Message, Tools
+from siftune.data.templates import ChatTemplate, Span
+
+_WORD = "zq7f3a1c"
+
+
+class TurnEnds:
+    """Reads ends of turns off one template and its tokenizer.
+
+    Args:
+        template: The template.
+        tokenizer: A transformers tokenizer.
+    """
+
+    def __init__(self, template: ChatTemplate, tokenizer: Any):
+        self._template = template
+        spelled = sorted({token.content for token in tokenizer.added_tokens_decoder.values() if token.content.strip()},
+                         key=len, reverse=True)
+        self._special = re.compile("|".join(map(re.escape, spelled))) if spelled else None
+        self._eos: str = tokenizer.eos_token or ""
+
+    def spans(self, start: int, end: int, tail: str, tools: Tools | None, *, calls: bool, final: bool) -> list[Span]:
+        """The supervised characters of a turn, its end included.
+
+        Args:
+            start, end: Where the turn's own text stands.
+            tail: The template's text after it, up to the next message.
+            tools: What may be called in the conversation.
+            calls: Whether the turn calls tools, so that the tail begins with the end of a call.
+            final: Whether the tail is the end of the conversation.
+        """
+        length = self._length(tail, tools, calls=calls, final=final)
+        spans = [(start, end + length)] if end + length > start else []
+        if final and self._eos and tail[length:].strip() == self._eos:  # written once, at the end of the conversation
+            at = end + length + tail[length:].index(self._eos)
+            spans.append((at, at + len(self._eos)))
+        return spans
+
+    def closing(self, tools: Tools | None) -> str:
+        """What the template writes after the content of a turn that is the last."""
+        return self._after(tools, followed=False)
+
+    def _length(self, tail: str, tools: Tools | None, *, calls: bool, final: bool) -> int:
+        closing = self.closing(tools)
+        if calls and (end := self._token(closing)) and (at := tail.find(end)) >= 0:
+            return at + len(end)
+        found = self._special.search(tail) if self._special else None
+        if found and (calls or not tail[: found.start()].strip() or closing.startswith(tail[: found.end()])):
+            return found.end()
+        if not calls:
+            return len(tail[: common_prefix(tail, closing)].rstrip())
+        if (end := closing.rstrip()) and (at := tail.find(end)) >= 0:
+            return at + len(end)
+        after = closing if final else self._after(tools, followed=True)
+        shared = common_prefix(tail[::-1], after[::-1])
+        return len(tail[: len(tail) - shared].rstrip())
+
+    def _token(self, closing: str) -> str:
+        found = self._special.search(closing) if self._special else None
+        return found.group() if found else ""
+
+    def _after(self, tools: Tools | None, *, followed: bool) -> str:
+        def probe() -> str:
+            turns = [Message("user", "x"), Message("assistant", _WORD), *([Message("user", _WORD)] if followed else [])]
+            try:
+                _, found, after = self._template.render(turns, tools).partition(_WORD)
+            except BadRow:
+                return ""
+            return after.partition(_WORD)[0] if found and followed else after
+        return self._template.cached(("after", followed), tools, probe)
+
+
+def common_prefix(text: str, start: str) -> int:
+    """How many of their first characters two strings share."""
+    return len(start) if text.startswith(start) else len(os.path.commonprefix((text, start)))

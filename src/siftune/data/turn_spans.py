@@ -1,0 +1,343 @@
+"""Where the assistant's turns stand in a rendered conversation, for chat templates that do not mark them.
+
+The conversation is rendered again with a sentinel in place of every message's content, thought and arguments: what
+stands between the sentinels is the template's own. With the contents put back between these constant pieces the text
+must come out as it is, and the turns' places are known. Where a template alters contents (trims them, escapes them,
+splits off thoughts, writes out tool calls), it is asked for the conversation once more for each colour of a colouring
+in which neighbours differ (two nearly always), with the sentinels taken out for the messages of that colour. Between
+the sentinels of its neighbours each message then stands alone, between constants that are known. That takes linear
+time, nothing is searched for in the conversation itself, and the pieces must again make up the whole text. Where they
+do not, for example because the template looks at contents far away, every turn is changed alone, and what the two
+renderings have in common before and after it says where it stands.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from siftune.data.problems import BadRow
+from siftune.data.rows import Message, Tools
+from siftune.data.templates import ChatTemplate, Span, unspelled
+from siftune.data.turn_ends import TurnEnds, common_prefix
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A stretch of the text that belongs to one message, and the template's own text around it.
+
+    Attributes:
+        message: Index of the message.
+        start, end: Where its content stands, characters.
+        before: Length of the constant text before it, back to the message before.
+        after: Length of the constant text after it, up to the next message or the end of the text.
+    """
+
+    message: int
+    start: int
+    end: int
+    before: int
+    after: int
+
+
+class _Changed(Exception):  # noqa: N818 - the pieces do not make up the text: another way is tried
+    pass
+
+
+class TurnSpans:
+    """Finds the turns of conversations rendered with one template.
+
+    Args:
+        template: The template.
+        ends: How its turns end.
+    """
+
+    def __init__(self, template: ChatTemplate, ends: TurnEnds):
+        self._template, self._ends = template, ends
+
+    def find(self, messages: Sequence[Message], tools: Tools | None, text: str,
+             turns: Sequence[int]) -> dict[int, list[Span]]:
+        """The supervised characters of turns: each turn from the end of its opening through its end of turn.
+
+        Args:
+            messages, tools: The conversation.
+            text: Its rendering.
+            turns: Indices of assistant messages.
+
+        Returns:
+            Spans (characters, end exclusive, ascending) by turn. A turn that the text does not show is not in it.
+
+        Raises:
+            BadRow: ``template-mismatch``: where a turn stands cannot be told.
+        """
+        sentinels = _Sentinels(messages, unspelled(messages, tools, text, self._template.text))
+        try:
+            places = self._places(sentinels, tools, text)
+        except (_Changed, BadRow):
+            return {turn: spans for turn in turns if (spans := self._alone(sentinels, tools, text, turn))}
+        found: dict[int, list[Span]] = {}
+        wanted = set(turns)
+        for number, place in enumerate(places):
+            if place.message in wanted:
+                before = places[number - 1].message if number else None
+                spans = found.setdefault(place.message, [])
+                spans += self._supervised(sentinels, tools, text, place, before, first=not spans)
+        return found
+
+    def _supervised(self, sentinels: _Sentinels, tools: Tools | None, text: str, place: Place, before: int | None, *,
+                    first: bool) -> list[Span]:
+        head = text[place.start - place.before : place.start]
+        start = place.start
+        if first:
+            start -= len(head) - self._opened(sentinels, tools, head, place.message, before)
+        tail = text[place.end : place.end + place.after]
+        final = place.end + place.after == len(text)
+        return self._ends.spans(start, place.end, tail, tools, calls=bool(sentinels.messages[place.message].tool_calls),
+                                final=final)
+
+    def _opened(self, sentinels: _Sentinels, tools: Tools | None, head: str, turn: int, before: int | None) -> int:
+        """How much of the constant text before a turn a model is given when it is asked for that turn."""
+        if before is not None and before == turn - 1:
+            previous = sentinels.messages[before]
+            key = ("asked", previous.role, bool(previous.tool_calls), turn == 1)
+            asked = self._template.cached(key, tools, lambda: self._asked(sentinels, tools, turn))
+            if asked is not None:
+                return common_prefix(head, asked)
+        opening = self._template.opening(tools)
+        at = head.rfind(opening) if opening else -1
+        return at + len(opening) if at >= 0 else len(head)
+
+    def _asked(self, sentinels: _Sentinels, tools: Tools | None, turn: int) -> str | None:
+        """What follows the content before a turn when the template is asked for the turn."""
+        try:
+            asked = self._template.render(sentinels.all[:turn], tools, prompt=True)
+        except BadRow:
+            return None
+        shown = sentinels.shown(asked)
+        return asked[shown[-1][2] :] if shown and shown[-1][0] == turn - 1 else None
+
+    def _places(self, sentinels: _Sentinels, tools: Tools | None, text: str) -> list[Place]:
+        """The places of all messages, in the order of the text.
+
+        Raises:
+            _Changed: the pieces do not make up the text.
+            BadRow: the template refuses the sentinels.
+        """
+        form = self._template.render(sentinels.all, tools)
+        shown = sentinels.shown(form)
+        items, constants = _items(shown, form)
+        if sentinels.repeated(form, shown):
+            raise _Changed
+        contents = sentinels.contents()
+        if all(contents[message] is not None for message, _, _ in items):
+            places = _joined(items, constants, [(len(a), contents[m] or "", len(b)) for (m, _, _), a, b in
+                                                zip(items, constants, constants[1:], strict=False)], text)
+            if places is not None:
+                return places
+        colours = _colours([message for message, _, _ in items])
+        pieces: dict[int, tuple[int, str, int]] = {}
+        for colour in range(max(colours.values(), default=-1) + 1):
+            kept = {message for message, its in colours.items() if its == colour}
+            mixed = self._template.render(sentinels.without(kept), tools)
+            pieces |= _between(sentinels, mixed, items, constants, kept)
+        places = _joined(items, constants, [pieces[number] for number in range(len(items))], text)
+        if places is None:
+            raise _Changed
+        return places
+
+    def _alone(self, sentinels: _Sentinels, tools: Tools | None, text: str, turn: int) -> list[Span]:
+        """The spans of one turn, from the conversation with only that turn changed; empty where it is not shown.
+
+        Raises:
+            BadRow: ``template-mismatch``.
+        """
+        others = set(range(len(sentinels.messages))) - {turn}
+        try:
+            changed = self._template.render(sentinels.without(others), tools)
+        except BadRow as problem:
+            raise BadRow("template-mismatch", f"turn {turn + 1} cannot be told from the rest: the template refuses "
+                         f"other words in its place ({problem.detail})") from problem
+        shown = sentinels.shown(changed)
+        if not shown and changed == text:
+            return []
+        if sentinels.repeated(changed, shown):
+            raise BadRow("template-mismatch", f"the template writes turn {turn + 1} more than once")
+        if shown:
+            first, last = shown[0][1], len(changed) - shown[-1][2]
+            if first + last <= len(text) and text.startswith(changed[:first]) and (
+                    not last or text.endswith(changed[-last:])):
+                return self._around(sentinels, tools, text, turn, first, len(text) - last)
+        raise BadRow("template-mismatch", f"turn {turn + 1} cannot be told from the rest: other words in its place "
+                     "change the text elsewhere too")
+
+    def _around(self, sentinels: _Sentinels, tools: Tools | None, text: str, turn: int, start: int,
+                end: int) -> list[Span]:
+        messages = sentinels.messages
+        before = self._rendered(messages[:turn], tools, prompt=True) if turn else None
+        if before is not None and len(before) <= start and text.startswith(before):
+            opened = len(before)
+        else:
+            opening = self._template.opening(tools)
+            opened = start
+            if before is None and opening and (at := text[:start].rfind(opening)) >= 0 and turn == 0:
+                opened = at + len(opening)
+        tail = text[end:]
+        final = turn == len(messages) - 1
+        if not final:
+            through = self._rendered(messages[: turn + 1], tools)
+            if through is None or len(through) < end or not text.startswith(through):
+                closing = self._ends.closing(tools)
+                tail = tail[: common_prefix(tail, closing)]
+            else:
+                tail = text[end : len(through)]
+        return self._ends.spans(opened, end, tail, tools, calls=bool(messages[turn].tool_calls), final=final)
+
+    def _rendered(self, messages: Sequence[Message], tools: Tools | None, *, prompt: bool = False) -> str | None:
+        try:
+            return self._template.render(messages, tools, prompt=prompt)
+        except BadRow:
+            return None
+
+
+class _Sentinels:
+    """A conversation with sentinels in the place of its contents.
+
+    Args:
+        messages: The conversation.
+        word: What occurs nowhere in it; all sentinels begin with it.
+
+    Attributes:
+        all: The conversation with sentinels everywhere.
+    """
+
+    def __init__(self, messages: Sequence[Message], word: str):
+        self.messages = messages
+        self._word = word
+        self._pattern = re.compile(rf"{word}(\d+)[crt]")
+        self.all = [self._hidden(number, message) for number, message in enumerate(messages)]
+
+    def shown(self, text: str) -> list[tuple[int, int, int]]:
+        """Message index, start and end of every sentinel in a text."""
+        return [(int(found.group(1)), found.start(), found.end()) for found in self._pattern.finditer(text)]
+
+    def repeated(self, text: str, shown: Sequence[tuple[int, int, int]]) -> bool:
+        """Whether an assistant's content stands in a text twice."""
+        contents = [text[start:end] for message, start, end in shown
+                    if text[end - 1] == "c" and self.messages[message].role == "assistant"]
+        return len(set(contents)) < len(contents)
+
+    def without(self, messages: set[int]) -> list[Message]:
+        """The conversation with the sentinels, but those messages as they are."""
+        return [self.messages[i] if i in messages else hidden for i, hidden in enumerate(self.all)]
+
+    def contents(self) -> list[str | None]:
+        """What each message writes in the place of its one sentinel; ``None`` where that is more than its content."""
+        return [None if m.tool_calls or m.reasoning else m.content for m in self.messages]
+
+    def _hidden(self, number: int, message: Message) -> Message:
+        assistant = message.role == "assistant"
+        content = f"{self._word}{number}c" if message.content.strip() or (assistant and not message.tool_calls) else \
+            message.content
+        if not message.tool_calls and not message.reasoning:
+            return replace(message, content=content)
+        argument = f"{self._word}{number}t"
+        calls = tuple(replace(call, arguments=json.dumps({argument: argument}) if call.arguments.lstrip()[:1] == "{"
+                              else argument) for call in message.tool_calls)
+        return replace(message, content=content, tool_calls=calls,
+                       reasoning=f"{self._word}{number}r" if message.reasoning else message.reasoning)
+
+
+_Item = tuple[int, int, int]  # message, and number of its first and last occurrence of a sentinel
+
+
+def _items(shown: list[tuple[int, int, int]], form: str) -> tuple[list[_Item], list[str]]:
+    """Neighbouring sentinels of one message as one item, and the constant text around the items."""
+    items: list[_Item] = []
+    constants: list[str] = []
+    end = 0
+    for number, (message, start, stop) in enumerate(shown):
+        if items and items[-1][0] == message:
+            items[-1] = (message, items[-1][1], number)
+        else:
+            constants.append(form[end:start])
+            items.append((message, number, number))
+        end = stop
+    return items, [*constants, form[end:]]
+
+
+def _colours(order: Sequence[int]) -> dict[int, int]:
+    """A colour for each message, so that no two that stand beside each other have the same."""
+    beside: dict[int, set[int]] = {}
+    for left, right in zip(order, order[1:], strict=False):
+        beside.setdefault(left, set()).add(right)
+        beside.setdefault(right, set()).add(left)
+    colours: dict[int, int] = {}
+    for message in order:
+        if message not in colours:
+            taken = {colours.get(other) for other in beside.get(message, ())}
+            colours[message] = next(colour for colour in range(len(taken) + 1) if colour not in taken)
+    return colours
+
+
+def _between(sentinels: _Sentinels, mixed: str, items: Sequence[_Item], constants: Sequence[str],
+             kept: set[int]) -> dict[int, tuple[int, str, int]]:
+    """What stands in the place of the items whose messages were kept, and how far the constants around it hold.
+
+    Returns:
+        By number of the item: how much of the constant before it holds (characters from its start), the text in its
+        place, how much of the constant after it holds (from its end).
+
+    Raises:
+        _Changed: the sentinels of the others are not where they were.
+    """
+    shown = sentinels.shown(mixed)
+    made: dict[int, tuple[int, str, int]] = {}
+    at = end = 0  # the next sentinel, and where the last one ended
+    for number, (message, first, last) in enumerate(items):
+        if message in kept:
+            stop = shown[at][1] if at < len(shown) else len(mixed)
+            piece, before, after = mixed[end:stop], constants[number], constants[number + 1]
+            left = common_prefix(piece, before)
+            right = common_prefix(piece[left:][::-1], after[::-1])
+            made[number] = (left, piece[left : len(piece) - right], right)
+            continue
+        count = last - first + 1
+        if [one[0] for one in shown[at : at + count]] != [message] * count or (
+                (not number or items[number - 1][0] not in kept) and mixed[end : shown[at][1]] != constants[number]):
+            raise _Changed
+        end = shown[at + count - 1][2]
+        at += count
+    if at != len(shown) or (items and items[-1][0] not in kept and mixed[end:] != constants[-1]):
+        raise _Changed
+    return made
+
+
+def _joined(items: Sequence[_Item], constants: Sequence[str], pieces: Sequence[tuple[int, str, int]],
+            text: str) -> list[Place] | None:
+    """The places of the items if constants and pieces make up the text, else ``None``."""
+    if not items:
+        return None
+    parts: list[str] = []
+    kept: list[int] = []  # length of each constant as it stands in the text
+    for number, constant in enumerate(constants):
+        start = len(constant) - pieces[number - 1][2] if number else 0
+        end = pieces[number][0] if number < len(pieces) else len(constant)
+        if end < start:
+            return None
+        parts.append(constant[start:end])
+        kept.append(end - start)
+        if number < len(pieces):
+            parts.append(pieces[number][1])
+    if "".join(parts) != text:
+        return None
+    places, position = [], 0
+    for number, (message, _, _) in enumerate(items):
+        position += kept[number]
+        end = position + len(pieces[number][1])
+        places.append(Place(message, position, end, kept[number], kept[number + 1]))
+        position = end
+    return places
+
+
