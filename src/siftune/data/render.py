@@ -75,11 +75,11 @@ class Renderer:
                 ``prompt-longer-than-limit`` or ``nothing-to-supervise``.
             ModelError: it has a token that the model has no embedding for.
         """
-        messages, text = self.template.accepted(self._with_system(messages), tools)
+        messages, text, blocks = self.template.accepted(self._with_system(messages), tools)
         check_rendered(messages, tools, text, self.template.render)
         if self._special and any(self._special.search(message.text) for message in messages):
             self.special_tokens_in_content += 1
-        ids, mask, unseen = self._encode(messages, tools, text)
+        ids, mask, unseen = self._encode(messages, tools, text, blocks)
         if len(mask):
             mask[0] = False  # nothing comes before it to predict it from
         whole, first = len(ids), int(mask.argmax()) if mask.any() else -1
@@ -102,7 +102,7 @@ class Renderer:
         Raises:
             BadRow: there is no assistant turn after something else, or the template refuses the conversation.
         """
-        messages, _ = self.template.accepted(self._with_system(messages), tools)
+        messages, _, _ = self.template.accepted(self._with_system(messages), tools)
         last = max((i for i, message in enumerate(messages) if message.role == "assistant"), default=0)
         if last == 0:
             raise BadRow("no-assistant-turn", "no assistant turn follows a prompt")
@@ -126,11 +126,11 @@ class Renderer:
             return messages
         return [Message("system", self.system), *messages]
 
-    def _encode(self, messages: Sequence[Message], tools: Tools | None,
-                text: str) -> tuple[np.ndarray, np.ndarray, int]:
+    def _encode(self, messages: Sequence[Message], tools: Tools | None, text: str,
+                blocks: list[Span]) -> tuple[np.ndarray, np.ndarray, int]:
         """Ids, mask, and about how many tokens of a far too long row were never looked at."""
         if self.template.has_markers(tools):
-            return self._encode_start(text, self._marked(messages, tools, text), marked=True)
+            return self._encode_start(text, self._trained(messages, tools, text, blocks), marked=True)
         return self._encode_start(text, self._supervised_spans(messages, tools, text), marked=False)
 
     def _encode_start(self, text: str, spans: list[Span], *, marked: bool) -> tuple[np.ndarray, np.ndarray, int]:
@@ -149,21 +149,18 @@ class Renderer:
             return encode_marked(self.tokenizer, text, spans)
         return encode_with_mask(self.tokenizer, text, spans, self._special_ids)
 
-    def _marked(self, messages: Sequence[Message], tools: Tools | None, text: str) -> list[Span]:
+    def _trained(self, messages: Sequence[Message], tools: Tools | None, text: str, blocks: list[Span]) -> list[Span]:
         """What stands inside the template's markers, without the turns that are not to be trained on.
 
         Raises:
             BadRow: ``template-mismatch``: what such a turn wrote cannot be told from the rest.
         """
-        made, blocks = self.template.render_marked(messages, tools)
-        if made != text:
-            raise BadRow("template-mismatch", "what the template marks changes with its markers")
         untrained = {i for i, message in enumerate(messages) if message.role == "assistant" and not message.train}
         if not untrained:
             return blocks
         word = unspelled(messages, tools, text, self.template.text)
-        other, changed = self.template.render_marked(
-            [replace(message, content=word) if i in untrained else message for i, message in enumerate(messages)], tools)
+        others = [replace(message, content=word) if i in untrained else message for i, message in enumerate(messages)]
+        other, changed = self.template.render_marked(others, tools)
         blocks, changed = _merged(blocks), _merged(changed)
         if len(blocks) != len(changed) or _outside(text, blocks) != _outside(other, changed):
             raise BadRow("template-mismatch", "turns that are not to be supervised cannot be told from the rest")
@@ -184,8 +181,7 @@ class Renderer:
             raise BadRow("nothing-to-supervise", "no assistant turn is to be supervised")
         found = self._turns.find(messages, tools, text, turns)
         if turns[-1] not in found:
-            raise BadRow("template-mismatch", f"turn {turns[-1] + 1}, the last of the assistant, does not appear in the "
-                         "text")
+            raise BadRow("template-mismatch", f"the template leaves out turn {turns[-1] + 1}, the assistant's last")
         self.unmatched_turns += len(turns) - len(found)
         return sorted(span for spans in found.values() for span in spans)
 

@@ -6,8 +6,8 @@ character offsets say which token stands where.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence, Set
-from itertools import pairwise
+from collections.abc import Callable, Iterator, Sequence, Set
+from itertools import chain, pairwise
 from typing import Any
 
 import numpy as np
@@ -74,7 +74,7 @@ def encode_marked(tokenizer: Any, text: str, blocks: Sequence[Span]) -> tuple[np
     return ids, mask
 
 
-def token_starts(offsets: Sequence[Span], tokens: Sequence[str], text: str) -> np.ndarray:
+def token_starts(offsets: Sequence[Span], spelled: Callable[[], Sequence[str]], text: str) -> np.ndarray:
     """Where each token starts in the text, int64 [T], never decreasing.
 
     Raw offsets need care: the bytes of one character are several tokens with the same offsets, some tokenizers
@@ -82,16 +82,16 @@ def token_starts(offsets: Sequence[Span], tokens: Sequence[str], text: str) -> n
 
     Args:
         offsets: The tokenizer's offsets, characters, end exclusive.
-        tokens: The tokens as the vocabulary spells them.
+        spelled: Gives the tokens as the vocabulary spells them; only some tokenizers' offsets need it.
         text: The text they were made from.
     """
     if not offsets:
         return np.zeros(0, dtype=np.int64)
-    table = np.array(offsets, dtype=np.int64)
-    starts, ends = table.T
-    reached_before = np.concatenate(([0], np.maximum.accumulate(ends)[:-1]))
-    if (ends > starts).all() and (starts <= reached_before).all() and (np.diff(starts) >= 0).all():
+    table = np.fromiter(chain.from_iterable(offsets), dtype=np.int64, count=2 * len(offsets))
+    starts, ends = table[::2], table[1::2]
+    if not starts[0] and (ends > starts).all() and (np.diff(starts) >= 0).all() and (starts[1:] <= ends[:-1]).all():
         return starts  # nothing to mend, as nearly always
+    tokens = spelled()
     starts = np.zeros(len(offsets), dtype=np.int64)
     before = reached = 0
     for t, (start, end) in enumerate(offsets):
@@ -117,9 +117,10 @@ def _encode(tokenizer: Any, text: str, spans: Sequence[Span]) -> tuple[np.ndarra
     """int32 [T] ids, and int64 [T] where in the text each token starts."""
     if not tokenizer.is_fast:
         return _encode_in_pieces(tokenizer, text, spans)
-    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, return_attention_mask=False,
+                        return_token_type_ids=False)
     ids = np.array(encoded["input_ids"], dtype=np.int32)
-    return ids, token_starts(encoded["offset_mapping"], encoded.tokens(), text)
+    return ids, token_starts(encoded["offset_mapping"], encoded.tokens, text)
 
 
 def _encode_in_pieces(tokenizer: Any, text: str, spans: Sequence[Span]) -> tuple[np.ndarray, np.ndarray]:

@@ -37,7 +37,7 @@ CLOCK = "{% macro strftime_now(format) %}{{ format" + "".join(
     f" | replace('{code}', '{value}')" for code, value in _DATE.items()) + " }}{% endmacro %}{{ '' }}"
 # The marked blocks as calls of a macro that writes a border before and after: where they stand in the text can then be
 # read off with every version of transformers, and before anything is tokenised.
-_BLOCK = ("{% macro siftune_block() %}{{ siftune_border }}{{ caller() }}{{ siftune_border }}{% endmacro %}{{ '' }}")
+_BLOCK = "{% macro siftune_block() %}{{ siftune_border }}{{ caller() }}{{ siftune_border }}{% endmacro %}{{ '' }}"
 _PROBE = "0c5d1e8b7a"
 
 
@@ -93,7 +93,8 @@ class ChatTemplate:
         """The conversation as text, and where in it the template's own markers stand (characters, end exclusive).
 
         Raises:
-            BadRow: ``template-error``: the template refuses the conversation.
+            BadRow: ``template-error``: the template refuses the conversation; ``template-mismatch``: it works on what
+                it has marked, so that the places are lost.
         """
         variant = self._chosen(tools)
         border = unspelled(messages, tools, variant.text)
@@ -104,7 +105,10 @@ class ChatTemplate:
             if number % 2:
                 spans.append((position, position + len(piece)))
             position += len(piece)
-        return "".join(pieces), spans
+        text = "".join(pieces)
+        if (tools or any(m.tool_calls or m.reasoning for m in messages)) and text != self.render(messages, tools):
+            raise BadRow("template-mismatch", "the template changes what it has marked")
+        return text, spans
 
     def opening(self, tools: Tools | None = None) -> str:
         """What stands before an assistant's turn, such as ``<|im_start|>assistant``; empty where nothing does."""
@@ -117,21 +121,26 @@ class ChatTemplate:
             self._cache[at] = make()
         return self._cache[at]
 
-    def accepted(self, messages: Sequence[Message], tools: Tools | None = None) -> tuple[Sequence[Message], str]:
-        """The messages as the template takes them, and their text.
+    def accepted(self, messages: Sequence[Message],
+                 tools: Tools | None = None) -> tuple[Sequence[Message], str, list[Span]]:
+        """The messages as the template takes them, their text, and where its own markers stand if it has any.
 
-        They come back unchanged, or with a refused system message in the first user turn.
+        The messages come back unchanged, or with a refused system message in the first user turn.
 
         Raises:
             BadRow: ``template-error``: the template refuses them either way.
         """
+        shown = self.render_marked if self.has_markers(tools) else self._unmarked
         try:
-            return messages, self.render(messages, tools)
-        except BadRow:
-            merged = merge_system(messages)
+            return messages, *shown(messages, tools)
+        except BadRow as problem:
+            merged = merge_system(messages) if problem.reason == "template-error" else None
             if merged is None:
                 raise
-        return merged, self.render(merged, tools)
+        return merged, *shown(merged, tools)
+
+    def _unmarked(self, messages: Sequence[Message], tools: Tools | None) -> tuple[str, list[Span]]:
+        return self.render(messages, tools), []
 
     def _chosen(self, tools: Tools | None) -> Variant:
         return self._variants.get("tool_use" if tools else "default") or self._variants["default"]
@@ -143,7 +152,19 @@ class ChatTemplate:
         if any(not found.group(2) for found in _MARKER.finditer(text)):
             bordered = clock + _BLOCK + _MARKER.sub(_as_call, text)
         variant = Variant(clock + text, bordered)
-        return replace(variant, in_parts=self._reads_parts(variant))
+        variant = replace(variant, in_parts=self._reads_parts(variant))
+        return variant if self._borders_hold(variant) else replace(variant, bordered=None)
+
+    def _borders_hold(self, variant: Variant) -> bool:
+        """Whether borders change nothing but themselves; they would where a template trims what it has marked."""
+        turns = [Message("user", "x"), Message("assistant", "\n y \n ")]
+        if variant.bordered is None:
+            return True
+        try:
+            made = self._apply(variant, variant.bordered, turns, None, siftune_border=_PROBE)
+            return made.replace(_PROBE, "") == self._apply(variant, variant.text, turns, None)
+        except BadRow:
+            return True
 
     def _reads_parts(self, variant: Variant) -> bool:
         """Whether a content shows as a list of parts, and not as text."""
@@ -188,7 +209,8 @@ class ChatTemplate:
             turns = [{**turn, "content": [{"type": "text", "text": turn["content"]}]} for turn in turns]
         # A limit on the time and the memory that a template takes belongs here.
         try:
-            return self._tokenizer.apply_chat_template(turns, tools=tools, chat_template=text, tokenize=False, **options)
+            return self._tokenizer.apply_chat_template(turns, tools=tools, chat_template=text, tokenize=False,
+                                                       **options)
         except (TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
             # Most come from expressions inside the template: the messages are plain text by now.
             raise BadRow("template-error", str(error) or type(error).__name__) from error

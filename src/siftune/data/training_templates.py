@@ -1,8 +1,8 @@
 """Chat templates for training, of model families whose own template does not say what the assistant wrote.
 
-They are TRL's (see ``chat_templates/NOTICE``): the family's template with ``{% generation %}`` markers, mended where the
-original drops what is to be trained on, such as the thoughts of earlier turns. TRL renders with them when it trains on
-assistant turns only, so that a row has the same tokens and mask here as there.
+They are TRL's (see ``chat_templates/NOTICE``): the family's template with ``{% generation %}`` markers, mended where
+the original drops what is to be trained on, such as the thoughts of earlier turns. TRL renders with them when it trains
+on assistant turns only, so that a row has the same tokens and mask here as there.
 """
 
 from __future__ import annotations

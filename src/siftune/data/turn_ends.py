@@ -1,13 +1,12 @@
 """How an assistant turn ends in a chat template without markers.
 
 The special token that closes a turn is supervised with it, once, as the training templates of known families have it;
-white space after it is layout and is not. A template without such tokens ends a turn with the words that it writes after
-the last turn of a conversation.
+white space after it is layout and is not. A template without such tokens ends a turn with the words that it writes
+after the last turn of a conversation.
 """
 
 from __future__ import annotations
 
-import os
 import re
 from typing import Any
 
@@ -33,14 +32,16 @@ class TurnEnds:
         self._special = re.compile("|".join(map(re.escape, spelled))) if spelled else None
         self._eos: str = tokenizer.eos_token or ""
 
-    def spans(self, start: int, end: int, tail: str, tools: Tools | None, *, calls: bool, final: bool) -> list[Span]:
+    def spans(self, start: int, end: int, tail: str, tools: Tools | None, *, calls: str | None,
+              final: bool) -> list[Span]:
         """The supervised characters of a turn, its end included.
 
         Args:
             start, end: Where the turn's own text stands.
             tail: The template's text after it, up to the next message.
             tools: What may be called in the conversation.
-            calls: Whether the turn calls tools, so that the tail begins with the end of a call.
+            calls: Of a turn that calls tools, so that the tail begins with the end of a call, what the template writes
+                between the parts of the call.
             final: Whether the tail is the end of the conversation.
         """
         length = self._length(tail, tools, calls=calls, final=final)
@@ -54,14 +55,17 @@ class TurnEnds:
         """What the template writes after the content of a turn that is the last."""
         return self._after(tools, followed=False)
 
-    def _length(self, tail: str, tools: Tools | None, *, calls: bool, final: bool) -> int:
+    def _length(self, tail: str, tools: Tools | None, *, calls: str | None, final: bool) -> int:
         closing = self.closing(tools)
-        if calls and (end := self._token(closing)) and (at := tail.find(end)) >= 0:
+        if calls is not None and (end := self._token(closing)) and (at := tail.find(end)) >= 0:
             return at + len(end)
-        found = self._special.search(tail) if self._special else None
-        if found and (calls or not tail[: found.start()].strip() or closing.startswith(tail[: found.end()])):
+        # What also stands between a key and its value, such as a quotation mark of its own, ends neither call nor turn.
+        tokens = self._special.finditer(tail) if self._special else iter(())
+        found = next((token for token in tokens if not calls or token.group() not in calls), None)
+        if found and (calls is not None or not tail[: found.start()].strip() or
+                      closing.startswith(tail[: found.end()])):
             return found.end()
-        if not calls:
+        if calls is None:
             return len(tail[: common_prefix(tail, closing)].rstrip())
         if (end := closing.rstrip()) and (at := tail.find(end)) >= 0:
             return at + len(end)
@@ -86,4 +90,6 @@ class TurnEnds:
 
 def common_prefix(text: str, start: str) -> int:
     """How many of their first characters two strings share."""
-    return len(start) if text.startswith(start) else len(os.path.commonprefix((text, start)))
+    if text.startswith(start):
+        return len(start)
+    return next((i for i, (a, b) in enumerate(zip(text, start, strict=False)) if a != b), min(len(text), len(start)))

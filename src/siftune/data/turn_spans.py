@@ -17,6 +17,9 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import pairwise
+from typing import Any
 
 from siftune.data.problems import BadRow
 from siftune.data.rows import Message, Tools
@@ -33,6 +36,7 @@ class Place:
         start, end: Where its content stands, characters.
         before: Length of the constant text before it, back to the message before.
         after: Length of the constant text after it, up to the next message or the end of the text.
+        inner: The template's own text between the names and the values of its arguments.
     """
 
     message: int
@@ -40,6 +44,12 @@ class Place:
     end: int
     before: int
     after: int
+    inner: str
+
+
+_KEY, _VALUE = "k", "v"  # last letters of the sentinels of an argument's name and value
+_OPENING = 4  # fewer characters of an opening are no sign of it
+_SHAPES = 1000  # of so many the template's own text is kept
 
 
 class _Changed(Exception):  # noqa: N818 - the pieces do not make up the text: another way is tried
@@ -56,6 +66,7 @@ class TurnSpans:
 
     def __init__(self, template: ChatTemplate, ends: TurnEnds):
         self._template, self._ends = template, ends
+        self._forms: dict[Any, tuple[list[_Item], list[str]]] = {}
 
     def find(self, messages: Sequence[Message], tools: Tools | None, text: str,
              turns: Sequence[int]) -> dict[int, list[Span]]:
@@ -94,8 +105,8 @@ class TurnSpans:
             start -= len(head) - self._opened(sentinels, tools, head, place.message, before)
         tail = text[place.end : place.end + place.after]
         final = place.end + place.after == len(text)
-        return self._ends.spans(start, place.end, tail, tools, calls=bool(sentinels.messages[place.message].tool_calls),
-                                final=final)
+        calls = place.inner if sentinels.messages[place.message].tool_calls else None
+        return self._ends.spans(start, place.end, tail, tools, calls=calls, final=final)
 
     def _opened(self, sentinels: _Sentinels, tools: Tools | None, head: str, turn: int, before: int | None) -> int:
         """How much of the constant text before a turn a model is given when it is asked for that turn."""
@@ -105,9 +116,18 @@ class TurnSpans:
             asked = self._template.cached(key, tools, lambda: self._asked(sentinels, tools, turn))
             if asked is not None:
                 return common_prefix(head, asked)
-        opening = self._template.opening(tools)
-        at = head.rfind(opening) if opening else -1
-        return at + len(opening) if at >= 0 else len(head)
+        return self._after_opening(tools, head)
+
+    def _after_opening(self, tools: Tools | None, head: str) -> int:
+        """Where in the constant text before a turn its opening ends, by what a user's turn is answered with."""
+        user = _Sentinels([Message("user", "x")], "zq7f3a1cx")
+        opening = self._template.cached("opened", tools, lambda: self._asked(user, tools, 1)) or ""
+        for start in range(len(opening)):
+            if len(opening[start:].strip()) < _OPENING:
+                break
+            if (at := head.rfind(opening[start:])) >= 0:
+                return at + len(opening) - start
+        return len(head)
 
     def _asked(self, sentinels: _Sentinels, tools: Tools | None, turn: int) -> str | None:
         """What follows the content before a turn when the template is asked for the turn."""
@@ -125,27 +145,41 @@ class TurnSpans:
             _Changed: the pieces do not make up the text.
             BadRow: the template refuses the sentinels.
         """
-        form = self._template.render(sentinels.all, tools)
-        shown = sentinels.shown(form)
-        items, constants = _items(shown, form)
-        if sentinels.repeated(form, shown):
-            raise _Changed
-        contents = sentinels.contents()
-        if all(contents[message] is not None for message, _, _ in items):
-            places = _joined(items, constants, [(len(a), contents[m] or "", len(b)) for (m, _, _), a, b in
-                                                zip(items, constants, constants[1:], strict=False)], text)
-            if places is not None:
-                return places
-        colours = _colours([message for message, _, _ in items])
-        pieces: dict[int, tuple[int, str, int]] = {}
+        items, constants = self._form(sentinels, tools)
+        plain = sentinels.plain()
+        if plain is not None:
+            for contents in (plain, [content.strip() for content in plain]):  # many templates trim them
+                pieces = [(len(constants[number]), contents[message], len(constants[number + 1]))
+                          for number, (message, *_) in enumerate(items)]
+                if (places := _joined(items, constants, pieces, text)) is not None:
+                    return places
+        colours = _colours([item[0] for item in items])
+        found: dict[int, tuple[int, str, int]] = {}
         for colour in range(max(colours.values(), default=-1) + 1):
             kept = {message for message, its in colours.items() if its == colour}
             mixed = self._template.render(sentinels.without(kept), tools)
-            pieces |= _between(sentinels, mixed, items, constants, kept)
-        places = _joined(items, constants, [pieces[number] for number in range(len(items))], text)
+            found |= _between(sentinels, mixed, items, constants, kept)
+        places = _joined(items, constants, [found[number] for number in range(len(items))], text)
         if places is None:
             raise _Changed
         return places
+
+    def _form(self, sentinels: _Sentinels, tools: Tools | None) -> tuple[list[_Item], list[str]]:
+        """Which messages the template shows in which order, and its own text around them.
+
+        It is the same for all conversations of plain text with the same roles, and then rendered once.
+        """
+        shape = None if tools else sentinels.shape()
+        if shape in self._forms:
+            return self._forms[shape]
+        form = self._template.render(sentinels.all, tools)
+        shown = sentinels.shown(form)
+        if sentinels.repeated(form, shown):
+            raise _Changed
+        made = _items(shown, form)
+        if shape is not None and len(self._forms) < _SHAPES:
+            self._forms[shape] = made
+        return made
 
     def _alone(self, sentinels: _Sentinels, tools: Tools | None, text: str, turn: int) -> list[Span]:
         """The spans of one turn, from the conversation with only that turn changed; empty where it is not shown.
@@ -168,21 +202,19 @@ class TurnSpans:
             first, last = shown[0][1], len(changed) - shown[-1][2]
             if first + last <= len(text) and text.startswith(changed[:first]) and (
                     not last or text.endswith(changed[-last:])):
-                return self._around(sentinels, tools, text, turn, first, len(text) - last)
+                inner = "".join(item[3] for item in _items(shown, changed)[0])
+                return self._around(sentinels, tools, text, turn, first, len(text) - last, inner)
         raise BadRow("template-mismatch", f"turn {turn + 1} cannot be told from the rest: other words in its place "
                      "change the text elsewhere too")
 
     def _around(self, sentinels: _Sentinels, tools: Tools | None, text: str, turn: int, start: int,
-                end: int) -> list[Span]:
+                end: int, inner: str) -> list[Span]:
         messages = sentinels.messages
         before = self._rendered(messages[:turn], tools, prompt=True) if turn else None
         if before is not None and len(before) <= start and text.startswith(before):
             opened = len(before)
         else:
-            opening = self._template.opening(tools)
-            opened = start
-            if before is None and opening and (at := text[:start].rfind(opening)) >= 0 and turn == 0:
-                opened = at + len(opening)
+            opened = self._after_opening(tools, text[:start]) if turn == 0 else start
         tail = text[end:]
         final = turn == len(messages) - 1
         if not final:
@@ -192,7 +224,8 @@ class TurnSpans:
                 tail = tail[: common_prefix(tail, closing)]
             else:
                 tail = text[end : len(through)]
-        return self._ends.spans(opened, end, tail, tools, calls=bool(messages[turn].tool_calls), final=final)
+        calls = inner if messages[turn].tool_calls else None
+        return self._ends.spans(opened, end, tail, tools, calls=calls, final=final)
 
     def _rendered(self, messages: Sequence[Message], tools: Tools | None, *, prompt: bool = False) -> str | None:
         try:
@@ -207,16 +240,17 @@ class _Sentinels:
     Args:
         messages: The conversation.
         word: What occurs nowhere in it; all sentinels begin with it.
-
-    Attributes:
-        all: The conversation with sentinels everywhere.
     """
 
     def __init__(self, messages: Sequence[Message], word: str):
         self.messages = messages
         self._word = word
-        self._pattern = re.compile(rf"{word}(\d+)[crt]")
-        self.all = [self._hidden(number, message) for number, message in enumerate(messages)]
+        self._pattern = re.compile(rf"{word}(\d+)[cr{_KEY}{_VALUE}]")
+
+    @cached_property
+    def all(self) -> list[Message]:
+        """The conversation with sentinels everywhere."""
+        return [self._hidden(number, message) for number, message in enumerate(self.messages)]
 
     def shown(self, text: str) -> list[tuple[int, int, int]]:
         """Message index, start and end of every sentinel in a text."""
@@ -232,9 +266,17 @@ class _Sentinels:
         """The conversation with the sentinels, but those messages as they are."""
         return [self.messages[i] if i in messages else hidden for i, hidden in enumerate(self.all)]
 
-    def contents(self) -> list[str | None]:
-        """What each message writes in the place of its one sentinel; ``None`` where that is more than its content."""
-        return [None if m.tool_calls or m.reasoning else m.content for m in self.messages]
+    def shape(self) -> tuple[tuple[str, bool], ...] | None:
+        """What the rendered sentinels depend on, where that is only roles and which contents are blank."""
+        if any(m.tool_calls or m.reasoning or m.name or m.tool_call_id for m in self.messages):
+            return None
+        return tuple((m.role, not m.content.strip()) for m in self.messages)
+
+    def plain(self) -> list[str] | None:
+        """What each message has in the place of its sentinel; ``None`` where thoughts or tool calls have some too."""
+        if any(message.tool_calls or message.reasoning for message in self.messages):
+            return None
+        return [message.content for message in self.messages]
 
     def _hidden(self, number: int, message: Message) -> Message:
         assistant = message.role == "assistant"
@@ -242,14 +284,14 @@ class _Sentinels:
             message.content
         if not message.tool_calls and not message.reasoning:
             return replace(message, content=content)
-        argument = f"{self._word}{number}t"
-        calls = tuple(replace(call, arguments=json.dumps({argument: argument}) if call.arguments.lstrip()[:1] == "{"
-                              else argument) for call in message.tool_calls)
+        key, value = (f"{self._word}{number}{letter}" for letter in (_KEY, _VALUE))
+        calls = tuple(replace(call, arguments=json.dumps({key: value}) if call.arguments.lstrip()[:1] == "{" else value)
+                      for call in message.tool_calls)
         return replace(message, content=content, tool_calls=calls,
                        reasoning=f"{self._word}{number}r" if message.reasoning else message.reasoning)
 
 
-_Item = tuple[int, int, int]  # message, and number of its first and last occurrence of a sentinel
+_Item = tuple[int, int, int, str]  # message, number of its first and last sentinel, what stands inside its arguments
 
 
 def _items(shown: list[tuple[int, int, int]], form: str) -> tuple[list[_Item], list[str]]:
@@ -259,10 +301,11 @@ def _items(shown: list[tuple[int, int, int]], form: str) -> tuple[list[_Item], l
     end = 0
     for number, (message, start, stop) in enumerate(shown):
         if items and items[-1][0] == message:
-            items[-1] = (message, items[-1][1], number)
+            argument = form[end - 1] == _KEY and form[stop - 1] == _VALUE
+            items[-1] = (message, items[-1][1], number, items[-1][3] + form[end:start] * argument)
         else:
             constants.append(form[end:start])
-            items.append((message, number, number))
+            items.append((message, number, number, ""))
         end = stop
     return items, [*constants, form[end:]]
 
@@ -270,7 +313,7 @@ def _items(shown: list[tuple[int, int, int]], form: str) -> tuple[list[_Item], l
 def _colours(order: Sequence[int]) -> dict[int, int]:
     """A colour for each message, so that no two that stand beside each other have the same."""
     beside: dict[int, set[int]] = {}
-    for left, right in zip(order, order[1:], strict=False):
+    for left, right in pairwise(order):
         beside.setdefault(left, set()).add(right)
         beside.setdefault(right, set()).add(left)
     colours: dict[int, int] = {}
@@ -295,7 +338,7 @@ def _between(sentinels: _Sentinels, mixed: str, items: Sequence[_Item], constant
     shown = sentinels.shown(mixed)
     made: dict[int, tuple[int, str, int]] = {}
     at = end = 0  # the next sentinel, and where the last one ended
-    for number, (message, first, last) in enumerate(items):
+    for number, (message, first, last, _) in enumerate(items):
         if message in kept:
             stop = shown[at][1] if at < len(shown) else len(mixed)
             piece, before, after = mixed[end:stop], constants[number], constants[number + 1]
@@ -333,10 +376,10 @@ def _joined(items: Sequence[_Item], constants: Sequence[str], pieces: Sequence[t
     if "".join(parts) != text:
         return None
     places, position = [], 0
-    for number, (message, _, _) in enumerate(items):
+    for number, (message, _, _, inner) in enumerate(items):
         position += kept[number]
         end = position + len(pieces[number][1])
-        places.append(Place(message, position, end, kept[number], kept[number + 1]))
+        places.append(Place(message, position, end, kept[number], kept[number + 1], inner))
         position = end
     return places
 
