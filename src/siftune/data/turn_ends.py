@@ -40,8 +40,8 @@ class TurnEnds:
             start, end: Where the turn's own text stands.
             tail: The template's text after it, up to the next message.
             tools: What may be called in the conversation.
-            calls: Of a turn that calls tools, so that the tail begins with the end of a call, what the template writes
-                between the parts of the call.
+            calls: Where it ends in a tool call, so that the tail begins with the end of the call: what the template
+                writes inside of calls, between names and values.
             final: Whether the tail is the end of the conversation.
         """
         length = self._length(tail, tools, calls=calls, final=final)
@@ -57,14 +57,17 @@ class TurnEnds:
 
     def _length(self, tail: str, tools: Tools | None, *, calls: str | None, final: bool) -> int:
         closing = self.closing(tools)
-        if calls is not None and (end := self._token(closing)) and (at := tail.find(end)) >= 0:
-            return at + len(end)
+        ends = self._tokens(closing)
+        if calls is not None and ends and (at := tail.find(ends[0].group())) >= 0:
+            return at + self._run(tail[at:], closing[ends[0].start() :])
         # What also stands between a key and its value, such as a quotation mark of its own, ends neither call nor turn.
-        tokens = self._special.finditer(tail) if self._special else iter(())
-        found = next((token for token in tokens if not calls or token.group() not in calls), None)
-        if found and (calls is not None or not tail[: found.start()].strip() or
-                      closing.startswith(tail[: found.end()])):
-            return found.end()
+        found = next((token for token in self._tokens(tail) if not calls or token.group() not in calls), None)
+        if found and calls is not None:
+            return found.end() if ends else found.start() + self._run(tail[found.start() :], None)
+        if found and closing.startswith(tail[: found.end()]):
+            return found.start() + self._run(tail[found.start() :], closing[found.start() :])
+        if found and not ends and not tail[: found.start()].strip():
+            return found.end()  # the token that opens the next turn is the sign that this one is over
         if calls is None:
             return len(tail[: common_prefix(tail, closing)].rstrip())
         if (end := closing.rstrip()) and (at := tail.find(end)) >= 0:
@@ -73,9 +76,17 @@ class TurnEnds:
         shared = common_prefix(tail[::-1], after[::-1])
         return len(tail[: len(tail) - shared].rstrip())
 
-    def _token(self, closing: str) -> str:
-        found = self._special.search(closing) if self._special else None
-        return found.group() if found else ""
+    def _tokens(self, text: str) -> list[re.Match[str]]:
+        return list(self._special.finditer(text)) if self._special else []
+
+    def _run(self, text: str, like: str | None) -> int:
+        """Length of the special tokens that a text begins with, as far as it is like another text."""
+        end = 0
+        for token in self._tokens(text if like is None else text[: common_prefix(text, like)]):
+            if token.start() != end:
+                break
+            end = token.end()
+        return end
 
     def _after(self, tools: Tools | None, *, followed: bool) -> str:
         def probe() -> str:

@@ -36,7 +36,7 @@ class Place:
         start, end: Where its content stands, characters.
         before: Length of the constant text before it, back to the message before.
         after: Length of the constant text after it, up to the next message or the end of the text.
-        inner: The template's own text between the names and the values of its arguments.
+        calls: Where it ends in a tool call, the template's own text between names and values of arguments.
     """
 
     message: int
@@ -44,7 +44,7 @@ class Place:
     end: int
     before: int
     after: int
-    inner: str
+    calls: str | None
 
 
 _KEY, _VALUE = "k", "v"  # last letters of the sentinels of an argument's name and value
@@ -105,21 +105,22 @@ class TurnSpans:
             start -= len(head) - self._opened(sentinels, tools, head, place.message, before)
         tail = text[place.end : place.end + place.after]
         final = place.end + place.after == len(text)
-        calls = place.inner if sentinels.messages[place.message].tool_calls else None
-        return self._ends.spans(start, place.end, tail, tools, calls=calls, final=final)
+        return self._ends.spans(start, place.end, tail, tools, calls=place.calls, final=final)
 
     def _opened(self, sentinels: _Sentinels, tools: Tools | None, head: str, turn: int, before: int | None) -> int:
         """How much of the constant text before a turn a model is given when it is asked for that turn."""
+        asked = None
         if before is not None and before == turn - 1:
             previous = sentinels.messages[before]
             key = ("asked", previous.role, bool(previous.tool_calls), turn == 1)
             asked = self._template.cached(key, tools, lambda: self._asked(sentinels, tools, turn))
-            if asked is not None:
-                return common_prefix(head, asked)
-        return self._after_opening(tools, head)
+        opening = self._after_opening(tools, head)
+        if asked is None:
+            return len(head) if opening is None else opening
+        return max(common_prefix(head, asked), opening or 0)
 
-    def _after_opening(self, tools: Tools | None, head: str) -> int:
-        """Where in the constant text before a turn its opening ends, by what a user's turn is answered with."""
+    def _after_opening(self, tools: Tools | None, head: str) -> int | None:
+        """Where in the constant text before a turn an opening ends, by what a user's turn is answered with."""
         user = _Sentinels([Message("user", "x")], "zq7f3a1cx")
         opening = self._template.cached("opened", tools, lambda: self._asked(user, tools, 1)) or ""
         for start in range(len(opening)):
@@ -127,7 +128,7 @@ class TurnSpans:
                 break
             if (at := head.rfind(opening[start:])) >= 0:
                 return at + len(opening) - start
-        return len(head)
+        return None
 
     def _asked(self, sentinels: _Sentinels, tools: Tools | None, turn: int) -> str | None:
         """What follows the content before a turn when the template is asked for the turn."""
@@ -187,9 +188,9 @@ class TurnSpans:
         Raises:
             BadRow: ``template-mismatch``.
         """
-        others = set(range(len(sentinels.messages))) - {turn}
+        messages = sentinels.messages
         try:
-            changed = self._template.render(sentinels.without(others), tools)
+            changed = self._template.render(sentinels.without(set(range(len(messages))) - {turn}), tools)
         except BadRow as problem:
             raise BadRow("template-mismatch", f"turn {turn + 1} cannot be told from the rest: the template refuses "
                          f"other words in its place ({problem.detail})") from problem
@@ -202,29 +203,26 @@ class TurnSpans:
             first, last = shown[0][1], len(changed) - shown[-1][2]
             if first + last <= len(text) and text.startswith(changed[:first]) and (
                     not last or text.endswith(changed[-last:])):
-                inner = "".join(item[3] for item in _items(shown, changed)[0])
-                return self._around(sentinels, tools, text, turn, first, len(text) - last, inner)
+                calls = _items(shown, changed)[0][-1][3]
+                return self._around(messages, tools, text, turn, (first, len(text) - last), calls)
         raise BadRow("template-mismatch", f"turn {turn + 1} cannot be told from the rest: other words in its place "
                      "change the text elsewhere too")
 
-    def _around(self, sentinels: _Sentinels, tools: Tools | None, text: str, turn: int, start: int,
-                end: int, inner: str) -> list[Span]:
-        messages = sentinels.messages
+    def _around(self, messages: Sequence[Message], tools: Tools | None, text: str, turn: int, own: Span,
+                calls: str | None) -> list[Span]:
+        """The spans of a turn that is known to write that stretch, from renderings that stop before and after it."""
+        start, end = own
         before = self._rendered(messages[:turn], tools, prompt=True) if turn else None
         if before is not None and len(before) <= start and text.startswith(before):
             opened = len(before)
         else:
-            opened = self._after_opening(tools, text[:start]) if turn == 0 else start
-        tail = text[end:]
+            opened = (self._after_opening(tools, text[:start]) if turn == 0 else None) or start
         final = turn == len(messages) - 1
-        if not final:
-            through = self._rendered(messages[: turn + 1], tools)
-            if through is None or len(through) < end or not text.startswith(through):
-                closing = self._ends.closing(tools)
-                tail = tail[: common_prefix(tail, closing)]
-            else:
-                tail = text[end : len(through)]
-        calls = inner if messages[turn].tool_calls else None
+        through = text if final else self._rendered(messages[: turn + 1], tools)
+        if through is not None and len(through) >= end and text.startswith(through):
+            tail = text[end : len(through)]
+        else:
+            tail = text[end : end + common_prefix(text[end:], self._ends.closing(tools))]
         return self._ends.spans(opened, end, tail, tools, calls=calls, final=final)
 
     def _rendered(self, messages: Sequence[Message], tools: Tools | None, *, prompt: bool = False) -> str | None:
@@ -291,7 +289,7 @@ class _Sentinels:
                        reasoning=f"{self._word}{number}r" if message.reasoning else message.reasoning)
 
 
-_Item = tuple[int, int, int, str]  # message, number of its first and last sentinel, what stands inside its arguments
+_Item = tuple[int, int, int, str | None]  # message, number of its first and last sentinel; see Place.calls
 
 
 def _items(shown: list[tuple[int, int, int]], form: str) -> tuple[list[_Item], list[str]]:
@@ -300,12 +298,15 @@ def _items(shown: list[tuple[int, int, int]], form: str) -> tuple[list[_Item], l
     constants: list[str] = []
     end = 0
     for number, (message, start, stop) in enumerate(shown):
+        calls = "" if form[stop - 1] in (_KEY, _VALUE) else None
         if items and items[-1][0] == message:
-            argument = form[end - 1] == _KEY and form[stop - 1] == _VALUE
-            items[-1] = (message, items[-1][1], number, items[-1][3] + form[end:start] * argument)
+            _, first, _, before = items[-1]
+            if calls is not None:
+                calls = (before or "") + (form[end:start] if form[end - 1] == _KEY and form[stop - 1] == _VALUE else "")
+            items[-1] = (message, first, number, calls)
         else:
             constants.append(form[end:start])
-            items.append((message, number, number, ""))
+            items.append((message, number, number, calls))
         end = stop
     return items, [*constants, form[end:]]
 
@@ -376,10 +377,10 @@ def _joined(items: Sequence[_Item], constants: Sequence[str], pieces: Sequence[t
     if "".join(parts) != text:
         return None
     places, position = [], 0
-    for number, (message, _, _, inner) in enumerate(items):
+    for number, (message, _, _, calls) in enumerate(items):
         position += kept[number]
         end = position + len(pieces[number][1])
-        places.append(Place(message, position, end, kept[number], kept[number + 1], inner))
+        places.append(Place(message, position, end, kept[number], kept[number + 1], calls))
         position = end
     return places
 
