@@ -69,6 +69,11 @@ OTHERS = {
 }
 CITY = {"type": "object", "properties": {"city": {"type": "string", "description": "Where"}}, "required": ["city"]}
 TOOLS: Tools = [{"type": "function", "function": {"name": "weather", "description": "Weather.", "parameters": CITY}}]
+PARTS = {"idefics3", "smolvlm", "llava_next"}  # these take contents as lists of parts only
+ENDS = {"<turn|>", "<|eot_id|>", "<|im_end|>", "<|END_OF_TURN_TOKEN|>", "<|observation|>"}
+# Not those in which the oracle does not know where a turn begins: they open it otherwise than they ask for it.
+KNOWN = [name for name in ORIGINALS if (FOLDER / f"{name}_training.jinja").exists() and
+         not name.startswith(("nemotron", "diffusion", "qwen3_", "gemma3", "phi3_"))]
 
 
 def call(arguments: Any, name: str = "weather", id: str = "abcdefghi") -> ToolCall:
@@ -144,6 +149,10 @@ class Refused(Exception):  # noqa: N818
     pass
 
 
+class Unclear(Exception):  # noqa: N818 - the oracle needs a template that changes nothing else
+    pass
+
+
 class Truth:
     """What the template makes of conversations, straight from ``apply_chat_template``."""
 
@@ -196,7 +205,7 @@ class Truth:
                 start = self._asked(messages, tools, i, text, start)
             closing = [found for found in special.finditer(text, end) if not calls or found.group() != '<|"|>'][:2]
             stop = closing[0].end() if closing and (calls or not text[end : closing[0].start()].strip()) else end
-            if calls and len(closing) > 1 and closing[1].start() == stop and closing[1].group() == "<turn|>":
+            if stop > end and len(closing) > 1 and closing[1].start() == stop and closing[1].group() in ENDS:
                 stop = closing[1].end()
             yield start, stop
             if i == len(messages) - 1 and text[stop:].strip() == "</s>":
@@ -228,8 +237,8 @@ class Truth:
         if part == "tool_calls":  # arguments of other types begin and end otherwise
             start = shared(one[:start], text)
             end = shared(one[::-1][:end], text[::-1])
-        assert text.startswith(one[:start]), "the oracle needs a template that changes nothing else"
-        assert not end or text.endswith(one[-end:])
+        if not text.startswith(one[:start]) or (end and not text.endswith(one[-end:])):
+            raise Unclear
         return start, len(text) - end
 
     def _other(self, message: Message, part: str, word: str) -> Any:
@@ -249,7 +258,7 @@ def test_masks_are_those_of_the_trainer(name: str) -> None:
     made = tokenizer(original)
     training = FOLDER / f"{name}_training.jinja"
     truth = Truth(made, training.read_text(encoding="utf-8") if training.exists() else original,
-                  parts=name in ("idefics3", "smolvlm", "llava_next"))
+                  parts=name in PARTS)
     marks = training.exists() or re.search(r"\{%-?\s*generation", original) is not None
     check(name, made, truth, marks=marks)
 
@@ -258,6 +267,13 @@ def test_masks_are_those_of_the_trainer(name: str) -> None:
 def test_masks_of_other_templates_are_those_of_the_oracle(name: str) -> None:
     made = tokenizer(OTHERS[name])
     check(name, made, Truth(made, OTHERS[name]), marks=False)
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_a_template_that_differs_from_a_known_one_by_a_comment_has_the_masks_of_the_oracle(name: str) -> None:
+    changed = "{# mine #}" + (FOLDER / f"{name}.jinja").read_text(encoding="utf-8")
+    made = tokenizer(changed)
+    check(name, made, Truth(made, changed, parts=name in PARTS), marks=False)
 
 
 def check(name: str, tokenizer: Any, truth: Truth, *, marks: bool) -> None:
@@ -276,6 +292,8 @@ def check(name: str, tokenizer: Any, truth: Truth, *, marks: bool) -> None:
                     raise
                 messages = merged
             theirs = (truth.marked if marks else truth.changed_turns)(messages, tools)
+        except Unclear:
+            continue
         except Refused:
             assert ours == "template-error", (name, shape)
             continue

@@ -117,7 +117,15 @@ class TurnSpans:
         opening = self._after_opening(tools, head)
         if asked is None:
             return len(head) if opening is None else opening
-        return max(common_prefix(head, asked), opening or 0)
+        start = max(common_prefix(head, asked), opening or 0)
+        if head[start:].strip() and not self._template.cached("asks", tools, lambda: self._asks(tools)):
+            return len(head)  # words that open the turn, which such a template never gives to the model by themselves
+        return start
+
+    def _asks(self, tools: Tools | None) -> bool:
+        """Whether the template knows how to ask for a turn, as most do."""
+        turn = [Message("user", "x")]
+        return self._rendered(turn, tools) != self._rendered(turn, tools, prompt=True)
 
     def _after_opening(self, tools: Tools | None, head: str) -> int | None:
         """Where in the constant text before a turn an opening ends, by what a user's turn is answered with."""
