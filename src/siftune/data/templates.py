@@ -28,7 +28,7 @@ PLAIN_TEMPLATE = (
 
 Span = tuple[int, int]
 
-_MARKER = re.compile(r"(\{%[-+]?)\s*(end)?generation\s*([-+]?%\})")
+_MARKERS = re.compile(r"(\{%[-+]?)\s*(end)?generation\s*([-+]?%\})")
 # Templates may print today's date (Llama 3.2, SmolLM3), but a run that is continued tomorrow must see the same
 # tokens: this takes the place of their clock. (transformers passes no functions into templates, hence Jinja.)
 _DATE = {"%Y": "2024", "%y": "24", "%m": "07", "%d": "26", "%B": "July", "%b": "Jul", "%A": "Friday", "%a": "Fri",
@@ -149,8 +149,8 @@ class ChatTemplate:
         text = training_template(source) or source
         clock = CLOCK if "strftime_now" in text else ""
         bordered = None
-        if any(not found.group(2) for found in _MARKER.finditer(text)):
-            bordered = clock + _BLOCK + _MARKER.sub(_as_call, text)
+        if any(not found.group(2) for found in _MARKERS.finditer(text)):
+            bordered = clock + _BLOCK + _MARKERS.sub(_as_call, text)
         variant = Variant(clock + text, bordered)
         variant = replace(variant, in_parts=self._reads_parts(variant))
         return variant if self._borders_hold(variant) else replace(variant, bordered=None)
