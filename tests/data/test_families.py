@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerFast
 
@@ -274,6 +276,30 @@ def test_a_template_that_differs_from_a_known_one_by_a_comment_has_the_masks_of_
     changed = "{# mine #}" + (FOLDER / f"{name}.jinja").read_text(encoding="utf-8")
     made = tokenizer(changed)
     check(name, made, Truth(made, changed, parts=name in PARTS), marks=False)
+
+
+PIECES = ["", " ", "\n", "A", "é😀", "</s>", "<|im_end|>", "<|im_start|>assistant\n", "[/INST]", "USER: ", "</think>",
+          "<think>", "zq7f3a1c", "zq30x1c", "\n\n", "### Response:\n"]
+WORDS = st.lists(st.sampled_from(PIECES), min_size=1, max_size=4).map("".join).filter(str.strip)
+
+
+@pytest.fixture(scope="module", params=["vicuna", "llama2", "alpaca", "gemma4_v5", "llama3_1"])
+def pair(request: pytest.FixtureRequest) -> tuple[Renderer, Truth]:
+    template = OTHERS.get(request.param) or (FOLDER / f"{request.param}.jinja").read_text(encoding="utf-8")
+    made = tokenizer(template)
+    return Renderer(made, max_length=10**9), Truth(made, template)
+
+
+@settings(max_examples=25, deadline=None)
+@given(contents=st.lists(WORDS, min_size=2, max_size=5))
+def test_nothing_in_the_contents_moves_the_mask(pair: tuple[Renderer, Truth], contents: list[str]) -> None:
+    renderer, truth = pair
+    try:
+        theirs = truth.changed_turns(talk(*contents), None)
+    except Unclear:
+        assume(False)
+        raise
+    assert outcome(renderer, talk(*contents), None) == theirs
 
 
 def check(name: str, tokenizer: Any, truth: Truth, *, marks: bool) -> None:

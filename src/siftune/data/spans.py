@@ -65,7 +65,7 @@ def encode_marked(tokenizer: Any, text: str, blocks: Sequence[Span]) -> tuple[np
     if tokenizer.is_fast:
         for start, end in blocks:
             if start < end and len(ids):
-                first, last = (np.searchsorted(starts, starts[np.searchsorted(starts, at, "right") - 1])
+                first, last = (np.searchsorted(starts, starts[max(np.searchsorted(starts, at, "right") - 1, 0)])
                                for at in (start, end - 1))
                 mask[first : last + 1] = True
     else:

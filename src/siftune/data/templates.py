@@ -211,7 +211,8 @@ class ChatTemplate:
         try:
             return self._tokenizer.apply_chat_template(turns, tools=tools, chat_template=text, tokenize=False,
                                                        **options)
-        except (TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
+        except (TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError,
+                RecursionError) as error:
             # Most come from expressions inside the template: the messages are plain text by now.
             raise BadRow("template-error", str(error) or type(error).__name__) from error
 
