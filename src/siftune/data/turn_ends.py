@@ -69,7 +69,7 @@ class TurnEnds:
         if found and not ends and not tail[: found.start()].strip():
             return found.end()  # the token that opens the next turn is the sign that this one is over
         if calls is None:
-            return len(tail[: common_prefix(tail, closing)].rstrip())
+            return len(closing.rstrip()) if not ends and tail.startswith(closing.rstrip()) else 0
         if (end := closing.rstrip()) and (at := tail.find(end)) >= 0:
             return at + len(end)
         after = closing if final else self._after(tools, followed=True)
