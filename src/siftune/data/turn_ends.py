@@ -66,8 +66,8 @@ class TurnEnds:
             return found.end() if ends else found.start() + self._run(tail[found.start() :], None)
         if found and closing.startswith(tail[: found.end()]):
             return found.start() + self._run(tail[found.start() :], closing[found.start() :])
-        if found and not ends and not tail[: found.start()].strip():
-            return found.end()  # the token that opens the next turn is the sign that this one is over
+        if found and not tail[: found.start()].strip() and (not ends or found.group() == self._ends_others(tools)):
+            return found.end()  # without tokens of their own, turns end with the one that opens the next
         if calls is None:
             return len(closing.rstrip()) if not ends and tail.startswith(closing.rstrip()) else 0
         if (end := closing.rstrip()) and (at := tail.find(end)) >= 0:
@@ -75,6 +75,10 @@ class TurnEnds:
         after = closing if final else self._after(tools, followed=True)
         shared = common_prefix(tail[::-1], after[::-1])
         return len(tail[: len(tail) - shared].rstrip())
+
+    def _ends_others(self, tools: Tools | None) -> str | None:
+        """The first special token between a turn and the next, which may be another than after the last turn."""
+        return next((token.group() for token in self._tokens(self._after(tools, followed=True))), None)
 
     def _tokens(self, text: str) -> list[re.Match[str]]:
         return list(self._special.finditer(text)) if self._special else []
