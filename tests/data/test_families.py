@@ -278,6 +278,14 @@ def test_a_template_that_differs_from_a_known_one_by_a_comment_has_the_masks_of_
     check(name, made, Truth(made, changed, parts=name in PARTS), marks=False)
 
 
+@pytest.mark.parametrize("name", ["gemma4_v5", "llama3_2"])
+def test_no_row_decides_about_another(name: str) -> None:
+    made = tokenizer((FOLDER / f"{name}.jinja").read_text(encoding="utf-8"))
+    there, back = Renderer(made, max_length=10**9), Renderer(made, max_length=10**9)
+    first = {shape: outcome(there, *SHAPES[shape]) for shape in SHAPES}
+    assert {shape: outcome(back, *SHAPES[shape]) for shape in reversed(SHAPES)} == first
+
+
 # Those whose marks begin where a turn is asked for and end with its end (others mark the opening or the last line too).
 MARKED = ["cohere", "cohere2", "diffusion_gemma", "gemma", "gemma3", "glm4moe", "idefics3", "lfm2", "lfm2_v2", "llama3",
           "llava_next", "qwen2_5_vl", "qwen3", "qwen3_instruct_2507", "qwen3_vl", "smolvlm"]

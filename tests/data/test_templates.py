@@ -26,6 +26,13 @@ CALLS = (
     "{{ c['function']['arguments'] | tojson }}{{ '</call>' }}{% endfor %}{{ '<|im_end|>\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
+INLINE = (  # a tool's result stands between call and words; and it looks at the last message
+    "{% if '!' in messages[-1]['content'] %}{{ 'loud\n' }}{% endif %}"
+    "{% for m in messages %}{% if m['role'] != 'tool' %}{{ '<|im_start|>' + m['role'] + '\n' }}"
+    "{% for c in m['tool_calls'] or [] %}{{ '<call>' }}{{ c['function']['arguments'] | tojson }}"
+    "{{ messages[2]['content'] }}{% endfor %}{{ m['content'] + '<|im_end|>\n' }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
 PARTS = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' }}{% for part in m['content'] %}"
     "{% if part['type'] == 'text' %}{{ part['text'] }}{% endif %}{% endfor %}{{ '<|im_end|>\n' }}{% endfor %}"
@@ -128,6 +135,15 @@ def test_tool_calls_are_supervised_through_the_end_of_the_turn() -> None:
                  Message("tool", "found <|im_end|>"), Message("assistant", "A")]
         made = renderer(CALLS).render(turns)
         assert supervised(made) == f"<call>look {text}</call><|im_end|>A<|im_end|>"
+
+
+def test_what_a_tool_says_in_the_midst_of_a_turn_is_not_supervised() -> None:
+    turns = [Message("user", "Q"), Message("assistant", "words", tool_calls=(ToolCall("look", '{"n": 5}'),)),
+             Message("tool", "found"), Message("user", "thanks")]
+    assert supervised(renderer(INLINE).render(turns)) == '<call>{"n": 5}words<|im_end|>'
+    problem = refused(INLINE, [*turns, Message("assistant", "welcome!", train=False)])
+    assert problem.reason == "template-mismatch"
+    assert "what a tool says" in problem.detail
 
 
 class Counting(ChatTemplate):

@@ -182,7 +182,7 @@ class ChatTemplate:
     def _opening(self, tools: Tools | None) -> str:
         turn = [Message("user", "x")]
         try:
-            before, asked = self.render(turn, tools), self.render(turn, tools, prompt=True)
+            before, asked = (self.render(turn, probe_tools(tools), prompt=prompt) for prompt in (False, True))
         except BadRow:  # a template that takes no single turn
             return ""
         return asked.removeprefix(before) if asked.startswith(before) else ""
@@ -215,6 +215,13 @@ class ChatTemplate:
                 RecursionError) as error:
             # Most come from expressions inside the template: the messages are plain text by now.
             raise BadRow("template-error", str(error) or type(error).__name__) from error
+
+
+def probe_tools(tools: Tools | None) -> Tools | None:
+    """Tools to try a template with, where a row has some: what is learnt must not depend on which row came first."""
+    parameters = {"type": "object", "properties": {"x": {"type": "string", "description": "x"}}, "required": ["x"]}
+    made = {"type": "function", "function": {"name": "f", "description": "x", "parameters": parameters}}
+    return [made] if tools else None
 
 
 def unspelled(messages: Sequence[Message], tools: Tools | None, *more: str) -> str:

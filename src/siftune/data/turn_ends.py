@@ -12,7 +12,7 @@ from typing import Any
 
 from siftune.data.problems import BadRow
 from siftune.data.rows import Message, Tools
-from siftune.data.templates import ChatTemplate, Span
+from siftune.data.templates import ChatTemplate, Span, probe_tools
 
 _WORD = "zq7f3a1c"
 
@@ -96,7 +96,7 @@ class TurnEnds:
         def probe() -> str:
             turns = [Message("user", "x"), Message("assistant", _WORD), *([Message("user", _WORD)] if followed else [])]
             try:
-                _, found, after = self._template.render(turns, tools).partition(_WORD)
+                _, found, after = self._template.render(turns, probe_tools(tools)).partition(_WORD)
             except BadRow:
                 return ""
             return after.partition(_WORD)[0] if found and followed else after

@@ -22,8 +22,8 @@ from itertools import pairwise
 from typing import Any
 
 from siftune.data.problems import BadRow
-from siftune.data.rows import Message, Tools
-from siftune.data.templates import ChatTemplate, Span, unspelled
+from siftune.data.rows import Message, ToolCall, Tools
+from siftune.data.templates import ChatTemplate, Span, probe_tools, unspelled
 from siftune.data.turn_ends import TurnEnds, common_prefix
 
 
@@ -112,8 +112,7 @@ class TurnSpans:
         asked = None
         if before is not None and before == turn - 1:
             previous = sentinels.messages[before]
-            key = ("asked", previous.role, bool(previous.tool_calls), turn == 1)
-            asked = self._template.cached(key, tools, lambda: self._asked(sentinels, tools, turn))
+            asked = self._asked(previous.role, tools, calls=bool(previous.tool_calls), first=turn == 1)
         opening = self._after_opening(tools, head)
         if asked is None:
             return len(head) if opening is None else opening
@@ -125,12 +124,11 @@ class TurnSpans:
     def _asks(self, tools: Tools | None) -> bool:
         """Whether the template knows how to ask for a turn, as most do."""
         turn = [Message("user", "x")]
-        return self._rendered(turn, tools) != self._rendered(turn, tools, prompt=True)
+        return self._rendered(turn, probe_tools(tools)) != self._rendered(turn, probe_tools(tools), prompt=True)
 
     def _after_opening(self, tools: Tools | None, head: str) -> int | None:
         """Where in the constant text before a turn an opening ends, by what a user's turn is answered with."""
-        user = _Sentinels([Message("user", "x")], "zq7f3a1cx")
-        opening = self._template.cached("opened", tools, lambda: self._asked(user, tools, 1)) or ""
+        opening = self._asked("user", tools, calls=False, first=True) or ""
         for start in range(len(opening)):
             if len(opening[start:].strip()) < _OPENING:
                 break
@@ -138,14 +136,32 @@ class TurnSpans:
                 return at + len(opening) - start
         return None
 
-    def _asked(self, sentinels: _Sentinels, tools: Tools | None, turn: int) -> str | None:
-        """What follows the content before a turn when the template is asked for the turn."""
-        try:
-            asked = self._template.render(sentinels.all[:turn], tools, prompt=True)
-        except BadRow:
-            return None
-        shown = sentinels.shown(asked)
-        return asked[shown[-1][2] :] if shown and shown[-1][0] == turn - 1 else None
+    def _asked(self, role: str, tools: Tools | None, *, calls: bool, first: bool) -> str | None:
+        """What follows a message of that role when the template is asked for the next turn of the assistant.
+
+        It is asked with a conversation of its own, so that no row decides about another.
+
+        Args:
+            role: Of the message before the turn.
+            tools: Whether anything may be called.
+            calls: Whether that message calls tools.
+            first: Whether that message is the first.
+        """
+        def ask() -> str | None:
+            called = (ToolCall("f", "{}", "000000000"),)
+            last = Message(role, "x", called if calls else (), tool_call_id="000000000" if role == "tool" else None,
+                           name="f" if role == "tool" else None)
+            before = [] if first else [Message("user", "x")]
+            if role == "tool":
+                before.append(Message("assistant", "", called))
+            elif role != "assistant" and before:
+                before.append(Message("assistant", "x"))
+            sentinels = _Sentinels([*before, last], "zq7f3a1cx")
+            asked = self._rendered(sentinels.all, probe_tools(tools), prompt=True)
+            shown = sentinels.shown(asked or "")
+            return asked[shown[-1][2] :] if asked and shown and shown[-1][0] == len(before) else None
+
+        return self._template.cached(("asked", role, calls, first), tools, ask)
 
     def _places(self, sentinels: _Sentinels, tools: Tools | None, text: str) -> list[Place]:
         """The places of all messages, in the order of the text.
@@ -211,6 +227,9 @@ class TurnSpans:
             first, last = shown[0][1], len(changed) - shown[-1][2]
             if first + last <= len(text) and text.startswith(changed[:first]) and (
                     not last or text.endswith(changed[-last:])):
+                inside = "".join(changed[a[2] : b[1]] for a, b in pairwise(shown))
+                if any(m.role == "tool" and m.content.strip() and m.content.strip() in inside for m in messages):
+                    raise BadRow("template-mismatch", f"turn {turn + 1} cannot be told from what a tool says in it")
                 calls = _items(shown, changed)[0][-1][3]
                 return self._around(messages, tools, text, turn, (first, len(text) - last), calls)
         raise BadRow("template-mismatch", f"turn {turn + 1} cannot be told from the rest: other words in its place "
