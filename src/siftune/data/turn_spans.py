@@ -13,16 +13,14 @@ renderings have in common before and after it says where it stands.
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
 from siftune.data.problems import BadRow
 from siftune.data.rows import Message, ToolCall, Tools
+from siftune.data.sentinels import Item, Sentinels, items_of
 from siftune.data.templates import ChatTemplate, Span, probe_tools, unspelled
 from siftune.data.turn_ends import TurnEnds, common_prefix
 
@@ -47,7 +45,6 @@ class Place:
     calls: str | None
 
 
-_KEY, _VALUE = "k", "v"  # last letters of the sentinels of an argument's name and value
 _OPENING = 4  # fewer characters of an opening are no sign of it
 _SHAPES = 1000  # of so many the template's own text is kept
 
@@ -66,7 +63,7 @@ class TurnSpans:
 
     def __init__(self, template: ChatTemplate, ends: TurnEnds):
         self._template, self._ends = template, ends
-        self._forms: dict[Any, tuple[list[_Item], list[str]]] = {}
+        self._forms: dict[Any, tuple[list[Item], list[str]]] = {}
 
     def find(self, messages: Sequence[Message], tools: Tools | None, text: str,
              turns: Sequence[int]) -> dict[int, list[Span]]:
@@ -83,7 +80,7 @@ class TurnSpans:
         Raises:
             BadRow: ``template-mismatch``: where a turn stands cannot be told.
         """
-        sentinels = _Sentinels(messages, unspelled(messages, tools, text, self._template.text))
+        sentinels = Sentinels(messages, unspelled(messages, tools, text, self._template.text))
         try:
             places = self._places(sentinels, tools, text)
         except (_Changed, BadRow):
@@ -97,7 +94,7 @@ class TurnSpans:
                 spans += self._supervised(sentinels, tools, text, place, before, first=not spans)
         return found
 
-    def _supervised(self, sentinels: _Sentinels, tools: Tools | None, text: str, place: Place, before: int | None, *,
+    def _supervised(self, sentinels: Sentinels, tools: Tools | None, text: str, place: Place, before: int | None, *,
                     first: bool) -> list[Span]:
         head = text[place.start - place.before : place.start]
         start = place.start
@@ -107,7 +104,7 @@ class TurnSpans:
         final = place.end + place.after == len(text)
         return self._ends.spans(start, place.end, tail, tools, calls=place.calls, final=final)
 
-    def _opened(self, sentinels: _Sentinels, tools: Tools | None, head: str, turn: int, before: int | None) -> int:
+    def _opened(self, sentinels: Sentinels, tools: Tools | None, head: str, turn: int, before: int | None) -> int:
         """How much of the constant text before a turn a model is given when it is asked for that turn."""
         asked = None
         if before is not None and before == turn - 1:
@@ -156,14 +153,14 @@ class TurnSpans:
                 before.append(Message("assistant", "", called))
             elif role != "assistant" and before:
                 before.append(Message("assistant", "x"))
-            sentinels = _Sentinels([*before, last], "zq7f3a1cx")
+            sentinels = Sentinels([*before, last], "zq7f3a1cx")
             asked = self._rendered(sentinels.all, probe_tools(tools), prompt=True)
             shown = sentinels.shown(asked or "")
             return asked[shown[-1][2] :] if asked and shown and shown[-1][0] == len(before) else None
 
         return self._template.cached(("asked", role, calls, first), tools, ask)
 
-    def _places(self, sentinels: _Sentinels, tools: Tools | None, text: str) -> list[Place]:
+    def _places(self, sentinels: Sentinels, tools: Tools | None, text: str) -> list[Place]:
         """The places of all messages, in the order of the text.
 
         Raises:
@@ -189,7 +186,7 @@ class TurnSpans:
             raise _Changed
         return places
 
-    def _form(self, sentinels: _Sentinels, tools: Tools | None) -> tuple[list[_Item], list[str]]:
+    def _form(self, sentinels: Sentinels, tools: Tools | None) -> tuple[list[Item], list[str]]:
         """Which messages the template shows in which order, and its own text around them.
 
         It is the same for all conversations of plain text with the same roles, and then rendered once.
@@ -201,12 +198,12 @@ class TurnSpans:
         shown = sentinels.shown(form)
         if sentinels.repeated(form, shown):
             raise _Changed
-        made = _items(shown, form)
+        made = items_of(shown, form)
         if shape is not None and len(self._forms) < _SHAPES:
             self._forms[shape] = made
         return made
 
-    def _alone(self, sentinels: _Sentinels, tools: Tools | None, text: str, turn: int) -> list[Span]:
+    def _alone(self, sentinels: Sentinels, tools: Tools | None, text: str, turn: int) -> list[Span]:
         """The spans of one turn, from the conversation with only that turn changed; empty where it is not shown.
 
         Raises:
@@ -230,7 +227,7 @@ class TurnSpans:
                 inside = "".join(changed[a[2] : b[1]] for a, b in pairwise(shown))
                 if any(m.role == "tool" and m.content.strip() and m.content.strip() in inside for m in messages):
                     raise BadRow("template-mismatch", f"turn {turn + 1} cannot be told from what a tool says in it")
-                calls = _items(shown, changed)[0][-1][3]
+                calls = items_of(shown, changed)[0][-1][3]
                 return self._around(messages, tools, text, turn, (first, len(text) - last), calls)
         raise BadRow("template-mismatch", f"turn {turn + 1} cannot be told from the rest: other words in its place "
                      "change the text elsewhere too")
@@ -259,85 +256,6 @@ class TurnSpans:
             return None
 
 
-class _Sentinels:
-    """A conversation with sentinels in the place of its contents.
-
-    Args:
-        messages: The conversation.
-        word: What occurs nowhere in it; all sentinels begin with it.
-    """
-
-    def __init__(self, messages: Sequence[Message], word: str):
-        self.messages = messages
-        self._word = word
-        self._pattern = re.compile(rf"{word}(\d+)[cr{_KEY}{_VALUE}]")
-
-    @cached_property
-    def all(self) -> list[Message]:
-        """The conversation with sentinels everywhere."""
-        return [self._hidden(number, message) for number, message in enumerate(self.messages)]
-
-    def shown(self, text: str) -> list[tuple[int, int, int]]:
-        """Message index, start and end of every sentinel in a text."""
-        return [(int(found.group(1)), found.start(), found.end()) for found in self._pattern.finditer(text)]
-
-    def repeated(self, text: str, shown: Sequence[tuple[int, int, int]]) -> bool:
-        """Whether an assistant's content stands in a text twice."""
-        contents = [text[start:end] for message, start, end in shown
-                    if text[end - 1] == "c" and self.messages[message].role == "assistant"]
-        return len(set(contents)) < len(contents)
-
-    def without(self, messages: set[int]) -> list[Message]:
-        """The conversation with the sentinels, but those messages as they are."""
-        return [self.messages[i] if i in messages else hidden for i, hidden in enumerate(self.all)]
-
-    def shape(self) -> tuple[tuple[str, bool], ...] | None:
-        """What the rendered sentinels depend on, where that is only roles and which contents are blank."""
-        if any(m.tool_calls or m.reasoning or m.name or m.tool_call_id for m in self.messages):
-            return None
-        return tuple((m.role, not m.content.strip()) for m in self.messages)
-
-    def plain(self) -> list[str] | None:
-        """What each message has in the place of its sentinel; ``None`` where thoughts or tool calls have some too."""
-        if any(message.tool_calls or message.reasoning for message in self.messages):
-            return None
-        return [message.content for message in self.messages]
-
-    def _hidden(self, number: int, message: Message) -> Message:
-        assistant = message.role == "assistant"
-        content = f"{self._word}{number}c" if message.content.strip() or (assistant and not message.tool_calls) else \
-            message.content
-        if not message.tool_calls and not message.reasoning:
-            return replace(message, content=content)
-        key, value = (f"{self._word}{number}{letter}" for letter in (_KEY, _VALUE))
-        calls = tuple(replace(call, arguments=json.dumps({key: value}) if call.arguments.lstrip()[:1] == "{" else value)
-                      for call in message.tool_calls)
-        return replace(message, content=content, tool_calls=calls,
-                       reasoning=f"{self._word}{number}r" if message.reasoning else message.reasoning)
-
-
-_Item = tuple[int, int, int, str | None]  # message, number of its first and last sentinel; see Place.calls
-
-
-def _items(shown: list[tuple[int, int, int]], form: str) -> tuple[list[_Item], list[str]]:
-    """Neighbouring sentinels of one message as one item, and the constant text around the items."""
-    items: list[_Item] = []
-    constants: list[str] = []
-    end = 0
-    for number, (message, start, stop) in enumerate(shown):
-        calls = "" if form[stop - 1] in (_KEY, _VALUE) else None
-        if items and items[-1][0] == message:
-            _, first, _, before = items[-1]
-            if calls is not None:
-                calls = (before or "") + (form[end:start] if form[end - 1] == _KEY and form[stop - 1] == _VALUE else "")
-            items[-1] = (message, first, number, calls)
-        else:
-            constants.append(form[end:start])
-            items.append((message, number, number, calls))
-        end = stop
-    return items, [*constants, form[end:]]
-
-
 def _colours(order: Sequence[int]) -> dict[int, int]:
     """A colour for each message, so that no two that stand beside each other have the same."""
     beside: dict[int, set[int]] = {}
@@ -352,7 +270,7 @@ def _colours(order: Sequence[int]) -> dict[int, int]:
     return colours
 
 
-def _between(sentinels: _Sentinels, mixed: str, items: Sequence[_Item], constants: Sequence[str],
+def _between(sentinels: Sentinels, mixed: str, items: Sequence[Item], constants: Sequence[str],
              kept: set[int]) -> dict[int, tuple[int, str, int]]:
     """What stands in the place of the items whose messages were kept, and how far the constants around it hold.
 
@@ -385,7 +303,7 @@ def _between(sentinels: _Sentinels, mixed: str, items: Sequence[_Item], constant
     return made
 
 
-def _joined(items: Sequence[_Item], constants: Sequence[str], pieces: Sequence[tuple[int, str, int]],
+def _joined(items: Sequence[Item], constants: Sequence[str], pieces: Sequence[tuple[int, str, int]],
             text: str) -> list[Place] | None:
     """The places of the items if constants and pieces make up the text, else ``None``."""
     if not items:
