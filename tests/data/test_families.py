@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import transformers
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from jinja2 import TemplateError
@@ -71,6 +72,7 @@ OTHERS = {
 }
 CITY = {"type": "object", "properties": {"city": {"type": "string", "description": "Where"}}, "required": ["city"]}
 TOOLS: Tools = [{"type": "function", "function": {"name": "weather", "description": "Weather.", "parameters": CITY}}]
+OLD = int(transformers.__version__.split(".")[0]) < 5
 PARTS = {"idefics3", "smolvlm", "llava_next"}  # these take contents as lists of parts only
 ENDS = {"<turn|>", "<|eot_id|>", "<|im_end|>", "<|END_OF_TURN_TOKEN|>", "<|observation|>"}
 # Not those in which the oracle does not know where a turn begins: they open it otherwise than they ask for it.
@@ -176,6 +178,8 @@ class Truth:
 
     def marked(self, messages: Sequence[Message], tools: Tools | None) -> tuple[list[int], list[int]]:
         made = self.apply(messages, tools, tokenize=True, return_dict=True, return_assistant_tokens_mask=True)
+        if OLD and messages[0].role == "assistant" and not any(made["assistant_masks"][:3]):
+            raise Unclear  # transformers 4 loses a mark that begins with the text
         return made["input_ids"], [0, *made["assistant_masks"][1:]]
 
     def changed_turns(self, messages: Sequence[Message], tools: Tools | None) -> tuple[list[int], list[int]]:
@@ -305,7 +309,7 @@ def test_without_its_marks_a_template_has_the_turns_that_the_marks_say(name: str
         if ours not in ("template-drops", "template-error") and (name, shape) != ("diffusion_gemma", "unicode"):
             try:
                 theirs = truth.marked(messages, tools)
-            except Refused:  # ours has the system message in the user's turn
+            except (Refused, Unclear):  # refused: ours has the system message in the user's turn
                 continue
             assert ours == without_layout(made, *theirs), (name, shape, shown(made, ours), shown(made, theirs))
             compared += 1
