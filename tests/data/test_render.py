@@ -122,27 +122,25 @@ def test_content_that_the_template_trims_does_not_move_the_mask() -> None:
     assert supervised(renderer(GEMMA).render(talk(" Q ", "  A\n"))) == "A<|im_end|>"
 
 
-def test_earlier_turns_that_the_template_alters_are_left_out_and_counted() -> None:
+def test_earlier_turns_that_the_template_alters_are_supervised_as_they_are_rendered() -> None:
     one = renderer(QWEN3)
     made = one.render(talk("Q", "A", "q", "a"))
-    assert supervised(made) == "<think>\n\n</think>\n\na<|im_end|>"
-    assert one.unmatched_turns == 1
+    assert supervised(made) == "A<|im_end|><think>\n\n</think>\n\na<|im_end|>"
+    assert one.unmatched_turns == 0
 
 
-def test_a_last_turn_that_does_not_continue_its_prompt_is_unusable() -> None:
-    with pytest.raises(BadRow) as caught:
-        renderer(UNMATCHED).render(talk("Q", "A"))
-    assert caught.value.reason == "template-mismatch"
+def test_a_turn_that_does_not_continue_its_prompt_is_supervised_from_where_they_part() -> None:
+    made = renderer(UNMATCHED).render(talk("Q", "A", "q", "a"))
+    assert supervised(made) == "A<|im_end|>a<|im_end|>"
 
 
-def test_an_opening_assistant_turn_has_no_prompt_and_is_not_supervised() -> None:
-    one = renderer()
-    made = one.render([Message("assistant", "Hello"), *talk("Q", "A")])
-    assert supervised(made) == "A<|im_end|>"
-    assert one.unmatched_turns == 1
-    with pytest.raises(BadRow) as caught:
-        one.render([Message("assistant", "Hello")])
-    assert caught.value.reason == "nothing-to-supervise"
+def test_an_opening_assistant_turn_is_supervised_as_trainers_do() -> None:
+    for template in (tiny.CHATML, MARKED):
+        one = renderer(template)
+        made = one.render([Message("assistant", "Hello"), *talk("Q", "A")])
+        assert supervised(made) == "Hello<|im_end|>A<|im_end|>"
+        assert one.unmatched_turns == 0
+        assert supervised(one.render([Message("assistant", "Hello")])) == "Hello<|im_end|>"
 
 
 @pytest.mark.parametrize("template", [tiny.CHATML, MARKED, None])
@@ -206,9 +204,9 @@ def test_tokens_without_offsets_stand_after_the_token_before() -> None:
     text = "<s>ab</s><s> c"
     tokens = ["<s>", "a", "b", "</s>", "<s>", "c"]
     offsets = [(0, 0), (3, 4), (4, 5), (0, 0), (0, 0), (13, 14)]  # the space belongs to no token
-    assert token_starts(offsets, tokens, text).tolist() == [0, 3, 4, 5, 9, 12]
+    assert token_starts(offsets, lambda: tokens, text).tolist() == [0, 3, 4, 5, 9, 12]
     # The bytes of one character are several tokens with the same offsets.
-    assert token_starts([(0, 1), (1, 2), (1, 2), (2, 3)], ["a", "x", "y", "b"], "a😀b").tolist() == [0, 1, 1, 2]
+    assert token_starts([(0, 1), (1, 2), (1, 2), (2, 3)], lambda: ["a", "x", "y", "b"], "a😀b").tolist() == [0, 1, 1, 2]
 
 
 def test_a_token_straddling_the_start_of_a_span_is_not_supervised() -> None:

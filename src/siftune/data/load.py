@@ -111,7 +111,7 @@ def _warnings(inputs: Inputs) -> list[str]:
             found.append(f"{_rows(examples.truncated)} of the {name} cut at the length limit (--max-length)")
         if examples.unmatched_turns:
             found.append(f"{examples.unmatched_turns} assistant turns of the {name} are not supervised: the chat "
-                         "template alters them when later turns follow")
+                         "template leaves them out")
     dropped = {d.id for d in inputs.overlaps.dropped}
     if kept := [o for o in inputs.overlaps.in_target if o.a_id not in dropped]:
         found.append(f"{_rows(len(kept))} of the pool also in the target file; they will look like perfect matches "

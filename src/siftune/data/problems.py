@@ -24,7 +24,7 @@ REASONS = {
     "empty-response": "an assistant turn is empty",
     "template-drops": "the chat template leaves out a part of the conversation",
     "template-error": "the chat template refuses the conversation",
-    "template-mismatch": "the chat template does not render the last assistant turn after its own prompt",
+    "template-mismatch": "where the chat template puts an assistant turn cannot be told",
     "prompt-longer-than-limit": "the prompt fills the whole length limit, so that no response is left",
     "nothing-to-supervise": "no token of the row is supervised",
 }

@@ -1,17 +1,17 @@
 """Rows become token ids and a loss mask, once: features, training and evaluation all read these.
 
-Which tokens are supervised (policy ``assistant-turns``, version 2): the text of every assistant turn with its
-end-of-turn token, and nothing else. Three ways lead there:
+Which tokens are supervised (policy ``assistant-turns``, version 3): every assistant turn with its end-of-turn token,
+and nothing else. Four ways lead there:
 
-* A chat template with ``{% generation %}`` markers says it itself, and is followed exactly.
-* Any other chat template is asked for the conversation up to a turn, with and without the turn. The turn is what
-  the second text has more than the first. Where a template alters a turn once others follow (Qwen3 removes the
-  thoughts of earlier turns), the texts do not continue each other, and that turn is not supervised.
+* A chat template of a family that TRL has a training template for is that training template, as when TRL trains.
+* A template with ``{% generation %}`` markers, those included, says it itself, and is followed exactly.
+* Of any other template the turns are found by :mod:`siftune.data.turn_spans`: from the end of the opening that a model
+  is given to the special token that closes the turn.
 * A tokenizer without a template gets the plain one of :mod:`siftune.data.templates`.
 
 Contents are never searched for in the text, so nothing in them can move the mask. Turns of which the data says that
 they are not trained on (``Message.train``) are left out of it. A row of which the template leaves out a tool call, a
-thought or the tools is refused.
+thought or the tools is refused, and so is one in which a turn's place cannot be told.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from hashlib import blake2b
 from typing import Any
 
@@ -29,11 +30,13 @@ from siftune.data.chat import check_rendered
 from siftune.data.model_shape import ModelShape
 from siftune.data.problems import BadRow, bad_rows_error
 from siftune.data.rows import Dropped, Examples, Message, Rendered, Row, Tools
-from siftune.data.spans import encode_with_mask, special_ids
-from siftune.data.templates import ChatTemplate
+from siftune.data.spans import Span, encode_marked, encode_with_mask, special_ids
+from siftune.data.templates import ChatTemplate, unspelled
+from siftune.data.turn_ends import TurnEnds
+from siftune.data.turn_spans import TurnSpans
 
 MASK_POLICY = "assistant-turns"
-MASK_VERSION = 2
+MASK_VERSION = 3
 
 _CHARACTERS_PER_TOKEN = 64  # of the longest rows only so many are tokenised: several times what real text has
 
@@ -49,7 +52,7 @@ class Renderer:
 
     Attributes:
         max_length: The length at which rows are cut.
-        unmatched_turns: Assistant turns so far that could not be supervised.
+        unmatched_turns: Assistant turns so far that the template leaves out, so that they are not supervised.
         special_tokens_in_content: Rows so far whose text spells a special token of the tokenizer.
     """
 
@@ -58,6 +61,7 @@ class Renderer:
         self.tokenizer, self.system, self._shape = tokenizer, system, shape or ModelShape()
         self.max_length = self._shape.length(max_length)
         self.template = ChatTemplate(tokenizer)
+        self._turns = TurnSpans(self.template, TurnEnds(self.template, tokenizer))
         self.unmatched_turns = 0
         self.special_tokens_in_content = 0
         self._special_ids = special_ids(tokenizer)
@@ -71,11 +75,11 @@ class Renderer:
                 ``prompt-longer-than-limit`` or ``nothing-to-supervise``.
             ModelError: it has a token that the model has no embedding for.
         """
-        messages, text = self.template.accepted(self._with_system(messages), tools)
+        messages, text, blocks = self.template.accepted(self._with_system(messages), tools)
         check_rendered(messages, tools, text, self.template.render)
         if self._special and any(self._special.search(message.text) for message in messages):
             self.special_tokens_in_content += 1
-        ids, mask, unseen = self._encode(messages, tools, text)
+        ids, mask, unseen = self._encode(messages, tools, text, blocks)
         if len(mask):
             mask[0] = False  # nothing comes before it to predict it from
         whole, first = len(ids), int(mask.argmax()) if mask.any() else -1
@@ -98,7 +102,7 @@ class Renderer:
         Raises:
             BadRow: there is no assistant turn after something else, or the template refuses the conversation.
         """
-        messages, _ = self.template.accepted(self._with_system(messages), tools)
+        messages, _, _ = self.template.accepted(self._with_system(messages), tools)
         last = max((i for i, message in enumerate(messages) if message.role == "assistant"), default=0)
         if last == 0:
             raise BadRow("no-assistant-turn", "no assistant turn follows a prompt")
@@ -122,69 +126,64 @@ class Renderer:
             return messages
         return [Message("system", self.system), *messages]
 
-    def _encode(self, messages: Sequence[Message], tools: Tools | None,
-                text: str) -> tuple[np.ndarray, np.ndarray, int]:
+    def _encode(self, messages: Sequence[Message], tools: Tools | None, text: str,
+                blocks: list[Span]) -> tuple[np.ndarray, np.ndarray, int]:
         """Ids, mask, and about how many tokens of a far too long row were never looked at."""
-        if not (self.template.has_markers and self.tokenizer.is_fast):
-            spans = self._supervised_spans(messages, tools, text)
-            return self._encode_start(text, spans)
-        found, marked = self.template.render_marked(messages, tools)
-        ids, mask = np.array(found, dtype=np.int32), np.array(marked, dtype=bool)
-        untrained = [i for i, message in enumerate(messages) if message.role == "assistant" and not message.train]
-        if untrained:
-            spans = [self._span(messages, tools, i, text) for i in untrained]
-            if None in spans:
-                raise BadRow("template-mismatch", f"turn {untrained[spans.index(None)] + 1} is not to be supervised, "
-                             "and cannot be told from the rest")
-            _, excluded = encode_with_mask(self.tokenizer, text, [span for span in spans if span], self._special_ids)
-            mask &= ~excluded
-        return ids, mask, 0
+        if self.template.has_markers(tools):
+            return self._encode_start(text, self._trained(messages, tools, text, blocks), marked=True)
+        return self._encode_start(text, self._supervised_spans(messages, tools, text), marked=False)
 
-    def _encode_start(self, text: str, spans: list[tuple[int, int]]) -> tuple[np.ndarray, np.ndarray, int]:
+    def _encode_start(self, text: str, spans: list[Span], *, marked: bool) -> tuple[np.ndarray, np.ndarray, int]:
         """Only the beginning of a row is tokenised where that surely is all that is kept of it."""
         end = _CHARACTERS_PER_TOKEN * self.max_length
-        if len(text) > end and spans[0][0] < end:
+        if len(text) > end and spans and spans[0][0] < end:
             start = [(a, min(b, end)) for a, b in spans if a < end]
-            ids, mask = encode_with_mask(self.tokenizer, text[:end], start, self._special_ids)
+            ids, mask = self._tokenised(text[:end], start, marked=marked)
             # The last tokens of a text that stops in the middle of a word may be others than in the whole.
             if len(ids) >= 2 * self.max_length and mask[: self.max_length].any():
                 return ids, mask, round((len(text) - end) * len(ids) / end)
-        return *encode_with_mask(self.tokenizer, text, spans, self._special_ids), 0
+        return *self._tokenised(text, spans, marked=marked), 0
 
-    def _supervised_spans(self, messages: Sequence[Message], tools: Tools | None, whole: str) -> list[tuple[int, int]]:
+    def _tokenised(self, text: str, spans: list[Span], *, marked: bool) -> tuple[np.ndarray, np.ndarray]:
+        if marked:
+            return encode_marked(self.tokenizer, text, spans)
+        return encode_with_mask(self.tokenizer, text, spans, self._special_ids)
+
+    def _trained(self, messages: Sequence[Message], tools: Tools | None, text: str, blocks: list[Span]) -> list[Span]:
+        """What stands inside the template's markers, without the turns that are not to be trained on.
+
+        Raises:
+            BadRow: ``template-mismatch``: what such a turn wrote cannot be told from the rest.
+        """
+        untrained = {i for i, message in enumerate(messages) if message.role == "assistant" and not message.train}
+        if not untrained:
+            return blocks
+        word = unspelled(messages, tools, text, self.template.text)
+        others = [replace(message, content=word) if i in untrained else message for i, message in enumerate(messages)]
+        other, changed = self.template.render_marked(others, tools)
+        blocks, changed = _merged(blocks), _merged(changed)
+        if len(blocks) != len(changed) or _outside(text, blocks) != _outside(other, changed):
+            raise BadRow("template-mismatch", "turns that are not to be supervised cannot be told from the rest")
+        trained = [span for span, new in zip(blocks, changed, strict=True)
+                   if text[slice(*span)] == other[slice(*new)]]
+        if len(blocks) - len(trained) < len(untrained):
+            raise BadRow("template-mismatch", "a turn that is not to be supervised is not marked by itself")
+        return trained
+
+    def _supervised_spans(self, messages: Sequence[Message], tools: Tools | None, text: str) -> list[Span]:
         """Where in the rendered text (characters, end exclusive) the supervised turns are.
 
         Raises:
-            BadRow: ``template-mismatch``: not even the last turn continues its own prompt.
+            BadRow: ``template-mismatch``: it cannot be told, or the last turn is not there.
         """
         turns = [i for i, message in enumerate(messages) if message.role == "assistant" and message.train]
-        if turns in ([], [0]):
-            raise BadRow("nothing-to-supervise", "the only supervised turn has no prompt before it" if turns else
-                         "no assistant turn is to be supervised")
-        spans = []
-        matched_last = False
-        for i in turns:
-            span = self._span(messages, tools, i, whole)
-            matched_last = span is not None
-            if span is None:
-                self.unmatched_turns += 1
-            else:
-                spans.append(span)
-        if not matched_last:
-            raise BadRow("template-mismatch", "the rendered conversation does not start with the prompt of its last "
-                         "assistant turn")
-        return spans
-
-    def _span(self, messages: Sequence[Message], tools: Tools | None, turn: int, whole: str) -> tuple[int, int] | None:
-        if turn == 0:
-            return None  # no prompt comes before it
-        try:
-            prefix = self.template.render(messages[:turn], tools, prompt=True)
-            through = whole if turn == len(messages) - 1 else self.template.render(messages[: turn + 1], tools)
-        except BadRow:
-            return None  # the template takes the whole, but not this part of it
-        continues = through.startswith(prefix) and whole.startswith(through)
-        return (len(prefix), len(through)) if continues else None
+        if not turns:
+            raise BadRow("nothing-to-supervise", "no assistant turn is to be supervised")
+        found = self._turns.find(messages, tools, text, turns)
+        if turns[-1] not in found:
+            raise BadRow("template-mismatch", f"the template leaves out turn {turns[-1] + 1}, the assistant's last")
+        self.unmatched_turns += len(turns) - len(found)
+        return sorted(span for spans in found.values() for span in spans)
 
 
 def render_rows(
@@ -235,6 +234,22 @@ def _hint(bad: Sequence[Dropped], limit_hint: str) -> str | None:
     if "template-drops" in reasons:
         return "use a model whose chat template renders them, or take these parts out of the rows"
     return None
+
+
+def _merged(blocks: Sequence[Span]) -> list[Span]:
+    """Blocks that follow each other without anything between them as one."""
+    merged: list[Span] = []
+    for start, end in blocks:
+        if merged and merged[-1][1] == start:
+            merged[-1] = (merged[-1][0], end)
+        else:
+            merged.append((start, end))
+    return merged
+
+
+def _outside(text: str, blocks: Sequence[Span]) -> list[str]:
+    ends = [0, *(end for _, end in blocks)]
+    return [text[end:start] for end, start in zip(ends, [*(start for start, _ in blocks), len(text)], strict=True)]
 
 
 def _special_pattern(tokenizer: Any) -> re.Pattern[str] | None:

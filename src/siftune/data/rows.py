@@ -168,8 +168,7 @@ class Examples:
 
     Attributes:
         dropped: the rows that cannot be trained on, and why.
-        unmatched_turns: assistant turns left unsupervised because the chat template alters them when later turns
-            follow, or because nothing comes before them.
+        unmatched_turns: assistant turns left unsupervised because the chat template leaves them out.
         special_tokens_in_content: rows whose text spells a special token of the tokenizer, such as ``<|im_end|>``.
     """
 

@@ -6,8 +6,8 @@ character offsets say which token stands where.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence, Set
-from itertools import pairwise
+from collections.abc import Callable, Iterator, Sequence, Set
+from itertools import chain, pairwise
 from typing import Any
 
 import numpy as np
@@ -38,12 +38,7 @@ def encode_with_mask(
     Returns:
         int32 [T] ids and bool [T] mask.
     """
-    if tokenizer.is_fast:
-        encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-        ids = np.array(encoded["input_ids"], dtype=np.int32)
-        starts = token_starts(encoded["offset_mapping"], encoded.tokens(), text)
-    else:
-        ids, starts = _encode_in_pieces(tokenizer, text, spans)
+    ids, starts = _encode(tokenizer, text, spans)
     mask = np.zeros(len(ids), dtype=bool)
     for start, end in spans:
         first, last = np.searchsorted(starts, (start, end))
@@ -51,7 +46,35 @@ def encode_with_mask(
     return ids, mask
 
 
-def token_starts(offsets: Sequence[Span], tokens: Sequence[str], text: str) -> np.ndarray:
+def encode_marked(tokenizer: Any, text: str, blocks: Sequence[Span]) -> tuple[np.ndarray, np.ndarray]:
+    """Token ids of ``text`` and which of them stand inside a template's own markers, exactly as transformers says.
+
+    A block's tokens are those from the one that holds its first character through the first one that holds its last,
+    layout included.
+
+    Args:
+        tokenizer: A transformers tokenizer, fast or slow.
+        text: The rendered conversation with all its special tokens.
+        blocks: Character ranges, end exclusive, ascending and disjoint; may be empty ranges.
+
+    Returns:
+        int32 [T] ids and bool [T] mask.
+    """
+    ids, starts = _encode(tokenizer, text, blocks)
+    mask = np.zeros(len(ids), dtype=bool)
+    if tokenizer.is_fast:
+        for start, end in blocks:
+            if start < end and len(ids):
+                first, last = (np.searchsorted(starts, starts[max(np.searchsorted(starts, at, "right") - 1, 0)])
+                               for at in (start, end - 1))
+                mask[first : last + 1] = True
+    else:
+        for start, end in blocks:
+            mask[slice(*np.searchsorted(starts, (start, end)))] = True
+    return ids, mask
+
+
+def token_starts(offsets: Sequence[Span], spelled: Callable[[], Sequence[str]], text: str) -> np.ndarray:
     """Where each token starts in the text, int64 [T], never decreasing.
 
     Raw offsets need care: the bytes of one character are several tokens with the same offsets, some tokenizers
@@ -59,16 +82,16 @@ def token_starts(offsets: Sequence[Span], tokens: Sequence[str], text: str) -> n
 
     Args:
         offsets: The tokenizer's offsets, characters, end exclusive.
-        tokens: The tokens as the vocabulary spells them.
+        spelled: Gives the tokens as the vocabulary spells them; only some tokenizers' offsets need it.
         text: The text they were made from.
     """
     if not offsets:
         return np.zeros(0, dtype=np.int64)
-    table = np.array(offsets, dtype=np.int64)
-    starts, ends = table.T
-    reached_before = np.concatenate(([0], np.maximum.accumulate(ends)[:-1]))
-    if (ends > starts).all() and (starts <= reached_before).all() and (np.diff(starts) >= 0).all():
+    table = np.fromiter(chain.from_iterable(offsets), dtype=np.int64, count=2 * len(offsets))
+    starts, ends = table[::2], table[1::2]
+    if not starts[0] and (ends > starts).all() and (np.diff(starts) >= 0).all() and (starts[1:] <= ends[:-1]).all():
         return starts  # nothing to mend, as nearly always
+    tokens = spelled()
     starts = np.zeros(len(offsets), dtype=np.int64)
     before = reached = 0
     for t, (start, end) in enumerate(offsets):
@@ -88,6 +111,16 @@ def _without_layout(tokenizer: Any, ids: np.ndarray, first: int, last: int, spec
             after = ids[t + 1 : last].tolist()
             return t + 1 if not after or not tokenizer.decode(after).strip() else last
     return last
+
+
+def _encode(tokenizer: Any, text: str, spans: Sequence[Span]) -> tuple[np.ndarray, np.ndarray]:
+    """int32 [T] ids, and int64 [T] where in the text each token starts."""
+    if not tokenizer.is_fast:
+        return _encode_in_pieces(tokenizer, text, spans)
+    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, return_attention_mask=False,
+                        return_token_type_ids=False)
+    ids = np.array(encoded["input_ids"], dtype=np.int32)
+    return ids, token_starts(encoded["offset_mapping"], encoded.tokens, text)
 
 
 def _encode_in_pieces(tokenizer: Any, text: str, spans: Sequence[Span]) -> tuple[np.ndarray, np.ndarray]:
