@@ -237,8 +237,8 @@ def test_a_study_of_the_same_target_and_budget_trains_nothing_again(setting, don
     shared = {name: getattr(made, name) for name in (
         "model", "epochs", "lora_rank", "max_length", "batch_size", "exact_match_tokens")}
     path.write_text(json.dumps({
-        **shared, "less": made.own["less"], "pool": list(made.pool), "output_dir": made.output_dir, "methods": list(made.methods),
-        "budgets": ["5"],
+        **shared, "less": made.own["less"], "pool": list(made.pool), "output_dir": made.output_dir,
+        "methods": list(made.methods), "budgets": ["5"],
         "targets": [{"name": "target", "target": list(made.target), "test": list(made.test)}],
         "seeds": 2, "baselines": {"random": 2, "full": 2}}))
     monkeypatch.setattr(StudyWorker, "__call__", lambda self, job: pytest.fail(f"trained again: {job.cell.title}"))
