@@ -165,6 +165,11 @@ def test_settings_are_checked_before_anything_is_written(inputs: Inputs, tmp_pat
 
 def test_budgets_may_be_numbers_shares_or_budgets(inputs: Inputs) -> None:
     rest = {**inputs.text_search, "pool": inputs.rows}
-    for budget, rows in ((3, 3), ("10%", 3), (siftune.Budget.parse("4"), 4)):
+    for budget, rows in ((3, 3), (np.int64(3), 3), ("10%", 3), (siftune.Budget.parse("4"), 4)):
         assert len(siftune.select(**{**rest, "budget": budget})) == rows
     refused("ambiguous", "5%", **{**rest, "budget": 0.05})
+
+
+@pytest.mark.parametrize("wrong", [3, ["runs/a"], object()])
+def test_only_a_folder_or_a_run_can_be_gone_on_from(wrong: Any) -> None:
+    refused("--from cannot be", "siftune.select", from_run=wrong)

@@ -8,6 +8,7 @@ import tempfile
 import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from numbers import Integral
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -112,6 +113,8 @@ def _setting(value: Any) -> Any:
         return str(value.folder)
     if isinstance(value, Budget):
         return value.asked
+    if isinstance(value, Integral) and not isinstance(value, bool):  # numpy's whole numbers too
+        return int(value)
     return str(value) if isinstance(value, Path) else value
 
 
