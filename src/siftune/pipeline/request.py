@@ -16,7 +16,6 @@ from siftune._common.errors import ConfigError, SiftuneError
 from siftune.config.settings import DataConfig, SelectConfig, load
 from siftune.data.objects import ObjectFiles
 from siftune.models.lent import is_object
-from siftune.pipeline.run import Run
 from siftune.selectors.core.budget import Budget
 
 ROLES = ("pool", "target", "test", "existing")
@@ -109,7 +108,7 @@ def requested(kind: type[C], config: Any, given: Mapping[str, Any], *, folder: b
 
 def _setting(value: Any) -> Any:
     """A value as the settings have it."""
-    if isinstance(value, Run):
+    if isinstance(getattr(value, "folder", None), Path):  # the result of a selection or a comparison
         return str(value.folder)
     if isinstance(value, Budget):
         return value.asked
