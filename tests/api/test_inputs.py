@@ -17,6 +17,7 @@ import pytest
 import siftune
 from siftune import SelectConfig, SiftuneError
 from siftune.config.settings import load
+from siftune.experiments.finished import Experiment
 from tests.api.conftest import Inputs
 from tests.cli.pools import records
 
@@ -165,6 +166,23 @@ def test_settings_are_checked_before_anything_is_written(inputs: Inputs, tmp_pat
 
 def test_budgets_may_be_numbers_shares_or_budgets(inputs: Inputs) -> None:
     rest = {**inputs.text_search, "pool": inputs.rows}
-    for budget, rows in ((3, 3), ("10%", 3), (siftune.Budget.parse("4"), 4)):
+    for budget, rows in ((3, 3), (np.int64(3), 3), ("10%", 3), (siftune.Budget.parse("4"), 4)):
         assert len(siftune.select(**{**rest, "budget": budget})) == rows
     refused("ambiguous", "5%", **{**rest, "budget": 0.05})
+
+
+@pytest.mark.parametrize("wrong", [3, ["runs/a"], object()])
+def test_only_a_folder_or_a_run_can_be_gone_on_from(wrong: Any) -> None:
+    refused("--from cannot be", "siftune.select", from_run=wrong)
+
+
+def test_only_a_path_can_be_loaded() -> None:
+    with pytest.raises(SiftuneError, match="cannot be a int"):
+        siftune.load_run(5)  # type: ignore[arg-type]
+
+
+def test_the_result_of_a_comparison_can_be_gone_on_from(inputs: Inputs, tmp_path: Path) -> None:
+    made = siftune.select(**inputs.text_search, pool=inputs.rows, output_dir=tmp_path / "run")
+    finished = Experiment(tmp_path / "run/comparison.json", None)  # type: ignore[arg-type]
+    again = siftune.select(from_run=finished, output_dir=tmp_path / "again")
+    assert again.ids == made.ids

@@ -56,6 +56,14 @@ def test_methods_names_whatever_select_accepts() -> None:
     assert set(told) == {"auto", *RECIPES, *METHODS.names(), *SELECTORS.names()}
 
 
+def test_a_name_that_is_nothing_meets_each_known_name_once() -> None:
+    from siftune.config.catalogue import METHODS, RECIPES, SELECTORS
+
+    told = siftune("methods", "zzzz").refused("choose one of").err
+    names = told.split("choose one of: ")[1].splitlines()[0].split(", ")
+    assert names == sorted({*RECIPES, *METHODS.names(), *SELECTORS.names()})
+
+
 def test_inspect_counts_what_is_there_and_lists_what_cannot_be_used(files: Files, tmp_path: Path) -> None:
     pool = jsonl(tmp_path / "pool.jsonl", [*records("alpaca", range(10)), record("alpaca", 3, id="again"), '{"x": 1}'])
     shown = siftune("inspect", pool, "--model", files.model, "--show", 2).ok().out
@@ -66,7 +74,8 @@ def test_inspect_counts_what_is_there_and_lists_what_cannot_be_used(files: Files
     assert counts["exact duplicates"] == ["1"]
     assert f"{pool}:12" in shown.replace("\n", "")
     assert "unknown-format" in shown
-    assert shown.count("supervised (green)") == 2
+    assert shown.count("supervised [[so]]") == 2  # no colours in a file
+    assert "[[The answer is 2." in shown
     assert "The answer is 2." in shown
 
 

@@ -45,3 +45,5 @@ def test_the_preview_colours_what_is_supervised_and_shows_what_cannot_be_seen() 
                              "é😀<U+200B>␇[red]<|im_end|>↵\n")
     green = [preview.plain[span.start:span.end] for span in preview.spans if span.style == "green"]
     assert green == ["é😀<U+200B>␇[red]<|im_end|>"]
+    assert mask_preview(made, tokenizer, brackets=True).plain == (
+        "<|im_start|>user↵\nQ␉<|im_end|>↵\n<|im_start|>assistant↵\n[[é😀<U+200B>␇[red]<|im_end|>]]↵\n")

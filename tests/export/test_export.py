@@ -183,3 +183,23 @@ def test_a_run_with_named_columns_is_exported_by_them(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", [{"frage": "Q", "antwort": "A"}], ["r0"])
     (run / "config.yaml").write_text("columns: ['prompt=frage,completion=antwort']\n")
     assert chats(lines(export(run, "trl", tmp_path / "out").files[0])) == [[("user", "Q"), ("assistant", "A")]]
+
+
+@pytest.mark.parametrize("name", ["pool.jsonl", "held out.jsonl", "run/selected.jsonl"])
+def test_an_export_never_overwrites_what_the_run_needs(run: Path, tmp_path: Path, name: str) -> None:
+    pool, test = tmp_path / "pool.jsonl", tmp_path / "held out.jsonl"
+    pool.write_text("pool")
+    test.write_text("test")
+    (run / "config.yaml").write_text(yaml.safe_dump({"pool": [str(pool), "org/name"], "test": [str(test)]}))
+    before = (tmp_path / name).read_bytes()
+    with pytest.raises(ConfigError, match="would overwrite") as refused:
+        export(run, "trl", tmp_path / name)
+    assert "--output" in (refused.value.hint or "")
+    assert (tmp_path / name).read_bytes() == before
+    assert export(run, "trl", tmp_path / "out.jsonl").files == export(run, "trl", tmp_path / "out.jsonl").files
+
+
+def test_only_a_run_can_be_exported() -> None:
+    for wrong in (None, 5):
+        with pytest.raises(ConfigError, match="no run to export"):
+            export(wrong)  # type: ignore[arg-type]

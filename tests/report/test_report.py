@@ -260,6 +260,16 @@ def test_a_broken_file_is_named_with_its_place(tmp_path: Path, name: str, conten
     assert refused.value.hint
 
 
+def test_a_table_with_a_damaged_page_is_named(tmp_path: Path) -> None:
+    table = runs.write_run(tmp_path / "run") / "scores.parquet"
+    content = table.read_bytes()
+    half = len(content) // 2
+    table.write_bytes(content[:4] + b"\xff" * (half - 4) + content[half:])  # what describes the columns stays whole
+    with pytest.raises(DataError, match=r"scores\.parquet is not a Parquet file") as refused:
+        build(tmp_path / "run")
+    assert refused.value.hint
+
+
 def test_a_pool_of_100_000_rows_in_500_sources_stays_small(tmp_path: Path) -> None:
     run = runs.write_run(tmp_path / "run", n=100, selected=5)
     n = 100_000

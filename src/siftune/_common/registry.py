@@ -15,7 +15,7 @@ from siftune._common.progress import log
 
 def unknown_name(kind: str, name: str, known: Iterable[str], *, flag: str | None = None) -> ConfigError:
     """The error for a name that is not known, with the nearest known one in the hint."""
-    names = sorted(known)
+    names = sorted(set(known))  # a recipe may have the name of its method
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}?" if near else f"choose one of: {', '.join(names)}"
     return ConfigError(f"unknown {kind} {name!r}", where=flag, hint=hint)

@@ -69,15 +69,18 @@ def _print_failures(finished: Experiment) -> None:
 
 
 def print_inspection(found: Inspection) -> None:
-    """What `siftune inspect` shows: counts, then the first rows with what is supervised of them in colour."""
+    """What `siftune inspect` shows: counts, then the first rows with what is supervised of them in colour, or in
+    brackets where there are no colours, as in a file."""
     from rich.console import Console
 
     from siftune.data.inspect import mask_preview, visible
 
     console = Console(highlight=False)
+    plain = console.color_system is None
+    mark = "[[so]]" if plain else "(green)"
     for line in found.lines():
         console.print(visible(line), markup=False, soft_wrap=True)
     for row, rendered in list(zip(found.examples.rows, found.examples.rendered, strict=True))[: found.show]:
-        console.print(f"\n{row.where}  id {row.id}  {len(rendered)} tokens, {rendered.supervised} supervised (green)",
-                      style="bold", markup=False)
-        console.print(mask_preview(rendered, found.tokenizer))
+        console.print(f"\n{row.where}  id {row.id}  {len(rendered)} tokens, {rendered.supervised} supervised {mark}",
+                      style="bold", markup=False, soft_wrap=True)
+        console.print(mask_preview(rendered, found.tokenizer, brackets=plain), soft_wrap=True)

@@ -16,7 +16,7 @@ from siftune._common.progress import log
 from siftune._common.registry import unknown_name
 from siftune.config.catalogue import RECIPES, owner_named, owners
 from siftune.config.earlier import HINTS, OWNERS, TRAINED, is_earlier, translated
-from siftune.config.options import plain
+from siftune.config.options import plain, shown
 from siftune.config.owned import Blocks, bare, blocks_of, built, own_fields, own_names, owners_of, plainly, read_sets
 from siftune.config.shared import (
     CompareConfig,
@@ -146,6 +146,9 @@ def _shared_of(kind: type[C], earlier: DataConfig) -> dict[str, Any]:
 
 
 def _earlier_run(kind: type[C], flags: Mapping[str, Any]) -> DataConfig:
+    if not isinstance(flags["from_run"], str):
+        raise ConfigError(f"--from cannot be {shown(flags['from_run'])}", where="--from",
+                          hint="name the run folder, or from Python give the result of siftune.select")
     source = Path(flags["from_run"]) / "config.yaml"
     if not source.is_file():
         raise ConfigError("there is no finished run to take features from", where=f"--from {flags['from_run']}",

@@ -126,8 +126,9 @@ def _quantiles(lengths: Sequence[int]) -> dict[float, int]:
     return {share: int(value) for share, value in zip(QUANTILES, values, strict=True)}
 
 
-def mask_preview(rendered: Rendered, tokenizer: Any) -> Text:
-    """The row as the model sees it: supervised tokens green, the rest dim, control characters made visible."""
+def mask_preview(rendered: Rendered, tokenizer: Any, *, brackets: bool = False) -> Text:
+    """The row as the model sees it: supervised tokens green (and in ``[[ ]]``, for where there are no colours), the
+    rest dim, control characters made visible."""
     from rich.text import Text
 
     preview = Text()
@@ -136,7 +137,8 @@ def mask_preview(rendered: Rendered, tokenizer: Any) -> Text:
     # Stretch by stretch: a character may be made of several tokens, which say nothing one by one.
     for t in range(1, len(ids) + 1):
         if t == len(ids) or mask[t] != mask[start]:
-            preview.append(visible(tokenizer.decode(ids[start:t])), style="green" if mask[start] else "dim")
+            text = visible(tokenizer.decode(ids[start:t]))
+            preview.append(f"[[{text}]]" if brackets and mask[start] else text, style="green" if mask[start] else "dim")
             start = t
     if rendered.cut_tokens:
         preview.append(f" [{rendered.cut_tokens} tokens cut]", style="red")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from siftune._common.errors import ConfigError
 from siftune._common.registry import unknown_name
+from siftune.config.options import shown
 from siftune.config.settings import read_yaml
 from siftune.data.rows import Row
 from siftune.export import trainers
@@ -52,7 +54,8 @@ def export(run: str | Path | Run, to: str = "jsonl", output: str | Path | None =
         format: Format of the selected rows; that of the run's configuration when not given.
 
     Raises:
-        ConfigError: ``to`` is not known, or the run is in a temporary folder and no other is named.
+        ConfigError: ``to`` is not known, ``run`` is no folder, the run is in a temporary folder and no other is named,
+            or the output is a file that the run was made from or has its selection in.
         DataError: the run has no readable selection.
         SiftuneError: the operating system refused the write.
     """
@@ -63,11 +66,25 @@ def export(run: str | Path | Run, to: str = "jsonl", output: str | Path | None =
             raise ConfigError("the run is in a temporary folder, which goes when the result does", where="output",
                               hint=f"name where to write: output=\"export-{to}\"")
         run = run.folder
+    if not isinstance(run, str | Path):
+        raise ConfigError(f"there is no run to export: {shown(run)}", where="run",
+                          hint="name a run folder, or give the result of siftune.select")
     run = Path(run)
+    told = read_yaml(run / "config.yaml") if (run / "config.yaml").is_file() else {}
     if format is None:
-        config = run / "config.yaml"
-        format = str(read_yaml(config).get("format", "auto")) if config.is_file() else "auto"
+        format = str(told.get("format", "auto"))
     rows = read_selected(run, "mixed" if format == "auto" else format)
     output = Path(output) if output else run / f"export-{to}"
-    files, note = _WRITERS[to](rows, output if output.suffix else output / "selected.jsonl")
+    file = output if output.suffix else output / "selected.jsonl"
+    _check_output(file, run, told)
+    files, note = _WRITERS[to](rows, file)
     return Exported(files, len(rows), note)
+
+
+def _check_output(file: Path, run: Path, told: Mapping[str, Any]) -> None:
+    """An earlier export may be written anew; what the run was made from, and its own selection, may not."""
+    named = [text for role in ("pool", "target", "test", "existing") for text in told.get(role) or []]
+    for source in [run / "selected.jsonl", *map(str, named)]:
+        if file.exists() and Path(source).exists() and file.samefile(source):
+            raise ConfigError(f"the export would overwrite {file.name}, which the run needs", where=str(file),
+                              hint="name another file or folder with --output")

@@ -8,6 +8,7 @@ import tempfile
 import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from numbers import Integral
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -15,7 +16,6 @@ from siftune._common.errors import ConfigError, SiftuneError
 from siftune.config.settings import DataConfig, SelectConfig, load
 from siftune.data.objects import ObjectFiles
 from siftune.models.lent import is_object
-from siftune.pipeline.run import Run
 from siftune.selectors.core.budget import Budget
 
 ROLES = ("pool", "target", "test", "existing")
@@ -108,10 +108,12 @@ def requested(kind: type[C], config: Any, given: Mapping[str, Any], *, folder: b
 
 def _setting(value: Any) -> Any:
     """A value as the settings have it."""
-    if isinstance(value, Run):
+    if isinstance(getattr(value, "folder", None), Path):  # the result of a selection or a comparison
         return str(value.folder)
     if isinstance(value, Budget):
         return value.asked
+    if isinstance(value, Integral) and not isinstance(value, bool):  # numpy's whole numbers too
+        return int(value)
     return str(value) if isinstance(value, Path) else value
 
 

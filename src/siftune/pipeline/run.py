@@ -192,6 +192,9 @@ def load_run(folder: str | Path) -> Run:
     Raises:
         DataError: it is not a run folder, the run has not finished, or its files do not belong together.
     """
+    if not isinstance(folder, str | Path):
+        raise DataError(f"a run folder cannot be a {type(folder).__name__}", where="load_run",
+                        hint="give the path of the folder that `siftune select --output-dir` wrote")
     folder = Path(folder)
     if not folder.is_dir():
         raise DataError("no such run folder", where=str(folder),

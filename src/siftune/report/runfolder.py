@@ -93,7 +93,7 @@ class RunFolder:
         path = self.path / name
         try:
             table = pq.read_table(path, memory_map=False)
-        except pa.ArrowException as error:
+        except (pa.ArrowException, OSError) as error:  # pyarrow's word for a damaged page is OSError
             raise DataError(f"{name} is not a Parquet file", where=str(path), why=str(error), hint=_AGAIN) from error
         lacking = [column for column in needs if column not in table.column_names]
         if lacking:
