@@ -135,7 +135,7 @@ def test_only_the_last_turn_is_scored() -> None:
     one = render_choices(row("Which?", "a", before), Choices(("a", "b"), 0), renderer())
     assert one is not None
     tokenizer = tiny.tokenizer()
-    assert [tokenizer.decode(o.ids[o.mask]).strip() for o in one.options] == ["a<|im_end|>", "b<|im_end|>"]
+    assert [str(tokenizer.decode(o.ids[o.mask])).strip() for o in one.options] == ["a<|im_end|>", "b<|im_end|>"]
 
 
 def test_options_that_do_not_fit_are_none() -> None:

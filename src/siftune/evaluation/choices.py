@@ -4,10 +4,10 @@ A row has options where one of these holds, tried in this order:
 
 1. Its record has ``choices``, a list of two or more different texts. The right one is number ``answer`` (a whole number
    that counts from 0) where the record has that, else the one that the completion is.
-2. Its prompt (the last turn before the answer) ends with two or more lines ``(A) ...``, ``(B) ...``, in the order of the
-   alphabet from A on; ``A) ...``, ``A. ...`` and ``A: ...`` count as well, all lines in the same form. The completion is
-   exactly one of these lines, one of their marks (``(B)``), letters (``B``) or texts, and the options are scored in
-   that form.
+2. Its prompt (the last turn before the answer) ends with two or more lines ``(A) ...``, ``(B) ...``, in the order of
+   the alphabet from A on; ``A) ...``, ``A. ...`` and ``A: ...`` count as well, all lines in the same form. The
+   completion is exactly one of these lines, one of their marks (``(B)``), letters (``B``) or texts, and the options are
+   scored in that form.
 3. Its prompt ends with a line ``Options:`` or ``Choices:`` and below it two or more lines ``- ...``, one of whose texts
    the completion is.
 4. All completions of the test file come to two to five short labels (:data:`MAX_LABEL_WORDS` words each), and the

@@ -1,8 +1,9 @@
 """Answers scored by likelihood: which of a row's options the model finds most probable.
 
 ``acc`` and ``acc_norm`` are those of multiple-choice tasks in the lm-evaluation-harness (Gao et al.,
-https://github.com/EleutherAI/lm-evaluation-harness): the option with the highest log-likelihood, summed over its tokens,
-and the one with the highest log-likelihood by byte of its text in UTF-8, so that long options are at no disadvantage.
+https://github.com/EleutherAI/lm-evaluation-harness): the option with the highest log-likelihood, summed over its
+tokens, and the one with the highest log-likelihood by byte of its text in UTF-8, so that long options are at no
+disadvantage.
 (Versions of the harness that tell ``acc_bytes`` divide by bytes there and by characters in ``acc_norm``; of ASCII text
 the two are the same.) An option is rendered as the assistant's turn, as all rows are, so its end-of-turn token counts.
 """
@@ -107,13 +108,13 @@ def choice_scores(model: Any, rows: Sequence[RenderedChoices | None], *, batch_t
                 options = [option for _, row, _ in batch for option in row.options]
                 if shared:
                     of = [k for k, (_, row, _) in enumerate(batch) for _ in row.options]
-                    values = _after_prompts(model, [row.options[0].ids[:n] for _, row, n in batch],
-                                            [_after(option, batch[k][2]) for k, option in zip(of, options, strict=True)],
-                                            of, pad_id, device)
+                    ends = [_after(option, batch[k][2]) for k, option in zip(of, options, strict=True)]
+                    values = _after_prompts(model, [row.options[0].ids[:n] for _, row, n in batch], ends, of, pad_id,
+                                            device)
                 else:
                     values = _in_full(model, options, pad_id, device)
-                ends = np.cumsum([len(row.options) for _, row, _ in batch])[:-1]
-                for (i, _, _), mine in zip(batch, np.split(values, ends), strict=True):
+                cuts = np.cumsum([len(row.options) for _, row, _ in batch])[:-1]
+                for (i, _, _), mine in zip(batch, np.split(values, cuts), strict=True):
                     found[i] = mine
                 bar.advance(len(batch))
     return _judged(rows, found)
