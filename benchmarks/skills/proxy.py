@@ -75,8 +75,7 @@ class Signals:
         if form not in ("", "centred"):
             raise SystemExit(f"{signal}: write NAME, NAME:centred or a sum of these")
         if name == "bm25-rows":
-            return bm25_of_rows(*([words(line) for file in files for line in Path(file).read_text().splitlines()]
-                                  for files in ([self.pool], self.files)))
+            return bm25_of_rows(words([self.pool]), words(self.files))
         if name == "bm25":  # an index of the pool and no vectors
             found = api.encode(self.pool, representation=name, target=self.files, max_length=512)
             return np.asarray(found, dtype=np.float64).T
@@ -94,9 +93,10 @@ class Signals:
         return unit(np.asarray(found, dtype=np.float64))
 
 
-def words(line: str) -> list[str]:
-    row = json.loads(line)
-    return re.findall(r"\w+", f"{row['prompt']} {row['completion']}".lower())
+def words(files: Sequence[str]) -> list[list[str]]:
+    """Of prompt and completion of every row."""
+    rows = [json.loads(line) for file in files for line in Path(file).read_text().splitlines()]
+    return [re.findall(r"\w+", f"{row['prompt']} {row['completion']}".lower()) for row in rows]
 
 
 def bm25_of_rows(pool: Sequence[Sequence[str]], queries: Sequence[Sequence[str]], k1: float = 1.2,

@@ -77,7 +77,7 @@ def test_arms_have_means_over_the_rows_that_offer_answers(done: Experiment) -> N
                  if c.subset in mine or (c.subset is None and arm.name == "zero-shot")]
         for found, told in ((arm.acc, [c.acc for c in cells]), (arm.acc_norm, [c.acc_norm for c in cells])):
             assert found is not None
-            assert found.mean == pytest.approx(np.mean([row[1:] for row in told]))
+            assert found.mean == pytest.approx(np.mean([[float(one or 0) for one in row[1:]] for row in told]))
             assert 0 <= (found.low or 0) <= (found.mean or 0) <= (found.high or 1) <= 1
     tests = {(t.metric, t.n_examples) for t in done.results.tests}
     assert tests == {("loss", 10), ("acc", 9), ("acc_norm", 9)}
