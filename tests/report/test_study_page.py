@@ -109,6 +109,20 @@ def test_every_number_in_a_table_stands_in_the_json_or_follows_from_it(result: d
             assert part in known or not part, cell
 
 
+def test_accuracy_by_likelihood_has_columns_where_there_is_some(result: dict[str, Any], tmp_path: Path) -> None:
+    before = build(write(tmp_path / "before", result)).read_text(encoding="utf-8")
+    assert "acc_norm" not in before
+    changed = json.loads(json.dumps(result))
+    for number, arm in enumerate(changed["arms"]):
+        if arm["target"] == "math":
+            arm["acc"] = {"mean": 0.25 + number / 1000, "low": 0.125, "high": 0.375, "per_seed": [0.25]}
+            arm["acc_norm"] = {"mean": 0.5, "low": 0.375, "high": 0.625, "per_seed": [0.5]}
+    html = build(write(tmp_path / "run", changed)).read_text(encoding="utf-8")
+    for name in ("acc", "acc_norm"):
+        assert html.count(f'<th scope="col" class="n">{name}</th>') == 1
+    assert html.count('data-value="0.5"') >= sum(arm["target"] == "math" for arm in changed["arms"])
+
+
 def titles(shown: Page, start: str) -> list[str]:
     return [text for text in shown.texts if text.startswith(start)]
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 
 from siftune._common import files, seeds
@@ -265,3 +267,53 @@ def test_a_full_disk_is_reported_and_the_run_continues_once_there_is_room(tmp_pa
     model = fresh()
     train(model, rows, settings, tmp_path / "full")
     assert same(adapter_state(model), adapter_state(calm))
+
+
+@pytest.mark.parametrize("last", [1, 2, 4, 6, 100])
+def test_the_mean_of_the_last_weights_is_that_after_each_step(last: int, tmp_path: Path,
+                                                              monkeypatch: pytest.MonkeyPatch) -> None:
+    from siftune.training.trainer import Bookkeeping
+
+    rows, settings = random_rows(10), TrainSettings(epochs=2, batch_size=4, learning_rate=1e-2)
+    plain, states = fresh(), []
+    step = Bookkeeping.on_step_end
+
+    def keep(self: Any, *arguments: Any, **named: Any) -> None:
+        step(self, *arguments, **named)
+        states.append(adapter_state(plain))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Bookkeeping, "on_step_end", keep)
+        train(plain, rows, settings, tmp_path / "plain")
+    assert len(states) == 6
+    model = fresh()
+    result = train(model, rows, replace(settings, average_last=last), tmp_path / "mean")
+    found = adapter_state(model)
+    for name in found:
+        expected = torch.stack([state[name].double() for state in states[-last:]]).mean(dim=0)
+        torch.testing.assert_close(found[name].double(), expected, atol=1e-7, rtol=0)
+    written = safetensors.torch.load_file(result.adapter)
+    assert set(written) == set(found)
+    assert all(torch.equal(written[name], value) for name, value in found.items())
+    again = fresh()
+    train(again, rows, replace(settings, average_last=last), tmp_path / "mean")  # it has finished: it is read
+    assert same(adapter_state(again), found)
+
+
+def test_an_interrupted_mean_has_the_very_bits_of_an_undisturbed_one(tmp_path: Path) -> None:
+    rows = random_rows(10)
+    settings = TrainSettings(epochs=3, batch_size=4, learning_rate=1e-2, average_last=5, save_steps=2)
+    calm = fresh()
+    whole = train(calm, rows, settings, tmp_path / "calm")
+    model = fresh()
+    with pytest.raises(Stop):
+        train(model, rows, settings, tmp_path / "cut", on_epoch=stopping_after(2))
+    with pytest.raises(Stop):
+        train(model, rows, settings, tmp_path / "cut", on_epoch=stopping_after(3))
+    assert (tmp_path / "cut/checkpoints/checkpoint-8/complete.json").is_file()  # four of the five are summed up
+    result = train(model, rows, settings, tmp_path / "cut")
+    assert same(adapter_state(model), adapter_state(calm))
+    assert result.loss_history == whole.loss_history
+    last = fresh()
+    train(last, rows, replace(settings, average_last=1), tmp_path / "last")
+    assert not same(adapter_state(last), adapter_state(calm))

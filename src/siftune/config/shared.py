@@ -217,6 +217,9 @@ class CompareConfig(SelectConfig):
                                decides="nothing")
     exact_match_tokens: int = option(32, "Generate and compare answers of at most so many tokens; 0 for never.",
                                      group=TRAINING, rule=COUNT_OR_NONE, decides="nothing")
+    choices: Literal["auto", "off"] = option("auto", "Score the answers that test rows offer by likelihood (acc, "
+                                             "acc_norm), where at least 90% of a target's test rows offer some.",
+                                             group=TRAINING, decides="nothing")
     lm_eval: tuple[str, ...] = option((), "A further score: a task of the lm-evaluation-harness by name, or the path "
                                       "of a task YAML or of a JSON(L) file of prompts and answers; may be given "
                                       "several times.", group=TRAINING, decides="nothing")

@@ -20,10 +20,12 @@ from siftune._common.seeds import derive
 from siftune.config.settings import CompareConfig
 from siftune.data.render import Renderer
 from siftune.data.rows import Examples, Rendered
+from siftune.evaluation.choices import MIN_SHARE, find_choices
 from siftune.features.gradient_settings import lora_settings
 
 if TYPE_CHECKING:
     from siftune.evaluation.harness import HarnessTask
+    from siftune.evaluation.likelihood import RenderedChoices
     from siftune.models.loading import LoadedModel
     from siftune.training.settings import TrainSettings
 
@@ -63,6 +65,8 @@ class TestRows:
         ids: of the rows.
         rendered: for the loss.
         prompts, references: for exact match; empty where it is off.
+        choices: what each row offers as answers, None where it offers none; empty where they are not scored.
+        offering: rows that offer answers, scored or not.
     """
 
     __test__ = False  # not a test case of pytest's
@@ -71,6 +75,8 @@ class TestRows:
     rendered: list[Rendered]
     prompts: list[np.ndarray]
     references: list[str]
+    choices: Sequence[RenderedChoices | None] = ()
+    offering: int = 0
 
     def key(self, limit: int) -> str:
         """Of all that decides scores, but for the model: the rows, the prompts, what is asked of the answers.
@@ -78,8 +84,12 @@ class TestRows:
         Args:
             limit: the most tokens of an answer.
         """
-        return digest({"ids": self.ids, "limit": limit, "references": self.references, "rows": _rows_key(self.rendered),
-                       "prompts": _ids_key(self.prompts), "code": VERSION})[:16]
+        made_from = {"ids": self.ids, "limit": limit, "references": self.references, "rows": _rows_key(self.rendered),
+                     "prompts": _ids_key(self.prompts), "code": VERSION}
+        if self.choices:
+            made_from["choices"] = [one and [one.answer, list(one.sizes), _rows_key(one.options)]
+                                    for one in self.choices]
+        return digest(made_from)[:16]
 
 
 def test_rows(examples: Examples, tokenizer: Any, config: CompareConfig) -> TestRows:
@@ -91,10 +101,22 @@ def test_rows(examples: Examples, tokenizer: Any, config: CompareConfig) -> Test
             prompt, reference = renderer.generation_prompt(row.messages, row.tools)
             prompts.append(prompt)
             references.append(reference)
-    return TestRows(examples.ids, examples.rendered, prompts, references)
+    if config.choices == "off":
+        return TestRows(examples.ids, examples.rendered, prompts, references)
+    choices = _offered(examples, Renderer(tokenizer, max_length=config.max_length))
+    offering = sum(one is not None for one in choices)
+    is_scored = offering >= max(1, MIN_SHARE * len(choices))
+    return TestRows(examples.ids, examples.rendered, prompts, references, choices if is_scored else (), offering)
 
 
 test_rows.__test__ = False  # type: ignore[attr-defined]
+
+
+def _offered(examples: Examples, renderer: Renderer) -> list[RenderedChoices | None]:
+    from siftune.evaluation.likelihood import render_choices
+
+    return [found and render_choices(row, found, renderer)
+            for row, found in zip(examples.rows, find_choices(examples.rows), strict=True)]
 
 
 def settings_of(config: CompareConfig, cell: Cell) -> TrainSettings:
@@ -175,7 +197,8 @@ class TrainingCache:
             self.harness_file(cell, task), HARNESS_SCORES, _made_from(self.folder(cell), task.key)).items()}
 
     def scores(self, cell: Cell, test: str) -> dict[str, Any]:
-        """``loss`` [test rows], ``correct`` [test rows] of true, false or null, ``answers``, ``steps``, ``seconds``."""
+        """``loss`` [test rows], ``correct`` [test rows] of true, false or null, ``answers``, ``steps``, ``seconds``;
+        where options are scored, ``acc`` and ``acc_norm`` [test rows] of true, false or null."""
         return read_sealed(self.scores_file(cell, test), SCORES, _made_from(self.folder(cell), test))
 
 
@@ -222,6 +245,13 @@ def _score(loaded: LoadedModel, model: Any, shelf: TrainingCache, cell: Cell, ke
                             device=loaded.device, title=f"{cell.title}: answers")
         scores["correct"] = [bool(c) if a else None for c, a in zip(found.correct, found.applicable, strict=True)]
         scores["answers"] = found.outputs
+    if test.choices:
+        from siftune.evaluation.likelihood import choice_scores
+
+        picked = choice_scores(model, test.choices, batch_tokens=tokens, device=loaded.device, pad_id=loaded.pad_id,
+                               title=f"{cell.title}: options")
+        for name, right in (("acc", picked.acc), ("acc_norm", picked.acc_norm)):
+            scores[name] = [bool(r) if a else None for r, a in zip(right, picked.applicable, strict=True)]
     write_sealed(shelf.scores_file(cell, key), SCORES, _made_from(shelf.folder(cell), key), scores)
 
 

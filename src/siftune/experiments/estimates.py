@@ -9,7 +9,7 @@ import numpy as np
 
 from siftune.evaluation.statistics import holm, interval, paired_difference, verdict
 
-ENDS = {"loss": (0.0, np.inf), "exact_match": (0.0, 1.0)}
+ENDS = {"loss": (0.0, np.inf), **dict.fromkeys(("exact_match", "acc", "acc_norm"), (0.0, 1.0))}
 """What a metric can be at all; one of the lm-evaluation-harness is taken for a share where all of its scores are."""
 
 T = TypeVar("T")
@@ -20,7 +20,7 @@ def estimate(values: np.ndarray, metric: str, confidence: float, seed: int) -> d
 
     Args:
         values: float64 [trainings, test rows]; NaN where the metric does not apply to a row.
-        metric: ``loss``, ``exact_match``, or ``task:metric`` of the lm-evaluation-harness.
+        metric: ``loss``, ``exact_match``, ``acc``, ``acc_norm``, or ``task:metric`` of the lm-evaluation-harness.
         confidence: of the interval.
         seed: of the bootstrap.
 

@@ -43,9 +43,9 @@ class Experiment:
     def to_frame(self) -> pd.DataFrame:
         """A row for each arm, target, budget and metric, with the columns :data:`COLUMNS`.
 
-        ``mean``, ``low`` and ``high`` are of the metric (``loss`` in nats per token, ``exact_match`` as a share, or
-        ``task:metric``), ``seeds`` the trainings behind them; ``budget``, ``rows`` and ``tokens`` are missing for
-        zero-shot.
+        ``mean``, ``low`` and ``high`` are of the metric (``loss`` in nats per token, ``exact_match``, ``acc`` and
+        ``acc_norm`` as shares, or ``task:metric``), ``seeds`` the trainings behind them; ``budget``, ``rows`` and
+        ``tokens`` are missing for zero-shot.
         """
         import pandas as pd
 
@@ -66,7 +66,8 @@ class Experiment:
 def _rows(results: Results) -> list[tuple[object, ...]]:
     found: list[tuple[object, ...]] = []
     for arm in results.arms:
-        metrics: dict[str, Estimate | None] = {"loss": arm.loss, "exact_match": arm.exact_match, **arm.lm_eval}
+        metrics: dict[str, Estimate | None] = {"loss": arm.loss, "exact_match": arm.exact_match, "acc": arm.acc,
+                                               "acc_norm": arm.acc_norm, **arm.lm_eval}
         found += [(arm.model, arm.target, arm.budget, arm.kind, arm.name, metric, one.mean, one.low, one.high,
                    arm.trainings, arm.rows, arm.tokens) for metric, one in metrics.items() if one is not None]
     return found

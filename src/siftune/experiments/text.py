@@ -5,32 +5,34 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from siftune.experiments.ablations import in_words
-from siftune.experiments.results import FULL, RANDOM, ZERO_SHOT, Ablation, Arm, Estimate, Rank, Results
+from siftune.experiments.results import FULL, RANDOM, ZERO_SHOT, Ablation, Arm, Estimate, Rank, Results, Target
+
+SHARES = {"exact_match": "exact match", "acc": "acc", "acc_norm": "acc_norm"}
+"""Metrics that are shares of right answers, and what tables call them."""
 
 
 def short_table(results: Results) -> str:
-    """A comparison: a line for each arm, loss and exact match with intervals, by subtask too, and the verdict against
-    random on the loss."""
+    """A comparison: a line for each arm, loss and shares of right answers with intervals, by subtask too, and the
+    verdict against random on the loss."""
     [target] = results.targets
     arms = sorted(results.own, key=lambda arm: ([ZERO_SHOT, RANDOM].index(arm.name) if arm.name in (ZERO_SHOT, RANDOM)
                                                 else 2, arm.kind))
     parts = list(dict.fromkeys(name for arm in arms for name in arm.subtasks))
     sizes = {part: next(arm.subtasks[part].n for arm in arms if part in arm.subtasks) for part in parts}
-    exact = any(arm.exact_match for arm in arms)
-    exact_parts = [p for p in parts if any(arm.subtasks[p].exact_match for arm in arms if p in arm.subtasks)]
+    shares = [(metric, part) for metric in SHARES for part in (None, *parts)
+              if any(_share(arm, metric, part) for arm in arms)]
     tasks = list(dict.fromkeys(metric for arm in arms for metric in arm.lm_eval))
     lines = [["", "rows", "tokens", f"loss all (n={target.tested})", *(f"loss {p} (n={sizes[p]})" for p in parts),
-              *(["exact match all"] if exact else []), *(f"exact match {p}" for p in exact_parts), *tasks,
+              *(_share_title(metric, target, " all") if part is None else f"{SHARES[metric]} {part}"
+                for metric, part in shares), *tasks,
               "p (Holm)", "verdict"]]
     for arm in arms:
         some = [arm.subtasks.get(p) for p in parts]
-        of_exact = [arm.subtasks.get(p) for p in exact_parts]
         test = results.test(target.name, arm.budget, arm.name)
         lines.append([
             arm.name, shown_number(arm.rows), shown_number(arm.tokens), shown_interval(arm.loss, "{:.3f}"),
             *(shown_interval(one and one.loss, "{:.3f}") for one in some),
-            *([shown_interval(arm.exact_match, "{:.0%}")] if exact else []),
-            *(shown_interval(one and one.exact_match, "{:.0%}") for one in of_exact),
+            *(shown_interval(_share(arm, metric, part), "{:.0%}") for metric, part in shares),
             *(shown_interval(arm.lm_eval.get(metric), "{:.3g}") for metric in tasks),
             shown_p(test.p_value_holm if test else None), _verdict(test.verdict if test else None)])
     return aligned(lines)
@@ -42,7 +44,7 @@ def tables(results: Results) -> str:
     for target in results.targets:
         arms = [arm for arm in results.own if arm.target == target.name]
         if arms:
-            parts.append(f"## {target.name} (n={target.tested})\n\n{_table(arms, results)}")
+            parts.append(f"## {target.name} (n={target.tested})\n\n{_table(arms, target, results)}")
     if results.ranking:
         head = ["", "lower loss than random", "better", "worse", "of"]
         lines = [[r.name, "-" if r.improvement is None else f"{r.improvement:+.1%}", *_counts(r), str(r.comparisons)]
@@ -90,11 +92,22 @@ def _counts(rank: Rank) -> list[str]:
     return ["no verdict", "no verdict"] if rank.judged == 0 else [str(rank.better), str(rank.worse)]
 
 
-def _table(arms: Sequence[Arm], results: Results) -> str:
-    exact = any(a.exact_match for a in arms)
+def _share(arm: Arm, metric: str, part: str | None = None) -> Estimate | None:
+    """An arm's share of right answers, on all test rows or on those of a subtask."""
+    return getattr(arm if part is None else arm.subtasks.get(part), metric, None)
+
+
+def _share_title(metric: str, target: Target, whole: str = "") -> str:
+    """With the rows that it is of, where these are counted."""
+    rows = f" (n={target.offering})" if metric != "exact_match" and target.offering is not None else ""
+    return f"{SHARES[metric]}{whole}{rows}"
+
+
+def _table(arms: Sequence[Arm], target: Target, results: Results) -> str:
+    shares = [metric for metric in SHARES if any(_share(arm, metric) for arm in arms)]
     tasks = list(dict.fromkeys(metric for a in arms for metric in a.lm_eval))
-    head = ["", "budget", "rows", "tokens", "trainings", "loss", *(["exact match"] if exact else []), *tasks,
-            "less random", "p (Holm)", "verdict"]
+    head = ["", "budget", "rows", "tokens", "trainings", "loss",
+            *(_share_title(metric, target) for metric in shares), *tasks, "less random", "p (Holm)", "verdict"]
     lines = [head]
     for arm in arms:
         test = results.test(arm.target, arm.budget, arm.name)
@@ -102,7 +115,7 @@ def _table(arms: Sequence[Arm], results: Results) -> str:
         lines.append([
             arm.name, arm.budget or "-", shown_number(arm.rows), shown_number(arm.tokens),
             trainings if arm.wanted else "-", shown_interval(arm.loss, "{:.3f}"),
-            *([shown_interval(arm.exact_match, "{:.0%}")] if exact else []),
+            *(shown_interval(_share(arm, metric), "{:.0%}") for metric in shares),
             *(shown_interval(arm.lm_eval.get(metric), "{:.3g}") for metric in tasks),
             shown_interval(test and Estimate(mean=test.difference, low=test.low, high=test.high), "{:+.3f}"),
             shown_p(test.p_value_holm if test else None), _verdict(test.verdict if test else None)])

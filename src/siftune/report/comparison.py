@@ -19,8 +19,9 @@ def comparison_section(results: Results) -> dict[str, Any]:
     tests.sort(key=lambda test: (test["against"] != RANDOM, test["metric"] != "loss", test["subtask"] != ALL))
     size = next((target.tested for target in results.targets), 0)
     subtasks = dict.fromkeys(name for arm in arms for name in arm.subtasks)
-    whole = {arm.name: PartOfTest(loss=arm.loss, exact_match=arm.exact_match, n=size or None) for arm in arms
-             if arm.loss.mean is not None or arm.exact_match}
+    whole = {arm.name: PartOfTest(loss=arm.loss, exact_match=arm.exact_match, acc=arm.acc, acc_norm=arm.acc_norm,
+                                  n=size or None)
+             for arm in arms if arm.loss.mean is not None or arm.exact_match}
     return {
         "confidence": results.confidence,
         "learning_rate": results.settings.learning_rate,
@@ -31,6 +32,7 @@ def comparison_section(results: Results) -> dict[str, Any]:
         "results": [_results(ALL, arms, whole),
                     *(_results(name, arms, {arm.name: arm.subtasks[name] for arm in arms if name in arm.subtasks})
                       for name in subtasks)],
+        "has_choices": any(arm.acc for arm in arms),
         "tests": tests,
     }
 

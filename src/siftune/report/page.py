@@ -60,6 +60,7 @@ def _charts(report: dict[str, Any]) -> dict[str, Markup | None]:
     return {
         "arms": _arms(comparison, "loss") if comparison else None,
         "arms_exact": _arms(comparison, "exact_match") if comparison else None,
+        "arms_acc": _arms(comparison, "acc") if comparison else None,
         "differences": _differences(comparison) if comparison else None,
         "sources": _shares(parts.get("sources"), "sources"),
         "groups": _shares(parts.get("groups"), "groups"),
@@ -86,11 +87,11 @@ def _arms(comparison: dict[str, Any], metric: str) -> Markup | None:
     ]
     if not rows:
         return None
-    exact = metric == "exact_match"
-    title = "Exact match on held-out rows" if exact else "Loss on held-out target rows"
-    side = "right" if exact else "left"
+    title = {"loss": "Loss on held-out target rows", "exact_match": "Exact match on held-out rows",
+             "acc": "Held-out rows whose likeliest option is the right one"}[metric]
+    side = "left" if metric == "loss" else "right"
     description = f"Further {side} is better. Each line is one arm, with its mean, its interval and its single seeds."
-    return charts.intervals(title, description, rows, formats.percent if exact else formats.loss)
+    return charts.intervals(title, description, rows, formats.loss if metric == "loss" else formats.percent)
 
 
 def _differences(comparison: dict[str, Any]) -> Markup | None:

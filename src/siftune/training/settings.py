@@ -29,6 +29,8 @@ class TrainSettings:
         betas: AdamW's decay rates of the first and second moment.
         eps: AdamW's epsilon (outside the square root).
         seed: Decides the row order of every epoch and the dropout of every step.
+        average_last: The trained weights are the mean of those after each of so many last steps (of all, where there
+            are fewer), which takes a part of the luck of the last batches away; 1 for the last alone.
         save_steps: Also checkpoint after every so many steps, for long epochs; does not change the result.
     """
 
@@ -43,12 +45,13 @@ class TrainSettings:
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
     seed: int = 0
+    average_last: int = 1
     save_steps: int | None = field(default=None, metadata={"decides": "nothing"})
 
     def __post_init__(self) -> None:
         if self.schedule not in SCHEDULES:
             raise unknown_name("schedule", self.schedule, SCHEDULES, flag="--schedule")
-        for name in ("epochs", "batch_size", "micro_batch_tokens", "save_steps"):
+        for name in ("epochs", "batch_size", "micro_batch_tokens", "average_last", "save_steps"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise _wrong(name, value, "a whole number from 1")

@@ -143,6 +143,8 @@ def train_lora(model: PeftModel, rendered: Sequence[Rendered], settings: TrainSe
     if len(record.losses) < settings.epochs * settings.steps_per_epoch(len(rendered)):
         return TrainResult(len(record.losses), record.losses, record.learning_rates, record.seconds, key,
                            folder_of(root, len(record.losses)) / ADAPTER_FILE)
+    if trainer.sum_of_last:
+        load_adapter_state(model, trainer.mean_of_last())
 
     content = safetensors.torch.save(adapter_state(model))
     about = {

@@ -34,19 +34,27 @@ from siftune.training.checkpoints import Record, folder_of, mark_complete
 from siftune.training.settings import SCHEDULES, TrainSettings
 
 ADAPTER_FILE = "adapter.safetensors"
+_SUM_FILE = "sum_of_last.safetensors"
 
 #: Called at the end of every epoch with (epoch from 1, model, optimizer, the epoch's mean learning rate).
 EpochHook = Callable[[int, Any, Any, float], None]
 
 
 class RowMeanTrainer(Trainer):
-    """Trains an adapter on rendered rows; see the module's description."""
+    """Trains an adapter on rendered rows; see the module's description.
+
+    Attributes:
+        sum_of_last: float64 by full parameter name: the weights after each of the last ``average_last`` steps so far,
+            added up; empty before these, and where the last weights alone count.
+    """
 
     def __init__(self, model: Any, rendered: Sequence[Rendered], settings: TrainSettings, root: Path, *,
                  pad_id: int, device: torch.device, record: Record):
         self._settings, self._record = settings, record
         self._steps_per_epoch = settings.steps_per_epoch(len(rendered))
-        args = _arguments(settings, root, settings.epochs * self._steps_per_epoch, device)
+        self._steps = settings.epochs * self._steps_per_epoch
+        self.sum_of_last: dict[str, torch.Tensor] = {}
+        args = _arguments(settings, root, self._steps, device)
         super().__init__(model=model, args=args, train_dataset=list(rendered),  # type: ignore[arg-type]
                          data_collator=lambda rows: vars(collate(rows, pad_id)))
         self.remove_callback(PrinterCallback)  # it prints to stdout, which belongs to results
@@ -83,11 +91,27 @@ class RowMeanTrainer(Trainer):
         self._record.learning_rates.append(self.optimizer.param_groups[0]["lr"])  # type: ignore[union-attr]
         return total
 
+    def add_to_sum(self) -> None:
+        """Called after every step."""
+        if self._settings.average_last > 1 and self.state.global_step > self._steps - self._settings.average_last:
+            for name, value in adapter_state(self.model).items():
+                self.sum_of_last[name] = self.sum_of_last.get(name, 0) + value.double()
+
+    def mean_of_last(self) -> dict[str, torch.Tensor]:
+        """The mean over the last steps, by full parameter name; in the end, where it is asked for."""
+        return {name: value / min(self._settings.average_last, self._steps) for name, value in self.sum_of_last.items()}
+
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        write_adapter(Path(output_dir or str(self.args.output_dir)) / ADAPTER_FILE, self.model)
+        folder = Path(output_dir or str(self.args.output_dir))
+        write_adapter(folder / ADAPTER_FILE, self.model)
+        if self.sum_of_last:
+            files.write_bytes(folder / _SUM_FILE, safetensors.torch.save(self.sum_of_last))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        load_adapter_state(self.model, safetensors.torch.load_file(Path(resume_from_checkpoint) / ADAPTER_FILE))
+        folder = Path(resume_from_checkpoint)
+        load_adapter_state(self.model, safetensors.torch.load_file(folder / ADAPTER_FILE))
+        if (folder / _SUM_FILE).is_file():
+            self.sum_of_last = safetensors.torch.load_file(folder / _SUM_FILE)
 
     def _save_rng_state(self, output_dir: str) -> None:
         """Nothing to save: every step seeds its own dropout."""
@@ -121,6 +145,7 @@ class Bookkeeping(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._bar.advance()
+        self._trainer.add_to_sum()
         every = self._trainer._settings.save_steps
         epoch_ends = state.global_step % self._trainer._steps_per_epoch == 0
         control.should_save = every is not None and state.global_step % every == 0 and not epoch_ends

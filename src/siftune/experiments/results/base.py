@@ -10,6 +10,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict
 from siftune._common.text import strict
 
 RANDOM, LENGTH_MATCHED, LONGEST, FULL, ZERO_SHOT = "random", "length-matched-random", "longest", "full", "zero-shot"
+METRICS = ("loss", "exact_match", "acc", "acc_norm")
+"""What is measured of every test row; but for the loss, higher is better, and null where it does not apply."""
 CHOSEN = ("method", "ablation")
 """Kinds of arms that are tested against random."""
 

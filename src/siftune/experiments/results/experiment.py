@@ -29,7 +29,9 @@ TARGET = "target"
 
 
 class Target(Part):
-    """What the model was to learn. ``test_ids`` are in the order of all losses; ``subtasks`` belong to them."""
+    """What the model was to learn. ``test_ids`` are in the order of all losses; ``subtasks`` belong to them.
+    ``offering``: test rows that offer answers to choose from, null where nobody looked; ``choices_scored``: whether
+    they are enough for these to be scored."""
 
     name: str
     target_files: list[str] = []
@@ -38,6 +40,8 @@ class Target(Part):
     test_rows: int | None = None
     test_ids: list[str] = []
     subtasks: list[str | None] = []
+    offering: int | None = None
+    choices_scored: bool = False
 
     @property
     def tested(self) -> int:
@@ -82,10 +86,13 @@ class Subset(Part):
 
 
 class RowScores(Part):
-    """Of each test row of a target; ``correct`` is null where exact match does not apply."""
+    """Of each test row of a target; ``correct`` is null where exact match does not apply. ``acc`` and ``acc_norm`` are
+    null where the row offers no answers, and empty where options are not scored."""
 
     loss: list[Number] = []
     correct: list[bool | None] = []
+    acc: list[bool | None] = []
+    acc_norm: list[bool | None] = []
 
 
 class Metric(Part):
@@ -121,6 +128,8 @@ class PartOfTest(Part):
 
     loss: Estimate = Estimate()
     exact_match: Estimate | None = None
+    acc: Estimate | None = None
+    acc_norm: Estimate | None = None
     n: int | None = None
 
 
@@ -144,6 +153,8 @@ class Arm(Part):
     selection_seconds: Number = None
     loss: Estimate = Estimate()
     exact_match: Estimate | None = None
+    acc: Estimate | None = None
+    acc_norm: Estimate | None = None
     lm_eval: dict[str, Estimate | None] = {}
     subtasks: dict[str, PartOfTest] = {}
 

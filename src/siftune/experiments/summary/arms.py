@@ -27,7 +27,7 @@ class ArmScores:
         model, target, budget, kind, name: which; ``budget`` is None for zero-shot and the full pool.
         cells: its trainings that are done.
         wanted: how many trainings it is to have.
-        losses, correct: float64 [trainings, test rows].
+        losses, correct, acc, acc_norm: float64 [trainings, test rows]; NaN where the metric does not apply.
         harness: ``task:metric`` of the lm-evaluation-harness -> float64 [trainings, examples].
     """
 
@@ -40,13 +40,14 @@ class ArmScores:
     wanted: int
     losses: np.ndarray
     correct: np.ndarray
+    acc: np.ndarray
+    acc_norm: np.ndarray
     harness: Mapping[str, np.ndarray]
 
     def scores(self, metric: str) -> np.ndarray:
         """float64 [trainings, test rows or examples]; none where it has no such scores (yet)."""
-        if metric in ("loss", "exact_match"):
-            return self.losses if metric == "loss" else self.correct
-        return self.harness.get(metric, np.zeros((0, 0)))
+        own = {"loss": self.losses, "exact_match": self.correct, "acc": self.acc, "acc_norm": self.acc_norm}
+        return own[metric] if metric in own else self.harness.get(metric, np.zeros((0, 0)))
 
     @property
     def rows(self) -> float | None:
@@ -115,10 +116,11 @@ class Study:
         model, target, budget, kind, name = key
         done = [(c, s) for c in cells if (s := self.cells.scores(c, target)) is not None]
         losses = np.array([s["loss"] for _, s in done], dtype=np.float64)
-        correct = np.array([[np.nan if c is None else float(c) for c in s["correct"]] for _, s in done])
+        correct, acc, acc_norm = (np.array([_shares(s, metric) for _, s in done])
+                                  for metric in ("correct", "acc", "acc_norm"))
         harness = [self.cells.harness(c) for c, _ in done]
         return ArmScores(model, target, budget, kind, name, tuple(c for c, _ in done), len(cells), losses, correct,
-                         example_scores([h for h in harness if h]) if all(harness) else {})
+                         acc, acc_norm, example_scores([h for h in harness if h]) if all(harness) else {})
 
     def seconds(self, cell: StudyCell) -> float:
         return float(self._any(cell)["seconds"])
@@ -128,6 +130,11 @@ class Study:
 
     def _any(self, cell: StudyCell) -> dict[str, Any]:
         return next(s for t in cell.targets if (s := self.cells.scores(cell, t)) is not None)
+
+
+def _shares(scores: Mapping[str, Any], metric: str) -> list[float]:
+    """Of each test row 0 or 1; NaN where the metric does not apply, or was not measured at all."""
+    return [np.nan if one is None else float(one) for one in scores.get(metric) or [None] * len(scores["loss"])]
 
 
 def selection_seconds(subset: Subset) -> float | None:

@@ -14,7 +14,7 @@ import numpy as np
 from siftune.config.options import plain
 from siftune.experiments.analysis.overlap import jaccard
 from siftune.experiments.analysis.subtasks import places_of
-from siftune.experiments.results import CHOSEN, RANDOM, Ablation, Difference, SubtaskTest, Test
+from siftune.experiments.results import CHOSEN, METRICS, RANDOM, Ablation, Difference, SubtaskTest, Test
 from siftune.experiments.subsets import Subset
 from siftune.experiments.summary.arms import ArmScores, Study
 from siftune.experiments.summary.paired_tests import judge
@@ -62,7 +62,7 @@ def subtask_places(study: Study, target: str) -> dict[str, np.ndarray]:
 def subtasks(study: Study, arms: Sequence[ArmScores]) -> list[SubtaskTest]:
     """Mean loss of every arm on each subtask, and how methods and ablations differ from random there.
 
-    In a comparison they are held against its other baselines too, and by exact match as well.
+    In a comparison they are held against its other baselines too, and by the other metrics as well.
 
     Args:
         study: with the test rows, whose subtasks count.
@@ -88,7 +88,7 @@ def _on_rows(study: Study, arms: Sequence[ArmScores], subtask: str, places: np.n
         yield _tested(study, entry, ours, theirs)
         if study.inputs.config.is_comparison and arm.kind in CHOSEN:
             for against in (a for a in arms if a.name in study.inputs.config.tested_against):
-                for metric in ("loss", "exact_match"):
+                for metric in METRICS:
                     if (against.name, metric) != (RANDOM, "loss"):
                         made = _tested(study, entry.model_copy(update={"against": against.name, "metric": metric}),
                                        arm.scores(metric)[:, places], against.scores(metric)[:, places])

@@ -15,7 +15,7 @@ import numpy as np
 
 from siftune.evaluation.statistics import holm, verdict
 from siftune.experiments.analysis.transfer import relative_gain
-from siftune.experiments.results import CHOSEN, FULL, RANDOM, Difference, Kind, Rank, SubtaskTest, Test
+from siftune.experiments.results import CHOSEN, FULL, METRICS, RANDOM, Difference, Kind, Rank, SubtaskTest, Test
 from siftune.experiments.summary.arms import ArmScores, Study
 
 
@@ -55,7 +55,7 @@ def _compared(study: Study, arms: Sequence[ArmScores]) -> Iterator[Test]:
         others = (*config.tested_against, *([ablation.method] if ablation else []))
         for against in (a for a in arms if a.name in others and a.target == arm.target
                         and a.budget in (arm.budget, None)):
-            for metric in ("loss", "exact_match", *(m for m in arm.harness if m in against.harness)):
+            for metric in (*METRICS, *(m for m in arm.harness if m in against.harness)):
                 found = study.difference(arm.scores(metric), against.scores(metric), metric)
                 if found:
                     yield Test(target=arm.target, budget=arm.budget, method=arm.name, against=against.name,

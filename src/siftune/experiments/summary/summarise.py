@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
 from siftune._common.version import __version__
 from siftune.config.options import plain
+from siftune.evaluation.choices import MIN_SHARE
 from siftune.experiments.results import (
     CHOSEN,
     LENGTH_MATCHED,
@@ -51,7 +53,8 @@ def summarise(study: Study) -> Results:
         targets=[Target(name=t.name, target_files=list(t.target), test_files=list(t.test),
                         target_rows=len(inputs.of(t.name).target), test_rows=len(inputs.of(t.name).test),
                         test_ids=inputs.of(t.name).test.ids,
-                        subtasks=[row.subtask for row in inputs.of(t.name).test.rows]) for t in config.targets],
+                        subtasks=[row.subtask for row in inputs.of(t.name).test.rows],
+                        **_offered(study, t.name)) for t in config.targets],
         subsets=[_subset(study, subset) for subset in study.subsets],
         cells=[_training(study, one) for one in cells.all],
         arms=[_arm(study, arm) for arm in arms],
@@ -62,6 +65,12 @@ def summarise(study: Study) -> Results:
         failures=failures,
         notes=list(_notes(study, own)),
     )
+
+
+def _offered(study: Study, target: str) -> dict[str, Any]:
+    common = study.inputs.config.common
+    _, test = study.cells.settings[common.model].tests[target]
+    return {"offering": None if common.choices == "off" else test.offering, "choices_scored": bool(test.choices)}
 
 
 def _settings(study: Study) -> Settings:
@@ -109,7 +118,9 @@ def _training(study: Study, one: StudyCell) -> Training:
         id=one.name, subset=one.subset.wanted.id if one.subset else None, model=one.model, seed=one.seed,
         status="done" if done else "failed" if failure else "missing", epochs=one.cell.epochs,
         steps=study.steps(one) if scores else None, train_seconds=round(study.seconds(one), 3) if scores else None,
-        lost_rows=one.lost, results={t: RowScores(loss=s["loss"], correct=s["correct"]) for t, s in scores.items()},
+        lost_rows=one.lost, results={t: RowScores(loss=s["loss"], correct=s["correct"], acc=s.get("acc", []),
+                                                               acc_norm=s.get("acc_norm", []))
+                                              for t, s in scores.items()},
         lm_eval={task: {metric: Metric(value=m["value"], stderr=m["stderr"], n=scored["n"])
                         for metric, m in scored["metrics"].items()}
                  for task, scored in (cells.harness(one) or {}).items()},
@@ -128,13 +139,16 @@ def _arm(study: Study, arm: ArmScores) -> Arm:
         train_seconds=round(float(np.mean([study.seconds(c) for c in arm.cells])), 3),
         selection_seconds=mean([s for s in selecting if s is not None]) if None not in selecting else None,
         loss=study.estimate(arm.losses, "loss") or Estimate(), exact_match=study.estimate(arm.correct, "exact_match"),
+        acc=study.estimate(arm.acc, "acc"), acc_norm=study.estimate(arm.acc_norm, "acc_norm"),
         lm_eval={metric: study.estimate(values, metric) for metric, values in arm.harness.items()},
         subtasks=_subtasks(study, arm) if study.inputs.config.is_comparison else {})
 
 
 def _subtasks(study: Study, arm: ArmScores) -> dict[str, PartOfTest]:
     return {name: PartOfTest(loss=study.estimate(arm.losses[:, places], "loss") or Estimate(),
-                             exact_match=study.estimate(arm.correct[:, places], "exact_match"), n=len(places))
+                             exact_match=study.estimate(arm.correct[:, places], "exact_match"),
+                             acc=study.estimate(arm.acc[:, places], "acc"),
+                             acc_norm=study.estimate(arm.acc_norm[:, places], "acc_norm"), n=len(places))
             for name, places in subtask_places(study, arm.target).items()}
 
 
@@ -155,6 +169,15 @@ def _failures(study: Study) -> list[Failure]:
 def _notes(study: Study, arms: Sequence[ArmScores]) -> Iterator[str]:
     config = study.inputs.config
     yield "Test rows were not used for selection or training."
+    offered = {t.name: _offered(study, t.name) for t in config.targets}
+    if some := {name: one for name, one in offered.items() if one["choices_scored"]}:
+        told = ", ".join(f"{one['offering']} of {len(study.inputs.of(name).test)} of {name}"
+                         for name, one in some.items())
+        yield ("acc and acc_norm: the share of rows whose right answer is the likeliest of those offered, as it is and "
+               f"by byte; test rows that offer answers: {told}.")
+    if few := [f"{one['offering']} of {len(study.inputs.of(name).test)} of {name}" for name, one in offered.items()
+               if one["offering"] and not one["choices_scored"]]:
+        yield f"Too few test rows offer answers for acc, which needs {MIN_SHARE:.0%}: {', '.join(few)}."
     if config.is_comparison and "tok" not in config.budgets[0]:
         yield "Subsets have equal rows; tokens differ as shown."
     if LENGTH_MATCHED in config.baselines and config.reference:

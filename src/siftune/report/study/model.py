@@ -54,6 +54,7 @@ def build_view(study: Results, name: str) -> dict[str, Any]:
         "subtask_family": next((t.family for t in study.analyses.subtasks if t.family), None),
         "arms": [_arm(study, arm) for arm in study.arms],
         "has_exact": any(a.exact_match for a in study.arms),
+        "has_choices": any(a.acc for a in study.arms),
         "has_models": any(a.model != study.model for a in study.arms),
     }
 
