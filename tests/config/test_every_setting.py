@@ -19,7 +19,7 @@ from siftune.config.catalogue import METHODS, SELECTORS, settings_type
 from siftune.config.options import Decides, deciding
 from siftune.config.settings import CompareConfig, SelectConfig
 from siftune.experiments.selecting import TOLD, shared_settings
-from siftune.features.base import Context, Evidence
+from siftune.features.base import Computed, Context
 from siftune.features.gradient_settings import gradient_fingerprint, settled
 from siftune.methods.less import Less
 from siftune.methods.logra import LoGra
@@ -127,19 +127,19 @@ def method_of(owner: str, folder: Path) -> Any:
     return METHODS.get(owner)()
 
 
-def read(evidence: Evidence) -> None:
+def read(output: Computed) -> None:
     """Make whatever is only made when a selector asks for it."""
-    for blocks in (evidence.blocks, evidence.subtask_blocks, evidence.existing):
+    for blocks in (output.blocks, output.subtask_blocks, output.existing):
         for _ in blocks() if blocks else ():
             pass
-    for make in (evidence.kernel, evidence.sets):
+    for make in (output.kernel, output.sets):
         if make:
             make()
 
 
-def key_of(evidence: Evidence, folder: Path) -> Any:
+def key_of(output: Computed, folder: Path) -> Any:
     """What tells the features that are kept from others: where they are, and what they are made from."""
-    return [sorted(str(store.relative_to(folder)) for store in evidence.stores), evidence.fingerprint]
+    return [sorted(str(store.relative_to(folder)) for store in output.stores), output.fingerprint]
 
 
 @pytest.fixture(scope="module")
@@ -153,9 +153,9 @@ def known(tmp_path_factory: pytest.TempPathFactory):
             folder = tmp_path_factory.mktemp(owner) / "run"
             folder.mkdir()
             context = made(owner, folder, **base)
-            evidence = method_of(owner, folder).compute(context)
-            read(evidence)
-            kept[key] = folder, key_of(evidence, folder)
+            output = method_of(owner, folder).compute(context)
+            read(output)
+            kept[key] = folder, key_of(output, folder)
         return kept[key]
 
     return run
@@ -175,15 +175,15 @@ def test_a_setting_decides_what_it_says(owner: str, name: str, known, tmp_path: 
     again = made(owner, folder, **{**base, name: value})
     if field.metadata["decides"] == "features":
         try:
-            evidence = method_of(owner, folder).compute(again)
-            read(evidence)
+            output = method_of(owner, folder).compute(again)
+            read(output)
         except StoreMismatch:  # another key: features of another value are refused
             return
-        assert key_of(evidence, folder) != before, "it decides features, but those of another value would be used"
+        assert key_of(output, folder) != before, "it decides features, but those of another value would be used"
         return
-    evidence = method_of(owner, folder).compute(again)
-    read(evidence)
-    stores, fingerprint = key_of(evidence, folder)
+    output = method_of(owner, folder).compute(again)
+    read(output)
+    stores, fingerprint = key_of(output, folder)
     assert set(stores) <= set(before[0]), "some of the very same features are read, or all of them"
     assert fingerprint == before[1]
     remade = [step["step"] for step in again.clock.steps if not step["reused"]]

@@ -34,7 +34,7 @@ CORNERS = [  # seeds of the method and of random, random's variance over the met
 ]
 
 
-def alike(count: int, kind: str, method: int, random: int, ratio: float, examples: int, part: float,
+def identical_blocks(count: int, kind: str, method: int, random: int, ratio: float, examples: int, part: float,
           ) -> tuple[np.ndarray, np.ndarray]:
     """``count`` pairs of sides that nothing separates. ``part``: variance that comes from examples over that from
     seeds."""
@@ -72,7 +72,7 @@ def false_verdicts(rule: Rule, kind: str) -> list[tuple[float, float]]:
     """(better or worse, better) of each corner, in standard errors of the simulation above 5% and 2.5%."""
     count, found = 3000, []
     for corner in CORNERS:
-        ours, theirs = alike(count, kind, *corner)
+        ours, theirs = identical_blocks(count, kind, *corner)
         different, lower = rule(ours, theirs), ours.mean((1, 2)) < theirs.mean((1, 2))
         found.append(tuple((share - level) / math.sqrt(level * (1 - level) / count) for share, level in (
             (different.mean(), 0.05), ((different & lower).mean(), 0.025))))
@@ -93,7 +93,7 @@ def test_the_simulation_would_see_degrees_of_freedom_that_are_pooled() -> None:
 
 
 def test_a_large_difference_is_found_with_three_seeds() -> None:
-    ours, theirs = alike(2000, "normal", 3, 3, 6, 32, 0.3)
+    ours, theirs = identical_blocks(2000, "normal", 3, 3, 6, 32, 0.3)
     assert of_siftune(ours - 8 * math.sqrt(6), theirs).mean() > 0.8
 
 

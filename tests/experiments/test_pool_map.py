@@ -16,7 +16,7 @@ from siftune.experiments.pool.map import STEPS, Plane, fit_plane, place_rows, pl
 from siftune.experiments.pool.rows import TURN_CHARACTERS, TURNS, in_order, text_of
 from siftune.experiments.results.pool import TEXT_BYTES, embedded_bytes
 from siftune.experiments.run import study
-from siftune.features.base import Evidence
+from siftune.features.base import Computed
 from siftune.features.cosines import cosines
 from tests.cli.pools import jsonl, record, records
 from tests.experiments.studies import config, write_files
@@ -229,10 +229,10 @@ class Selecting:
     def __init__(self, real, found):
         self.config, self.inputs, self._found = real, type("Inputs", (), {"pool": range(50)}), found
 
-    def evidence_key(self, space, target):
+    def output_key(self, space, target):
         return f"{space} {target}"
 
-    def evidence(self, space, target):
+    def output(self, space, target):
         found = self._found[space]
         if isinstance(found, Exception):
             raise found
@@ -242,8 +242,8 @@ class Selecting:
 def test_what_fails_gives_way_to_the_next_and_is_tried_again(setting, tmp_path):
     real = config(*setting, "ways", methods=["embed", "rds+", "less"])
     X = vectors(50, 8)
-    found = {"embed": RuntimeError("no such model"), "rds": Evidence(scores=np.zeros(50)),
-             "less": Evidence(vectors=streamed(X, 20), blocks=cosines(streamed(X, 20), unit(X[:3])))}
+    found = {"embed": RuntimeError("no such model"), "rds": Computed(scores=np.zeros(50)),
+             "less": Computed(vectors=streamed(X, 20), blocks=cosines(streamed(X, 20), unit(X[:3])))}
     path = tmp_path / "map.json"
     shown = np.arange(0, 50, 2)
     pool_map(Selecting(real, found), shown, path)  # type: ignore[arg-type]

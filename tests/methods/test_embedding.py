@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from siftune._common.errors import ModelError, StoreMismatch
-from siftune.features.cosines import alike_vectors, cosines
+from siftune.features.cosines import cosines, identical_vectors
 from siftune.features.store import FeatureStore
 from siftune.methods.embedding import Embedding, embedding_vectors
 from siftune.models.sentence_embedding import load_sentence_model, minilm_folder
@@ -149,6 +149,6 @@ def test_cosines_do_not_depend_on_the_blocks(width):
     np.testing.assert_array_equal(found[:, 31], found[:, 2])
     noisy = x.copy()
     noisy[31] += 1e-6
-    merged = rows(alike_vectors(lambda: ((i, noisy[i : i + width]) for i in range(0, 40, width)), first))
+    merged = rows(identical_vectors(lambda: ((i, noisy[i : i + width]) for i in range(0, 40, width)), first))
     np.testing.assert_array_equal(merged, x)
     assert (noisy[31] != x[31]).all(), "what is stored is left as it is"

@@ -10,7 +10,7 @@ import torch
 
 from siftune._common.errors import ConfigError
 from siftune.data.rows import Examples
-from siftune.features.similarity import alike
+from siftune.features.similarity import identical_blocks
 from siftune.features.store import FeatureStore
 from siftune.features.store.codec import DTYPES
 from siftune.methods.less import Less
@@ -153,7 +153,7 @@ def test_copies_of_a_row_have_the_very_same_similarities(tmp_path):
 def test_rows_alike_are_shared_across_blocks():
     S = np.arange(12.0).reshape(2, 6)
     blocks = lambda: ((i, S[:, i : i + 2].copy()) for i in (0, 2, 4))  # noqa: E731
-    got = whole(alike(blocks, np.array([0, 1, 1, 3, 0, 5])))
+    got = whole(identical_blocks(blocks, np.array([0, 1, 1, 3, 0, 5])))
     np.testing.assert_array_equal(got, S[:, [0, 1, 1, 3, 0, 5]])
 
 

@@ -155,7 +155,7 @@ def blocks_of(values: Mapping[str, Any], where: str | None) -> Blocks:
     return found
 
 
-def bare(name: str, value: Any, among: Sequence[str], where: str | None, *, certain: bool = True) -> Blocks:
+def unqualified(name: str, value: Any, among: Sequence[str], where: str | None, *, certain: bool = True) -> Blocks:
     """A setting without its owner, as that of the method in use or of its selector.
 
     Args:
@@ -191,7 +191,7 @@ def _nobody(name: str, in_use: Sequence[str], where: str | None) -> ConfigError:
 
 
 def read_sets(entries: Sequence[str], among: Sequence[str], *, certain: bool = True) -> Blocks:
-    """What ``--set NAME=VALUE`` and ``--set OWNER.NAME=VALUE`` say; see :func:`bare` for the arguments.
+    """What ``--set NAME=VALUE`` and ``--set OWNER.NAME=VALUE`` say; see :func:`unqualified` for the arguments.
 
     Raises:
         ConfigError: another form, a name that nobody in use has, or a wrong value.
@@ -217,7 +217,7 @@ def read_sets(entries: Sequence[str], among: Sequence[str], *, certain: bool = T
         else:
             known = owners_of(name, among)
             value = written(text, known[0], name, where) if known else text
-            part = bare(name, value, among, where, certain=certain)
+            part = unqualified(name, value, among, where, certain=certain)
         for one, values in part.items():
             found.setdefault(one, {}).update(values)
     return found

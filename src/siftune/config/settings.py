@@ -17,7 +17,17 @@ from siftune._common.registry import unknown_name
 from siftune.config.catalogue import RECIPES, owner_named, owners
 from siftune.config.earlier import HINTS, OWNERS, TRAINED, is_earlier, translated
 from siftune.config.options import plain, shown
-from siftune.config.owned import Blocks, bare, blocks_of, built, own_fields, own_names, owners_of, plainly, read_sets
+from siftune.config.owned import (
+    Blocks,
+    blocks_of,
+    built,
+    own_fields,
+    own_names,
+    owners_of,
+    plainly,
+    read_sets,
+    unqualified,
+)
 from siftune.config.shared import (
     CompareConfig,
     DataConfig,
@@ -54,7 +64,8 @@ def from_mapping(kind: type[C], values: Mapping[str, Any], *, where: str | None 
         return config
     config = config.with_own(blocks)
     for name, value in others.items():
-        config = config.with_own(bare(name, value, config.candidates(), where, certain=config.owners() is not None))
+        block = unqualified(name, value, config.candidates(), where, certain=config.owners() is not None)
+        config = config.with_own(block)
     return config  # type: ignore[return-value]
 
 

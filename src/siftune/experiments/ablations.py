@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 from siftune._common.errors import ConfigError
 from siftune._common.registry import unknown_name
 from siftune.config.catalogue import RECIPES, Recipe, owner_of
-from siftune.config.owned import Blocks, bare, blocks_of, own_fields
+from siftune.config.owned import Blocks, blocks_of, own_fields, unqualified
 from siftune.config.settings import CompareConfig, SelectConfig, from_mapping
 from siftune.config.shared import shared_names
 from siftune.experiments.entries import named_entries
@@ -68,7 +68,7 @@ class Ablation:
         return dataclasses.replace(config.with_own(self.own), **self.shared)
 
     @property
-    def evidence(self) -> dict[str, Any]:
+    def computed(self) -> dict[str, Any]:
         """The settings that change what the method knows of the rows."""
         return {**self.own.get(owner_of(self.representation), {}), **self.shared}
 
@@ -76,7 +76,7 @@ class Ablation:
     def features(self) -> dict[str, Any]:
         """The settings that change the features themselves."""
         deciding = deciding_features(representation_of(self.representation), self.base)
-        return {k: v for k, v in self.evidence.items() if k in deciding or k in self.shared}
+        return {k: v for k, v in self.computed.items() if k in deciding or k in self.shared}
 
     @property
     def words(self) -> str:
@@ -200,15 +200,15 @@ def _parts(value: Mapping[Any, Any], recipe: Recipe, reads: Sequence[str], at: s
             shared[name] = new
             continue
         else:
-            part = _bare(name, new, recipe, in_use, at)
+            part = _unqualified(name, new, recipe, in_use, at)
         for owner, block in part.items():
             own.setdefault(owner, {}).update(block)
     return own, shared
 
 
-def _bare(name: str, value: Any, recipe: Recipe, in_use: Sequence[str], at: str) -> Blocks:
+def _unqualified(name: str, value: Any, recipe: Recipe, in_use: Sequence[str], at: str) -> Blocks:
     try:
-        return bare(name, value, in_use, at)
+        return unqualified(name, value, in_use, at)
     except ConfigError as error:
         if error.why and "It is one of" in error.why:
             own = [one for owner in in_use for one in own_fields(owner)]

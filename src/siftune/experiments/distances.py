@@ -30,7 +30,7 @@ def distances(selecting: Selecting, subsets: Sequence[Subset], path: Path) -> Di
     """Distances in every representation of the study that compares by cosine. The full pool is left out.
 
     Args:
-        selecting: with the evidence of the representations.
+        selecting: with the output of the representations.
         subsets: of the study.
         path: of the file where they are kept; computed are those that it lacks.
     """
@@ -56,7 +56,7 @@ def distances(selecting: Selecting, subsets: Sequence[Subset], path: Path) -> Di
 def _of(selecting: Selecting, representation: str, target: str, subsets: Sequence[Subset],
         kept: dict[str, Any]) -> list[dict[str, float | None] | None]:
     """Distances of each subset; None for a representation without distances. Adds to ``kept``."""
-    about = selecting.evidence_key(representation, target)
+    about = selecting.output_key(representation, target)
     if kept.get(about) == "none":
         return [None] * len(subsets)
     keys = [f"{about} {hashlib.blake2b(np.sort(s.rows).tobytes(), digest_size=8).hexdigest()}" for s in subsets]
@@ -84,11 +84,11 @@ def _of(selecting: Selecting, representation: str, target: str, subsets: Sequenc
 
 def _columns(selecting: Selecting, representation: str, target: str, rows: np.ndarray) -> np.ndarray | None:
     """float64 [M, len(rows)]: similarities of some pool rows, ascending, to the targets; None where there are none."""
-    evidence, _ = selecting.evidence(representation, target)
-    if evidence.blocks is None:
+    output, _ = selecting.output(representation, target)
+    if output.blocks is None:
         return None
     parts = []
-    for start, block in evidence.blocks():
+    for start, block in output.blocks():
         here = rows[(rows >= start) & (rows < start + block.shape[1])]
         if len(here):
             parts.append(np.asarray(block[:, here - start], dtype=np.float64))

@@ -22,7 +22,7 @@ from siftune.data.rows import Examples
 from siftune.experiments.config import StudyConfig, representation_named
 from siftune.features.base import Clock, Context, row_keys
 from siftune.features.collect import COLLECTABLE, NEEDS_TARGET
-from siftune.pipeline.select import features_home, load, read_inputs
+from siftune.pipeline.select import features_folder, load, read_inputs
 
 if TYPE_CHECKING:
     from siftune.config.settings import CompareConfig, SelectConfig
@@ -72,7 +72,7 @@ class StudyInputs:
     @property
     def home(self) -> Path:
         """The run folder whose stores, warmup and trainings are used."""
-        return features_home(self.config.common)
+        return features_folder(self.config.common)
 
     @cached_property
     def pool_keys(self) -> RowKeys:

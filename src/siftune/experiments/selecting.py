@@ -32,7 +32,7 @@ from siftune.experiments.costs import Costs, Step
 from siftune.experiments.inputs import StudyInputs
 from siftune.experiments.subsets import BINS, Subset, SubsetSpec, wanted_subsets
 from siftune.experiments.variants import varied_context
-from siftune.features.base import Context, Evidence, content_key
+from siftune.features.base import Computed, Context, content_key
 from siftune.pipeline.recipes import representation_of, resolve
 from siftune.pipeline.runfolder import Outcome
 from siftune.pipeline.select import choose, constrain, to_problem
@@ -71,7 +71,7 @@ class Selecting:
         self.wanted = wanted_subsets(self.config)
         self.made: dict[SubsetSpec, Subset] = {}
 
-        self._evidence: dict[tuple[str, str | None, str], tuple[Evidence, list[Step]] | Exception] = {}
+        self._outputs: dict[tuple[str, str | None, str], tuple[Computed, list[Step]] | Exception] = {}
         self._asked: dict[tuple[str, str | None, str], list[Step]] = {}
         self._keys: dict[SubsetSpec, str] = {}
         self._orders: dict[tuple[str, str | None], np.ndarray] = {}
@@ -90,8 +90,8 @@ class Selecting:
             self.made[wanted] = self._one(wanted)
         return [self.made[wanted] for wanted in self.wanted]
 
-    def evidence(self, representation: str, target: str | None, ablation: Ablation | None = None,
-                 ) -> tuple[Evidence, list[Step]]:
+    def output(self, representation: str, target: str | None, ablation: Ablation | None = None,
+                 ) -> tuple[Computed, list[Step]]:
         """What a representation knows for a target, and what that takes; computed once.
 
         Args:
@@ -101,19 +101,19 @@ class Selecting:
         Raises:
             Exception: what computing it raised, each time it is asked for.
         """
-        varied = ablation if ablation and ablation.evidence else None
-        key = representation, target, settings_key(varied.evidence) if varied else ""
-        if key not in self._evidence:
+        varied = ablation if ablation and ablation.computed else None
+        key = representation, target, settings_key(varied.computed) if varied else ""
+        if key not in self._outputs:
             clock, before = self.inputs.clock, len(self.inputs.clock.steps)
             try:
-                found: Evidence | Exception = representation_of(representation).compute(
+                found: Computed | Exception = representation_of(representation).compute(
                     self.context(target, representation, varied))
             except Exception as error:  # it is told with each subset that needs it, and the others go on
                 found = error
             steps = self.costs.charge(varied.label(representation) if varied else representation, target,
                                       clock.steps[before:], () if varied else self.inputs.collected_by(representation))
-            self._evidence[key] = found if isinstance(found, Exception) else (found, steps)
-        known = self._evidence[key]
+            self._outputs[key] = found if isinstance(found, Exception) else (found, steps)
+        known = self._outputs[key]
         if isinstance(known, Exception):
             raise known
         return known
@@ -150,10 +150,10 @@ class Selecting:
                                      budget=wanted.budget or "")
         config = ablation.of(config) if ablation else config
         method = self._method(wanted)
-        evidence, steps = self.evidence(method.representation, wanted.target, ablation)
+        output, steps = self.output(method.representation, wanted.target, ablation)
         clock, before = self.inputs.clock, len(self.inputs.clock.steps)
         context = self.context(wanted.target, method.representation, ablation)
-        outcome = choose(config, inputs=self.inputs.of(wanted.target), context=context, evidence=evidence)
+        outcome = choose(config, inputs=self.inputs.of(wanted.target), context=context, output=output)
         # Some features (pairwise utilities, vectors to cluster) are computed when a selector first asks for them.
         inside = [e for e in clock.steps[before:] if not e["step"].startswith("select")]
         seconds = sum(e["seconds"] for e in clock.steps[before:] if e["step"].startswith("select"))
@@ -170,12 +170,12 @@ class Selecting:
                        has_existing=bool(self.config.common.existing))
 
     def _baseline(self, wanted: SubsetSpec) -> Subset:
-        bare, common = self.bare, self.config.common
+        constrained, common = self.constrained, self.config.common
         if wanted.name == "full":
-            rows = np.flatnonzero(~bare.exclude)
+            rows = np.flatnonzero(~constrained.exclude)
             return Subset(wanted, rows, diagnostics={"budget": {"rows": len(rows)}})
         lengths = np.array([r.supervised for r in self.inputs.pool.rendered], dtype=np.int64)
-        problem = dataclasses.replace(bare, lengths=lengths)
+        problem = dataclasses.replace(constrained, lengths=lengths)
         if wanted.name == "length-matched-random":
             problem = dataclasses.replace(problem, reference_lengths=lengths[self._reference(wanted)])
         start = time.monotonic()
@@ -214,16 +214,16 @@ class Selecting:
     def _order(self, wanted: SubsetSpec) -> tuple[np.ndarray, list[Step]]:
         """The usable pool by round-robin over the targets, or by score where there are no similarities."""
         representation = representation_named(wanted.name, self.config.common)
-        evidence, steps = self.evidence(representation, wanted.target)
+        output, steps = self.output(representation, wanted.target)
         key = representation, wanted.target
         if key not in self._orders:
-            problem = to_problem(self.bare, self.inputs.of(wanted.target), evidence)
-            by = "top-k" if evidence.blocks is None else "round-robin"
+            problem = to_problem(self.constrained, self.inputs.of(wanted.target), output)
+            by = "top-k" if output.blocks is None else "round-robin"
             self._orders[key] = run_selector(problem, "100%", by, seed=self.config.common.seed).indices
         return self._orders[key], steps
 
     @cached_property
-    def bare(self) -> Problem:
+    def constrained(self) -> Problem:
         """The pool under the user's constraints alone: baselines draw from it."""
         pool = self.inputs.pool
         return constrain(self.config.common, self.inputs.free, Problem(ids=pool.ids, tokens=pool.tokens))
@@ -260,7 +260,7 @@ class Selecting:
         told: dict[str, Any] = {"wanted": [wanted.kind, wanted.name, wanted.target, wanted.budget, wanted.draw],
                                 "pool": self._pool_told}
         if wanted.kind != "baseline":
-            told["evidence"] = self.evidence_key(representation_named(wanted.method, config), wanted.target)
+            told["evidence"] = self.output_key(representation_named(wanted.method, config), wanted.target)
         if ablation := self.config.ablation(wanted.name):
             told["ablation"] = [ablation.method, plain(ablation.own), plain(ablation.shared), {
                 name: _content(str(value)) for name, value in ablation.settings.items() if name in OWN_FILES}]
@@ -275,7 +275,7 @@ class Selecting:
                 and w.target in (None, wanted.target) and w.budget == wanted.budget))
         return digest(told)
 
-    def evidence_key(self, representation: str, target: str | None) -> str:
+    def output_key(self, representation: str, target: str | None) -> str:
         """Hash of everything that decides what a representation knows for a target."""
         inputs = self.inputs.of(target)
         path = representation.removeprefix("file:") if representation.startswith("file:") else ""

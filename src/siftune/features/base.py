@@ -119,7 +119,7 @@ class Context:
 
 
 @dataclass
-class Evidence:
+class Computed:
     """What a representation knows about the pool, ready for a :class:`~siftune.selectors.core.problem.Problem`.
 
     Attributes:
@@ -175,7 +175,7 @@ class Method(Protocol):
     needs_target: bool
     needs_model: bool
 
-    def compute(self, context: Context) -> Evidence: ...
+    def compute(self, context: Context) -> Computed: ...
 
 
 @runtime_checkable

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from siftune.features.similarity import alike
+from siftune.features.similarity import identical_blocks
 from siftune.selectors.core.problem import Blocks
 from siftune.selectors.core.vectors import on_grid
 
@@ -30,12 +30,12 @@ def cosines(vectors: Blocks, queries: np.ndarray) -> Blocks:
     return stream
 
 
-def alike_vectors(vectors: Blocks, first: np.ndarray) -> Blocks:
+def identical_vectors(vectors: Blocks, first: np.ndarray) -> Blocks:
     """The same vectors, in which rows with the same content have the very same one; see :func:`alike`.
 
     Args:
         vectors: streamed (first row, [n, D]).
         first: int64 [N]: the first row with the same content as each row.
     """
-    columns = alike(lambda: ((start, block.copy().T) for start, block in vectors()), first)
+    columns = identical_blocks(lambda: ((start, block.copy().T) for start, block in vectors()), first)
     return lambda: ((start, block.T) for start, block in columns())

@@ -124,7 +124,7 @@ def largest_coordinates(vectors: Blocks, rows: int, top: int = LARGEST_COORDINAT
     return csr_array((np.ones(indices.size, dtype=bool), indices.ravel(), starts), shape=(rows, 2 * width))
 
 
-def alike(blocks: Blocks, first: np.ndarray) -> Blocks:
+def identical_blocks(blocks: Blocks, first: np.ndarray) -> Blocks:
     """The same blocks, in which rows with the same content have the very same similarities.
 
     A row's features depend on its batch by rounding only; between copies of one row that rounding would decide.
@@ -150,7 +150,7 @@ def alike(blocks: Blocks, first: np.ndarray) -> Blocks:
     return stream
 
 
-def first_alike(examples: Examples) -> np.ndarray:
+def first_identical(examples: Examples) -> np.ndarray:
     """int64 [N]: for each row the first one with the same token ids and mask."""
     seen: dict[tuple[bytes, bytes], int] = {}
     keys = ((r.ids.tobytes(), r.mask.tobytes()) for r in examples.rendered)

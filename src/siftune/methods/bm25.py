@@ -26,7 +26,7 @@ import numpy as np
 from siftune._common.errors import ConfigError
 from siftune._common.progress import bar, log
 from siftune.data.text.rows import FORM, conversation_text, prompt_text, text_key
-from siftune.features.base import Context, Evidence
+from siftune.features.base import Computed, Context
 from siftune.selectors.core.problem import Blocks
 
 CHUNK_ROWS = 1024
@@ -42,7 +42,7 @@ class Bm25:
     needs_target = True
     needs_model = False
 
-    def compute(self, context: Context) -> Evidence:
+    def compute(self, context: Context) -> Computed:
         import importlib.metadata
 
         tokenize = _bm25s().tokenize
@@ -60,7 +60,7 @@ class Bm25:
                  "query_words": index.words, "mean_document_length": round(index.mean_length, 2)}
         fingerprint = {"text": FORM, "bm25s": importlib.metadata.version("bm25s"), "method": "lucene",
                        "data": text_key(context.pool.rows), "targets": text_key(context.target.rows)}
-        return Evidence(blocks=index.scores(), fingerprint=fingerprint, notes=notes)
+        return Computed(blocks=index.scores(), fingerprint=fingerprint, notes=notes)
 
 
 class Index:

@@ -26,7 +26,7 @@ from siftune.config.options import COUNT, OwnSettings, option
 from siftune.data.rows import Examples
 from siftune.data.text.ngrams import HashedNgrams, hashed_ngrams
 from siftune.data.text.rows import FORM, conversation_text, text_key
-from siftune.features.base import Context, Evidence, deciding_features
+from siftune.features.base import Computed, Context, deciding_features
 
 SMOOTHING = 1e-8
 
@@ -46,7 +46,7 @@ class Dsir:
     needs_target = True
     needs_model = False
 
-    def compute(self, context: Context) -> Evidence:
+    def compute(self, context: Context) -> Computed:
         buckets = context.settings.ngram_buckets
         with context.clock.measure("n-grams"):
             target = _counted(context.target, buckets, "target")
@@ -62,7 +62,7 @@ class Dsir:
                  "correlation_of_weight_and_length": _correlation(scores, counts)}
         fingerprint = {"text": FORM, "data": text_key(context.pool.rows), "targets": text_key(context.target.rows),
                        "settings": deciding_features(self, context.settings)}
-        return Evidence(scores=scores, fingerprint=fingerprint, notes=notes)
+        return Computed(scores=scores, fingerprint=fingerprint, notes=notes)
 
 
 def histogram(ngrams: list[HashedNgrams], buckets: int) -> np.ndarray:

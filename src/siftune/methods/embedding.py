@@ -17,9 +17,9 @@ from siftune._common.progress import bar
 from siftune.config.options import OwnSettings, option
 from siftune.data.rows import Examples
 from siftune.data.text.rows import FORM, conversation_text, first_same_text, text_digests
-from siftune.features.base import Context, Evidence
+from siftune.features.base import Computed, Context
 from siftune.features.centring import Centrable, centred
-from siftune.features.cosines import alike_vectors, cosines
+from siftune.features.cosines import cosines, identical_vectors
 from siftune.features.store import FeatureStore, RowKeys
 from siftune.features.store.codec import encode
 from siftune.features.work import Work
@@ -54,7 +54,7 @@ class Embedding:
     without_target = ("vectors", "kernel")
     needs_model = False
 
-    def compute(self, context: Context) -> Evidence:
+    def compute(self, context: Context) -> Computed:
         embeddings = Embeddings(context)
         every = embeddings.pool()
         pool = embeddings.store(context.pool, "pool")
@@ -67,7 +67,7 @@ class Embedding:
             "embedding_model": context.settings.embedding_model, "embedding_dim": next(every())[1].shape[1],
             "embedding_max_tokens": embeddings.model.max_tokens, "embedding_rows_cut": cut,
         }
-        return Evidence(blocks=None if queries is None else cosines(vectors, queries), vectors=vectors,
+        return Computed(blocks=None if queries is None else cosines(vectors, queries), vectors=vectors,
                         existing=None if existing is None else cosines(vectors, existing),
                         stores=[pool.folder], fingerprint=pool.fingerprint, notes=notes)
 
@@ -111,7 +111,7 @@ class Embeddings:
     def pool(self) -> Blocks:
         """Streamed (first row, float32 [n, D]) of the pool."""
         store = self.store(self.context.pool, "pool")
-        return alike_vectors(store.feature_blocks, first_same_text(self.context.pool.rows))
+        return identical_vectors(store.feature_blocks, first_same_text(self.context.pool.rows))
 
     def store(self, examples: Examples, kind: str) -> FeatureStore:
         """The complete store of some rows.

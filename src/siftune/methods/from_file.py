@@ -18,7 +18,7 @@ import numpy as np
 
 from siftune._common.errors import ConfigError, DataError
 from siftune.config.options import option
-from siftune.features.base import Context, Evidence
+from siftune.features.base import Computed, Context
 from siftune.features.centring import Centrable, centred
 from siftune.features.cosines import cosines
 from siftune.features.user_files import Supplied, read_supplied
@@ -44,7 +44,7 @@ class FromFile:
     def __init__(self, path: str = ""):
         self.path = path
 
-    def compute(self, context: Context) -> Evidence:
+    def compute(self, context: Context) -> Computed:
         vectors_at = context.settings.target_vectors
         folder = context.folder / "store" / "file"
         with context.clock.measure("read vectors or scores"):
@@ -57,12 +57,12 @@ class FromFile:
         fingerprint: dict[str, Any] = {"file": pool.key, "targets": target.key if target else None}
         notes: dict[str, Any] = {"file": self.path, "extra_rows": pool.extra}
         if pool.array.ndim == 1:
-            return Evidence(scores=pool.array.astype(np.float64), fingerprint=fingerprint, notes=notes)
+            return Computed(scores=pool.array.astype(np.float64), fingerprint=fingerprint, notes=notes)
         notes |= {"vector_dim": pool.array.shape[1],
                   "zero_vectors": sum(int((~block.any(axis=1)).sum()) for _, block in pool.blocks())}
         if target is None:
             vectors, _, common = centred(context, lambda: unit_blocks(pool))
-            return Evidence(vectors=vectors, fingerprint=fingerprint, notes=notes | common)
+            return Computed(vectors=vectors, fingerprint=fingerprint, notes=notes | common)
         if target.array.shape[1:] != pool.array.shape[1:]:
             raise DataError(f"the vectors of the targets have the shape {list(target.array.shape)}, those of the pool "
                             f"{list(pool.array.shape)}", where=f"--set target_vectors={vectors_at}",
@@ -70,7 +70,7 @@ class FromFile:
         queries = np.concatenate([block for _, block in unit_blocks(target)])
         vectors, (lines,), common = centred(context, lambda: unit_blocks(pool), queries)
         assert lines is not None
-        return Evidence(blocks=cosines(vectors, lines), vectors=vectors, fingerprint=fingerprint, notes=notes | common)
+        return Computed(blocks=cosines(vectors, lines), vectors=vectors, fingerprint=fingerprint, notes=notes | common)
 
     def _check_targets(self, context: Context, pool: Supplied) -> None:
         if pool.array.ndim == 1:

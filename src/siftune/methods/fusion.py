@@ -26,7 +26,7 @@ from siftune._common.errors import ConfigError, SiftuneError
 from siftune._common.registry import unknown_name
 from siftune.config.catalogue import METHODS, owner_of, settings_type
 from siftune.config.options import OwnSettings, Rule, option
-from siftune.features.base import Context, Evidence, GradientMethod
+from siftune.features.base import Computed, Context, GradientMethod
 from siftune.features.fusing import reciprocal_ranks, z_sum
 from siftune.features.work import PlannedMethod, Work
 from siftune.selectors.core.problem import Blocks
@@ -87,15 +87,15 @@ class Fusion:
     forward = True
     selector = "round-robin"
 
-    def compute(self, context: Context) -> Evidence:
+    def compute(self, context: Context) -> Computed:
         settings: FusionSettings = context.settings
         self._check_collect(context)
         weights = _weights(settings)
         parts = signal_contexts(context)
         found = [_computed(one, inside, settings.signals) for one, inside in parts]
-        signals = [_per_target(inside, evidence) for (_, inside), evidence in zip(parts, found, strict=True)]
+        signals = [_per_target(inside, output) for (_, inside), output in zip(parts, found, strict=True)]
         notes: dict[str, Any] = {"fusion": settings.form, "weights": list(weights), "signals": {
-            name: evidence.notes for name, evidence in zip(settings.signals, found, strict=True)}}
+            name: output.notes for name, output in zip(settings.signals, found, strict=True)}}
         if settings.form == "zsum":
             with context.clock.measure("fuse signals"):
                 spreads = [Spread.of(blocks) for blocks in signals]
@@ -106,12 +106,12 @@ class Fusion:
             blocks = reciprocal_ranks(signals, weights, len(context.target), len(context.pool),
                                       context.folder / "store")
         excluded: dict[str, np.ndarray] = {}
-        for evidence in found:
-            for reason, rows in evidence.excluded.items():
+        for output in found:
+            for reason, rows in output.excluded.items():
                 excluded[reason] = np.union1d(excluded.get(reason, rows), rows)
-        return Evidence(blocks=blocks, excluded=excluded, stores=[at for evidence in found for at in evidence.stores],
-                        fingerprint={name: evidence.fingerprint
-                                     for name, evidence in zip(settings.signals, found, strict=True)}, notes=notes)
+        return Computed(blocks=blocks, excluded=excluded, stores=[at for output in found for at in output.stores],
+                        fingerprint={name: output.fingerprint
+                                     for name, output in zip(settings.signals, found, strict=True)}, notes=notes)
 
     def work(self, context: Context) -> list[Work]:
         """What `siftune plan` tells of the signals but for those by gradients, see :meth:`gradient_parts`."""
@@ -168,10 +168,10 @@ def _inside(context: Context, owner: str, *, collected: bool) -> Context:
                    siblings=lambda: [_inside(one, owner, collected=collected) for one in context.siblings()])
 
 
-def _computed(method: Any, context: Context, signals: Sequence[str]) -> Evidence:
+def _computed(method: Any, context: Context, signals: Sequence[str]) -> Computed:
     try:
-        evidence: Evidence = method.compute(context)
-        if evidence.blocks is None and evidence.scores is None:
+        output: Computed = method.compute(context)
+        if output.blocks is None and output.scores is None:
             raise ConfigError(f"{method.name} neither compares rows with targets nor scores them", where="signals")
     except SiftuneError as error:
         others = [name for name in signals if owner_of(name) != context.owner]
@@ -179,14 +179,14 @@ def _computed(method: Any, context: Context, signals: Sequence[str]) -> Evidence
         error.why = " ".join(filter(None, [f"{context.owner} is one of the signals of fusion.", error.why]))
         error.hint = f"{error.hint}; or {out}" if error.hint else out
         raise
-    return evidence
+    return output
 
 
-def _per_target(context: Context, evidence: Evidence) -> Blocks:
+def _per_target(context: Context, output: Computed) -> Blocks:
     """Streamed [M, n], a line for each target row, of whatever the method compares rows with."""
-    blocks, targets = evidence.blocks, len(context.target)
+    blocks, targets = output.blocks, len(context.target)
     if blocks is None:
-        scores = np.asarray(evidence.scores, dtype=np.float64)
+        scores = np.asarray(output.scores, dtype=np.float64)
 
         def scored() -> Iterator[tuple[int, np.ndarray]]:
             for start in range(0, len(scores), _SCORE_ROWS):
@@ -194,8 +194,8 @@ def _per_target(context: Context, evidence: Evidence) -> Blocks:
                 yield start, np.broadcast_to(part, (targets, len(part)))
 
         return scored
-    if not evidence.lines:
+    if not output.lines:
         return blocks
-    place = {name: at for at, name in enumerate(evidence.lines)}
+    place = {name: at for at, name in enumerate(output.lines)}
     order = [place[row.subtask or "all"] for row in context.target.rows]
     return lambda: ((start, block[order]) for start, block in blocks())

@@ -24,7 +24,7 @@ import numpy as np
 from siftune._common.artefacts import digest
 from siftune._common.errors import ConfigError, SiftuneError
 from siftune.config.options import POSITIVE, option
-from siftune.features.base import Context, Evidence, content_key
+from siftune.features.base import Computed, Context, content_key
 from siftune.features.gradient_passes import Pass, Passes, together
 from siftune.features.gradient_settings import Compared, WarmedUp, gradient_fingerprint, settled
 from siftune.features.passes import refuse_other
@@ -67,7 +67,7 @@ class Gist:
     def keeps_features(self, settings: GistSettings) -> bool:
         return True
 
-    def compute(self, context: Context) -> Evidence:
+    def compute(self, context: Context) -> Computed:
         from siftune.features.gradients.warmup import score_weights
 
         own = _Owner(context)

@@ -23,11 +23,11 @@ import numpy as np
 
 from siftune.data.rows import Examples
 from siftune.data.templates import ChatTemplate
-from siftune.features.base import Context, Evidence
+from siftune.features.base import Computed, Context
 from siftune.features.forward.loss import Loss, ResponseAloneLoss
 from siftune.features.forward.reader import Reader
 from siftune.features.forward_passes import forward_stores
-from siftune.features.similarity import first_alike
+from siftune.features.similarity import first_identical
 from siftune.features.work import Work
 
 STEP = "loss with and without prompt"
@@ -47,13 +47,13 @@ class Ifd:
     needs_model = True
     forward = True
 
-    def compute(self, context: Context) -> Evidence:
+    def compute(self, context: Context) -> Computed:
         pool = context.pool
         loss, response_alone = readers(context)
         stores = forward_stores(context, pool, [loss, response_alone], "pool", step=STEP)
         conditioned, alone = (store.array("loss").astype(np.float64) for store in stores)
         same = without_prompt(pool, response_alone)
-        ratio = ifd(conditioned, np.where(same, conditioned, alone))[first_alike(pool)]
+        ratio = ifd(conditioned, np.where(same, conditioned, alone))[first_identical(pool)]
         out = np.flatnonzero(ratio >= 1)
         notes = {
             "ifd_quantiles": {f"{q:.0%}": round(float(np.quantile(ratio, q)), 6)
@@ -61,7 +61,7 @@ class Ifd:
             "ifd_at_least_1": len(out),
             "ifd_share_at_least_1": round(len(out) / len(ratio), 6),
         }
-        return Evidence(scores=ratio, excluded={RULED_OUT: out}, stores=[store.folder for store in stores],
+        return Computed(scores=ratio, excluded={RULED_OUT: out}, stores=[store.folder for store in stores],
                         fingerprint=stores[0].fingerprint, notes=notes)
 
 

@@ -33,12 +33,12 @@ import numpy as np
 
 from siftune._common.artefacts import described
 from siftune.config.options import COUNT, POSITIVE, option
-from siftune.features.base import Context, Evidence
+from siftune.features.base import Computed, Context
 from siftune.features.forward.loss import Loss
 from siftune.features.forward_passes import forward_stores
 from siftune.features.gradient_settings import lora_settings
 from siftune.features.passes import refuse_other
-from siftune.features.similarity import first_alike
+from siftune.features.similarity import first_identical
 from siftune.features.warmed_up import warmed_up
 from siftune.features.work import Work
 from siftune.methods.embedding import Embedded, embedding_vectors
@@ -84,7 +84,7 @@ class LearningPercentage:
     needs_model = True
     forward = True
 
-    def compute(self, context: Context) -> Evidence:
+    def compute(self, context: Context) -> Computed:
         config, pool = context.config, context.pool
         full = context.settings.learning_percentage == "full"
         settings = training_settings(context)
@@ -97,10 +97,10 @@ class LearningPercentage:
             for epoch in (1, EPOCHS) if full else (1,):
                 stores += forward_stores(context, pool, [EpochLoss()], "pool", step=f"loss after epoch {epoch}",
                                          adapted=model, checkpoint=checkpoints[epoch - 1])
-        first = first_alike(pool)
+        first = first_identical(pool)
         losses = [store.array("loss").astype(np.float64)[first] for store in stores]
         percentage = learning_percentage(*losses) if full else approximate_percentage(*losses)
-        return Evidence(scores=0.0 - percentage, vectors=embedding_vectors(context), stores=[s.folder for s in stores],
+        return Computed(scores=0.0 - percentage, vectors=embedding_vectors(context), stores=[s.folder for s in stores],
                         fingerprint=fingerprint, notes=_notes(losses, percentage))
 
     def work(self, context: Context) -> list[Work]:

@@ -30,7 +30,7 @@ import numpy as np
 
 from siftune._common.artefacts import KeptFile, digest
 from siftune.config.options import option
-from siftune.features.base import Context, Evidence, targets_key
+from siftune.features.base import Computed, Context, targets_key
 from siftune.features.centring import Centred, centred_queries, mean_vector, note, reference_rows
 from siftune.features.gradient_passes import Pass, Passes
 from siftune.features.gradient_settings import (
@@ -47,8 +47,8 @@ from siftune.features.similarity import (
     Queries,
     Subtasks,
     UnitFeatures,
-    alike,
-    first_alike,
+    first_identical,
+    identical_blocks,
     stacked_blocks,
     weighted_blocks,
 )
@@ -98,7 +98,7 @@ class Less:
         """Without a projection it is the cosine with each subtask's direction that is kept, which the mean decides."""
         return ("target_mean",) if settings.projection == "none" else ()
 
-    def compute(self, context: Context) -> Evidence:
+    def compute(self, context: Context) -> Computed:
         from siftune.features.gradients.warmup import score_weights
 
         settings = settled(context, self)
@@ -120,7 +120,7 @@ class Less:
 
 
 def _projected(context: Context, passes: Passes, checkpoints: Sequence[Checkpoint], weights: np.ndarray,
-               notes: dict[str, Any]) -> Evidence:
+               notes: dict[str, Any]) -> Computed:
     directions = [Pass(c, passes.settings.adam) for c in checkpoints]
     pool = passes.over(context.pool, directions, "pool")
     target = passes.over(context.target, [Pass(c) for c in checkpoints], "target")
@@ -140,7 +140,7 @@ def existing_features(context: Context, passes: Passes, how: Sequence[Pass]) -> 
 
 def compared(context: Context, pool: Sequence[FeatureStore], queries: Sequence[Queries], weights: np.ndarray,
              fingerprint: dict[str, Any], notes: dict[str, Any], known: Sequence[FeatureStore] = (),
-             plain: Sequence[FeatureStore] = ()) -> Evidence:
+             plain: Sequence[FeatureStore] = ()) -> Computed:
     """Similarities and subtask scores from unit features of the pool and the targets at every checkpoint.
 
     With ``center`` all of them are taken less their mean: the targets less that of ``plain``, plain gradients of rows
@@ -174,11 +174,11 @@ def compared(context: Context, pool: Sequence[FeatureStore], queries: Sequence[Q
                 lines[i], towards[i], norm = _whitened(features, lines[i], towards[i], settings.damping)
                 norms.append(norm)
         notes["damping"] = settings.damping
-    first = first_alike(context.pool)
+    first = first_identical(context.pool)
     old = [x.feature for x in existing]
     # Whitened similarities are to the targets only: pool rows are compared with each other as they are.
-    return Evidence(blocks=alike(lambda: weighted_blocks(rows, lines, weights, norms), first),
-                    subtask_blocks=alike(lambda: weighted_blocks(rows, towards, weights, norms), first),
+    return Computed(blocks=identical_blocks(lambda: weighted_blocks(rows, lines, weights, norms), first),
+                    subtask_blocks=identical_blocks(lambda: weighted_blocks(rows, towards, weights, norms), first),
                     vectors=lambda: stacked_blocks(rows, weights),
                     existing=(lambda: weighted_blocks(rows, old, weights)) if old else None,
                     stores=[store.folder for store in pool], fingerprint=fingerprint, notes=notes)
@@ -196,7 +196,7 @@ def _whitened(store: UnitFeatures, lines: np.ndarray, means: np.ndarray, damping
 
 
 def _exact(context: Context, passes: Passes, checkpoints: Sequence[Checkpoint], weights: np.ndarray,
-           notes: dict[str, Any]) -> Evidence:
+           notes: dict[str, Any]) -> Computed:
     """Store-free: the targets' directions first, then cosines with them in one pass over the pool."""
     settings = passes.settings
     subtasks = Subtasks(context.target)
@@ -207,13 +207,14 @@ def _exact(context: Context, passes: Passes, checkpoints: Sequence[Checkpoint], 
                                       for c, (matrix, _) in zip(checkpoints, made, strict=True)], "pool", "pool scores")
     count = len(subtasks.names)
     ahead = len(context.target) if settings.directions == "targets" else 0
-    first = first_alike(context.pool)
-    per_subtask = alike(lambda: _weighted(pool, weights, slice(ahead, ahead + count)), first)
+    first = first_identical(context.pool)
+    per_subtask = identical_blocks(lambda: _weighted(pool, weights, slice(ahead, ahead + count)), first)
     if not ahead:
-        return Evidence(blocks=per_subtask, lines=subtasks.names, stores=[s.folder for s in pool],
+        return Computed(blocks=per_subtask, lines=subtasks.names, stores=[s.folder for s in pool],
                         fingerprint=passes.fingerprint, notes=notes)
-    return Evidence(blocks=alike(lambda: _weighted(pool, weights, slice(0, ahead)), first), subtask_blocks=per_subtask,
-                    stores=[s.folder for s in pool], fingerprint=passes.fingerprint, notes=notes)
+    return Computed(blocks=identical_blocks(lambda: _weighted(pool, weights, slice(0, ahead)), first),
+                    subtask_blocks=per_subtask, stores=[s.folder for s in pool], fingerprint=passes.fingerprint,
+                    notes=notes)
 
 
 def target_directions(context: Context, passes: Passes, checkpoint: Checkpoint, subtasks: Subtasks,

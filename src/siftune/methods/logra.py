@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from siftune.features.base import Context, Evidence
+from siftune.features.base import Computed, Context
 from siftune.features.gradient_passes import Pass, Passes
 from siftune.features.gradient_settings import (
     Compared,
@@ -55,7 +55,7 @@ class LoGra:
     def keeps_features(self, settings: LoGraSettings) -> bool:
         return True
 
-    def compute(self, context: Context) -> Evidence:
+    def compute(self, context: Context) -> Computed:
         config, settings = context.config, settled(context, self)
         fingerprint = gradient_fingerprint(context, self, settings)
         root = context.folder / "store" / "logra"

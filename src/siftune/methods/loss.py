@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from siftune.features.base import Context, Evidence
+from siftune.features.base import Computed, Context
 from siftune.features.forward_passes import forward_stores
-from siftune.features.similarity import first_alike
+from siftune.features.similarity import first_identical
 from siftune.features.work import Work, forward_work
 
 if TYPE_CHECKING:
@@ -29,10 +29,10 @@ class LossScore:
     needs_model = True
     forward = True
 
-    def compute(self, context: Context) -> Evidence:
+    def compute(self, context: Context) -> Computed:
         [store] = forward_stores(context, context.pool, readers(context), "pool")
-        losses = store.array("loss").astype(np.float64)[first_alike(context.pool)]
-        return Evidence(scores=losses, stores=[store.folder], fingerprint=store.fingerprint,
+        losses = store.array("loss").astype(np.float64)[first_identical(context.pool)]
+        return Computed(scores=losses, stores=[store.folder], fingerprint=store.fingerprint,
                         notes={"mean_loss": float(losses.mean())})
 
     def work(self, context: Context) -> list[Work]:

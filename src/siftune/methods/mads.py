@@ -18,8 +18,8 @@ import numpy as np
 
 from siftune._common.progress import log
 from siftune.features.activations import ActiveSettings, Sets, active_neurons, stored_sets
-from siftune.features.base import Context, Evidence
-from siftune.features.similarity import first_alike
+from siftune.features.base import Computed, Context
+from siftune.features.similarity import first_identical
 from siftune.features.work import Work, forward_work
 
 if TYPE_CHECKING:
@@ -39,9 +39,9 @@ class Mads:
     needs_model = True
     forward = True
 
-    def compute(self, context: Context) -> Evidence:
-        sets, first = stored_sets(context, context.pool, readers(context), "pool"), first_alike(context.pool)
-        return Evidence(sets=lambda: sets.matrix(first), stores=[sets.store.folder],
+    def compute(self, context: Context) -> Computed:
+        sets, first = stored_sets(context, context.pool, readers(context), "pool"), first_identical(context.pool)
+        return Computed(sets=lambda: sets.matrix(first), stores=[sets.store.folder],
                         fingerprint=sets.store.fingerprint, notes=set_notes(context, sets))
 
     def work(self, context: Context) -> list[Work]:

@@ -19,8 +19,8 @@ import numpy as np
 
 from siftune.config.options import option
 from siftune.features.activations import ActiveSettings, Sets, active_neurons, stored_sets
-from siftune.features.base import Context, Evidence
-from siftune.features.similarity import Subtasks, alike, first_alike
+from siftune.features.base import Computed, Context
+from siftune.features.similarity import Subtasks, first_identical, identical_blocks
 from siftune.features.work import Work, forward_work
 from siftune.methods.mads import set_notes
 
@@ -46,11 +46,11 @@ class Nag:
     needs_model = True
     forward = True
 
-    def compute(self, context: Context) -> Evidence:
+    def compute(self, context: Context) -> Computed:
         own, subtasks = readers(context), Subtasks(context.target)
-        sets, first = stored_sets(context, context.pool, own, "pool"), first_alike(context.pool)
+        sets, first = stored_sets(context, context.pool, own, "pool"), first_identical(context.pool)
         profile = profiles(stored_sets(context, context.target, own, "target"), subtasks)
-        return Evidence(blocks=alike(lambda: overlaps(sets, profile), first), lines=subtasks.names,
+        return Computed(blocks=identical_blocks(lambda: overlaps(sets, profile), first), lines=subtasks.names,
                         sets=lambda: sets.matrix(first), stores=[sets.store.folder],
                         fingerprint=sets.store.fingerprint, notes=set_notes(context, sets))
 

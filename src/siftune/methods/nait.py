@@ -28,9 +28,9 @@ from siftune._common.artefacts.sealed import tell_damage
 from siftune._common.errors import DataError
 from siftune.config.options import OwnSettings, option
 from siftune.data.spans import special_ids
-from siftune.features.base import Context, Evidence, targets_key
+from siftune.features.base import Computed, Context, targets_key
 from siftune.features.forward_passes import forward_stores
-from siftune.features.similarity import Subtasks, alike, first_alike
+from siftune.features.similarity import Subtasks, first_identical, identical_blocks
 from siftune.features.work import Work, forward_work
 
 if TYPE_CHECKING:
@@ -65,12 +65,12 @@ class Nait:
     needs_model = True
     forward = True
 
-    def compute(self, context: Context) -> Evidence:
+    def compute(self, context: Context) -> Computed:
         own = along(context)
         [store] = forward_stores(context, context.pool, [own], "pool")
         cosine = context.settings.nait_score == "cosine"
         short = int((_response_tokens(context) < 2).sum())
-        return Evidence(blocks=alike(lambda: scores(store, cosine=cosine), first_alike(context.pool)),
+        return Computed(blocks=identical_blocks(lambda: scores(store, cosine=cosine), first_identical(context.pool)),
                         lines=Subtasks(context.target).names, stores=[store.folder], fingerprint=store.fingerprint,
                         notes={"one_token_targets": short})
 

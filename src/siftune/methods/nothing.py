@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from siftune.features.base import Context, Evidence
+from siftune.features.base import Computed, Context
 
 
 class Nothing:
@@ -13,5 +13,5 @@ class Nothing:
     needs_target = False
     needs_model = False
 
-    def compute(self, context: Context) -> Evidence:
-        return Evidence()
+    def compute(self, context: Context) -> Computed:
+        return Computed()

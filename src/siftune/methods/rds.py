@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from siftune.features.base import Context, Evidence
+from siftune.features.base import Computed, Context
 from siftune.features.centring import Centrable, centred
-from siftune.features.cosines import alike_vectors, cosines
+from siftune.features.cosines import cosines, identical_vectors
 from siftune.features.forward_passes import forward_stores
-from siftune.features.similarity import first_alike
+from siftune.features.similarity import first_identical
 from siftune.features.work import Work, forward_work
 
 if TYPE_CHECKING:
@@ -33,15 +33,15 @@ class Rds:
     needs_model = True
     forward = True
 
-    def compute(self, context: Context) -> Evidence:
+    def compute(self, context: Context) -> Computed:
         own = readers(context)
         [pool] = forward_stores(context, context.pool, own, "pool")
         target = forward_stores(context, context.target, own, "target") if len(context.target) else []
         known = forward_stores(context, context.existing, own, "existing") if len(context.existing) else []
         vectors, (queries, existing), notes = centred(
-            context, alike_vectors(pool.feature_blocks, first_alike(context.pool)),
+            context, identical_vectors(pool.feature_blocks, first_identical(context.pool)),
             target[0].whole_features() if target else None, known[0].whole_features() if known else None)
-        return Evidence(blocks=None if queries is None else cosines(vectors, queries), vectors=vectors,
+        return Computed(blocks=None if queries is None else cosines(vectors, queries), vectors=vectors,
                         existing=None if existing is None else cosines(vectors, existing),
                         stores=[pool.folder], fingerprint=pool.fingerprint, notes=notes)
 

@@ -34,7 +34,7 @@ import numpy as np
 from siftune._common.errors import ConfigError
 from siftune.config.options import COUNT_OR_NONE, OwnSettings, option
 from siftune.data.rows import Examples
-from siftune.features.base import Context, Evidence, deciding_features, row_keys
+from siftune.features.base import Computed, Context, deciding_features, row_keys
 from siftune.features.in_context.matrix import Contents, Utilities
 from siftune.features.in_context.nomination import all_pairs, nominated
 from siftune.features.store import FeatureStore
@@ -71,9 +71,9 @@ class Utility:
     needs_target = False
     needs_model = True
 
-    def compute(self, context: Context) -> Evidence:
+    def compute(self, context: Context) -> Computed:
         stages = Stages(context)
-        return Evidence(kernel=stages.kernel, blocks=stages.to_targets if len(context.target) else None,
+        return Computed(kernel=stages.kernel, blocks=stages.to_targets if len(context.target) else None,
                         existing=stages.to_existing if len(context.existing) else None,
                         fingerprint={**stages.fingerprint, "settings": deciding_features(self, context.settings)},
                         notes=stages.notes)

@@ -16,7 +16,7 @@ from siftune._common.artefacts.kept import fault
 from siftune._common.artefacts.sealed import remove
 from siftune._common.errors import DataError, SiftuneError, StoreCorrupt
 from siftune.config.settings import SelectConfig, read_yaml
-from siftune.pipeline.select import features_home
+from siftune.pipeline.select import features_folder
 
 _NAME_A_RUN = "name a folder that `siftune select --output-dir` has written"
 TOLERANCE = 1e-3  # relative; float32 passes by far, half precision does not and is told so
@@ -36,7 +36,7 @@ def doctor(run: str | None, model: str, *, repair: bool = False) -> bool:
     told = _configuration(Path(run)) if run else {}
     checks = [_environment()]
     if run:
-        home = features_home(SelectConfig(output_dir=run, from_run=str(told.get("from_run") or "")))
+        home = features_folder(SelectConfig(output_dir=run, from_run=str(told.get("from_run") or "")))
         with working_in(run, home, command=f"siftune doctor {run} --repair") if repair else nullcontext():
             checks += [_stores(home, repair=repair), _others(home, repair=repair)]
             if Path(run).resolve() != home.resolve():

@@ -13,11 +13,11 @@ from siftune._common.registry import unknown_name
 from siftune.config.catalogue import METHODS, RECIPES, owner_of
 from siftune.config.settings import SelectConfig
 from siftune.data.rows import Examples
-from siftune.features.base import Context, Evidence
+from siftune.features.base import Computed, Context
 from siftune.features.collect import check as check_collect
 from siftune.pipeline.recipes import representation_of
 from siftune.pipeline.runfolder import prepare
-from siftune.pipeline.select import features_home, load, read_inputs
+from siftune.pipeline.select import features_folder, load, read_inputs
 
 UNTARGETED = ("less", "logra")
 """Representations that compare with targets when rows are selected, but whose vectors of rows do not depend on them."""
@@ -78,7 +78,7 @@ def encode(config: SelectConfig, representation: str) -> Features:
     target = inputs.target
     if name in UNTARGETED and not len(target):
         target = Examples(inputs.pool.rows[:1], inputs.pool.rendered[:1])  # any will do: its features are not returned
-    context = Context(config, inputs.pool, target, inputs.render, features_home(config), load,
+    context = Context(config, inputs.pool, target, inputs.render, features_folder(config), load,
                       existing=inputs.existing, owner=owner_of(name))
     return _as_array(made.compute(context), inputs.pool.ids, target.ids, name)
 
@@ -106,7 +106,7 @@ def _need_none() -> list[str]:
             if not one.needs_target or "vectors" in getattr(one, "without_target", ()) or name in UNTARGETED]
 
 
-def _as_array(found: Evidence, ids: list[str], targets: list[str], name: str) -> Features:
+def _as_array(found: Computed, ids: list[str], targets: list[str], name: str) -> Features:
     if found.vectors is not None:
         return Features(ids, _joined(found.vectors(), 0), "vectors", name)
     if found.scores is not None:

@@ -21,7 +21,7 @@ from siftune.config.settings import SelectConfig, to_yaml
 from siftune.data.load import Inputs
 from siftune.data.rows import Dropped
 from siftune.data.write import write_dropped, write_rows
-from siftune.features.base import Context, Evidence
+from siftune.features.base import Computed, Context
 from siftune.selectors import Problem, Selection
 
 NEARLY = 100  # rows of rejected_sample.jsonl
@@ -44,14 +44,14 @@ def prepare(folder: str | Path) -> Path:
 
 @dataclass
 class Outcome:
-    """A finished selection with all that it came from; ``bare`` is the pool under the user's constraints alone."""
+    """A finished selection with all it came from; ``constrained`` is the pool under the user's constraints alone."""
 
     config: SelectConfig
     method: Recipe
     inputs: Inputs
     context: Context
-    evidence: Evidence
-    bare: Problem
+    output: Computed
+    constrained: Problem
     problem: Problem
     selection: Selection
     command: str = ""
@@ -64,15 +64,15 @@ class Outcome:
     @property
     def dropped(self) -> list[Dropped]:
         """Every row that could not be selected: for what it is, or because the method rules it out."""
-        rows, wanted = self.inputs.pool.rows, set(self.bare.include.tolist())  # what must be included stays in
+        rows, wanted = self.inputs.pool.rows, set(self.constrained.include.tolist())  # what must be included stays in
         return [*self.inputs.dropped, *(
             Dropped(rows[i].id, rows[i].source, rows[i].where, reason, f"ruled out by {self.method.representation}")
-            for reason, found in self.evidence.excluded.items() for i in found.tolist() if i not in wanted)]
+            for reason, found in self.output.excluded.items() for i in found.tolist() if i not in wanted)]
 
     @property
     def shortfall(self) -> str | None:
         """What to tell the user where the method rules out so many rows that the budget cannot be met."""
-        out = {i for rows in self.evidence.excluded.values() for i in rows.tolist()}
+        out = {i for rows in self.output.excluded.values() for i in rows.tolist()}
         if not out or not self.selection.diagnostics["exhausted"]:
             return None
         return (f"the budget {self.config.budget} is not met: {self.method.representation} rules out {len(out):,} of "
@@ -218,7 +218,7 @@ def _targets(outcome: Outcome) -> list[str]:
 
 
 def _manifest(outcome: Outcome) -> dict[str, Any]:
-    config, inputs, method, evidence = outcome.config, outcome.inputs, outcome.method, outcome.evidence
+    config, inputs, method, output = outcome.config, outcome.inputs, outcome.method, outcome.output
     loaded = outcome.context.loaded
     sources = dict.fromkeys(row.source for row in inputs.pool.rows)
     counts = dict.fromkeys(sources, 0)
@@ -242,11 +242,11 @@ def _manifest(outcome: Outcome) -> dict[str, Any]:
                  "test_rows": len(inputs.test), "sources": [{"name": k, "rows": v} for k, v in counts.items()],
                  "overlaps": overlaps, "truncated": inputs.pool.truncated, "dropped": len(outcome.dropped)},
         "budget": {"asked": config.budget, "rows": given["rows"], "tokens": given["tokens"]},
-        "diagnostics": {**outcome.selection.diagnostics, **evidence.notes},
+        "diagnostics": {**outcome.selection.diagnostics, **output.notes},
         "times": outcome.context.clock.steps,
         "store": {"folder": str(outcome.context.folder / "store"),
                   "bytes": sum(p.stat().st_size for p in (outcome.context.folder / "store").rglob("*") if p.is_file()),
-                  "fingerprint": evidence.fingerprint},
+                  "fingerprint": output.fingerprint},
         "warnings": [*inputs.warnings, *filter(None, [outcome.shortfall])],
         "versions": _versions(),
     }

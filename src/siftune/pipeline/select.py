@@ -15,7 +15,7 @@ from siftune.config.catalogue import Recipe, owner_of
 from siftune.config.settings import SelectConfig, read_yaml
 from siftune.data.load import Inputs, load_inputs
 from siftune.data.rows import Examples
-from siftune.features.base import Clock, Context, Evidence
+from siftune.features.base import Clock, Computed, Context
 from siftune.features.centring import SHARED
 from siftune.features.collect import check as check_collect
 from siftune.features.gradient_settings import warmup_settings
@@ -72,7 +72,7 @@ def method_of(config: SelectConfig, inputs: Inputs | None = None, context: Conte
                    has_existing=bool(config.existing), situation=situation)
 
 
-def features_home(config: SelectConfig) -> Path:
+def features_folder(config: SelectConfig) -> Path:
     """The run folder whose ``store`` and ``warmup`` are used: this run's own, or where ``from_run`` leads."""
     home, onward = config.output_dir, config.from_run
     while onward and onward != home:
@@ -84,7 +84,7 @@ def features_home(config: SelectConfig) -> Path:
 
 def reused_folders(config: SelectConfig) -> list[Path]:
     """The run folder whose features are used where that is another one: whoever adds to them must be alone."""
-    home = features_home(config)
+    home = features_folder(config)
     return [home] if home.is_dir() else []
 
 
@@ -106,13 +106,13 @@ def read_inputs(config: SelectConfig) -> Inputs:
 
 
 def choose(config: SelectConfig, *, inputs: Inputs | None = None, context: Context | None = None,
-           evidence: Evidence | None = None, command: str = "") -> Outcome:
+           output: Computed | None = None, command: str = "") -> Outcome:
     """Everything of :func:`select` but the writing.
 
     Args:
         config: complete, see :func:`complete`.
         inputs, context: those of an earlier call with the same data and model settings, to save reading them again.
-        evidence: that of an earlier call with the same representation.
+        output: that of an earlier call with the same representation.
     """
     method_of(config)  # a misspelt name fails now, not after reading a large pool
     check_collect(config)
@@ -123,62 +123,62 @@ def choose(config: SelectConfig, *, inputs: Inputs | None = None, context: Conte
         with clock.measure("read and render"):
             inputs = read_inputs(config)
     budget.resolve(len(inputs.pool), int(inputs.pool.tokens.sum()))  # a wrong budget fails now, not after hours
-    home = features_home(config)
+    home = features_folder(config)
     context = context or Context(config, inputs.pool, inputs.target, inputs.render, home, load, clock, inputs.existing)
     method = method_of(config, inputs, context)
     representation, context = representation_of(method.representation), context.of(method.representation)
     check_collect(config, representation)
-    bare = constrain(config, inputs, Problem(ids=inputs.pool.ids, tokens=inputs.pool.tokens))
-    resolved = bare.resolve(budget)  # a share is one of the pool, whatever the method itself rules out later
+    constrained = constrain(config, inputs, Problem(ids=inputs.pool.ids, tokens=inputs.pool.tokens))
+    resolved = constrained.resolve(budget)  # a share is one of the pool, whatever the method itself rules out later
     check_own(config, method)
     if method.reason:
         log(f"method auto: {method.representation} with {method.selector} ({method.reason})")
-    found: Evidence = evidence or representation.compute(context)
+    found: Computed = output or representation.compute(context)
     if getattr(context.settings, "center", False) and SHARED not in found.notes:
         log(f"center changes nothing here: {method.representation} has no vectors to take a mean of")
-    problem = with_pairs(to_problem(bare, inputs, found), found, SELECTORS.get(method.selector).info.needs)
+    problem = with_pairs(to_problem(constrained, inputs, found), found, SELECTORS.get(method.selector).info.needs)
     if by_score(config.strata):
         problem = _stratified(config, inputs, problem, row_scores(problem))
     with context.clock.measure(f"select ({method.selector})"):
         selection = run_selector(problem, resolved, method.selector, seed=config.seed,
                                  **config.own.get(method.selector, {}))
-    outcome = Outcome(config, method, inputs, context, found, bare, problem, selection, command)
+    outcome = Outcome(config, method, inputs, context, found, constrained, problem, selection, command)
     if outcome.shortfall:
         log(outcome.shortfall)
     return outcome
 
 
-def to_problem(bare: Problem, inputs: Inputs, evidence: Evidence) -> Problem:
-    """What the selector sees: the constrained pool (:func:`constrain`) with the evidence of a representation."""
+def to_problem(constrained: Problem, inputs: Inputs, output: Computed) -> Problem:
+    """What the selector sees: the constrained pool (:func:`constrain`) with the output of a representation."""
     target = inputs.target
-    comparing = evidence.blocks is not None
-    exclude = bare.exclude.copy()
-    for rows in evidence.excluded.values():
+    comparing = output.blocks is not None
+    exclude = constrained.exclude.copy()
+    for rows in output.excluded.values():
         exclude[rows] = True
-    exclude[bare.include] = False  # what the user wants stays
-    if evidence.excluded and exclude.all():
-        told = ", ".join(f"{reason}: {len(rows):,}" for reason, rows in evidence.excluded.items())
+    exclude[constrained.include] = False  # what the user wants stays
+    if output.excluded and exclude.all():
+        told = ", ".join(f"{reason}: {len(rows):,}" for reason, rows in output.excluded.items())
         raise DataError("the method rules out every row that may be selected", where="--method",
                         why=f"Rows ruled out: {told}.",
                         hint="choose another method or model, or look at a few rows with `siftune inspect`")
     return dataclasses.replace(
-        bare, exclude=exclude, blocks=evidence.blocks,
-        targets=evidence.lines or target.ids if comparing else (),
-        subtasks=evidence.lines or [row.subtask or "all" for row in target.rows] if comparing else (),
-        subtask_blocks=evidence.subtask_blocks, scores=evidence.scores, vectors=evidence.vectors,
-        existing=evidence.existing,
+        constrained, exclude=exclude, blocks=output.blocks,
+        targets=output.lines or target.ids if comparing else (),
+        subtasks=output.lines or [row.subtask or "all" for row in target.rows] if comparing else (),
+        subtask_blocks=output.subtask_blocks, scores=output.scores, vectors=output.vectors,
+        existing=output.existing,
         lengths=_counts(inputs.pool), reference_lengths=_counts(target) if len(target) else None,
     )
 
 
-def with_pairs(problem: Problem, evidence: Evidence, needs: str) -> Problem:
+def with_pairs(problem: Problem, output: Computed, needs: str) -> Problem:
     """The problem with what only some selectors need, and what can be costly to make: a kernel, or feature sets."""
-    if needs == "kernel" and evidence.kernel is not None:
-        return dataclasses.replace(problem, kernel=evidence.kernel())
-    if needs == "sets" and evidence.sets is not None:
-        return dataclasses.replace(problem, sets=evidence.sets())
-    if needs == "sets" and evidence.vectors is not None:
-        return dataclasses.replace(problem, sets=largest_coordinates(evidence.vectors, len(problem)))
+    if needs == "kernel" and output.kernel is not None:
+        return dataclasses.replace(problem, kernel=output.kernel())
+    if needs == "sets" and output.sets is not None:
+        return dataclasses.replace(problem, sets=output.sets())
+    if needs == "sets" and output.vectors is not None:
+        return dataclasses.replace(problem, sets=largest_coordinates(output.vectors, len(problem)))
     return problem
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from siftune.config.options import NOT_NEGATIVE, OwnSettings, Rule, option
 from siftune.data.text.rows import conversation_text, text_key
-from siftune.features.base import Context, Evidence, deciding_features
+from siftune.features.base import Computed, Context, deciding_features
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class WordOverlap:
     needs_target = True
     needs_model = False
 
-    def compute(self, context: Context) -> Evidence:
+    def compute(self, context: Context) -> Computed:
         settings = context.settings  # an instance of WordOverlapSettings, checked
         with context.clock.measure("words"):
             wanted = set().union(*(self._words(conversation_text(row), settings) for row in context.target.rows))
@@ -42,7 +42,7 @@ class WordOverlap:
                                for row in context.pool.rows])
         fingerprint = {"data": text_key(context.pool.rows), "targets": text_key(context.target.rows),
                        "settings": deciding_features(self, settings)}
-        return Evidence(scores=scores, fingerprint=fingerprint, notes={"target_words": len(wanted)})
+        return Computed(scores=scores, fingerprint=fingerprint, notes={"target_words": len(wanted)})
 
     @staticmethod
     def _words(text: str, settings: WordOverlapSettings) -> set[str]:

@@ -26,7 +26,7 @@ from siftune._common.progress import bar, log
 from siftune._common.seeds import permutation
 from siftune.experiments.config import representation_named
 from siftune.experiments.selecting import Selecting
-from siftune.features.base import Evidence
+from siftune.features.base import Computed
 from siftune.selectors.core.problem import Blocks
 
 SPACES = ("embed", "rds", "less", "logra", "gist", "file")
@@ -150,7 +150,7 @@ def pool_map(selecting: Selecting, shown: np.ndarray, path: Path) -> None:
     names = [target.name for target in selecting.config.targets]
     spaces = _spaces(selecting)
     told = {"form": _FORM, "shown": hashlib.blake2b(shown.tobytes(), digest_size=16).hexdigest(), "spaces": [
-        [space, *(selecting.evidence_key(space, name) for name in names)] for space in spaces]}
+        [space, *(selecting.output_key(space, name) for name in names)] for space in spaces]}
     key = hashlib.blake2b(json.dumps(told).encode(), digest_size=16).hexdigest()
     if (kept := read_self_sealed(path)) is not None and kept.get("key") == key:
         return
@@ -185,7 +185,7 @@ def _spaces(selecting: Selecting) -> list[str]:
 def _drawn(selecting: Selecting, space: str, names: list[str], shown: np.ndarray) -> dict[str, Any] | None:
     """The content of the file; None where a representation gives no vectors."""
     seed, rows = selecting.config.common.seed, len(selecting.inputs.pool)
-    vectors = selecting.evidence(space, names[0])[0].vectors
+    vectors = selecting.output(space, names[0])[0].vectors
     if vectors is None:
         return None
     with bar("map of the pool", 2 + len(names), "steps") as progress:
@@ -195,10 +195,10 @@ def _drawn(selecting: Selecting, space: str, names: list[str], shown: np.ndarray
         progress.advance()
         pool, targets, width = every[shown], [], len(plane.mean)
         for name in names:
-            evidence = selecting.evidence(space, name)[0]
-            if _are_inner_products(selecting, space, evidence):
-                assert evidence.blocks is not None
-                there = place_targets(plane, evidence.blocks)
+            output = selecting.output(space, name)[0]
+            if _are_inner_products(selecting, space, output):
+                assert output.blocks is not None
+                there = place_targets(plane, output.blocks)
                 drawn = np.sort(permutation(len(there), seed, "map targets", name)[:TARGETS])
                 targets.append((name, len(there), there[drawn]))
             progress.advance()
@@ -216,11 +216,11 @@ def _drawn(selecting: Selecting, space: str, names: list[str], shown: np.ndarray
     }
 
 
-def _are_inner_products(selecting: Selecting, space: str, evidence: Evidence) -> bool:
+def _are_inner_products(selecting: Selecting, space: str, output: Computed) -> bool:
     """Whether the similarities to the targets are those of the vectors, so that the targets can be placed by them."""
     own = selecting.config.common.settings_of(space)
     other = getattr(own, "damping", 0) > 0 or getattr(own, "gradient_score", "cosine") != "cosine"
-    return evidence.blocks is not None and not evidence.lines and not other
+    return output.blocks is not None and not output.lines and not other
 
 
 def _unit(block: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

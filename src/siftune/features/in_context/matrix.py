@@ -10,7 +10,7 @@ import numpy as np
 
 from siftune.data.rows import Examples
 from siftune.features.base import content_key
-from siftune.features.similarity import first_alike
+from siftune.features.similarity import first_identical
 from siftune.selectors.core.ordering import id_rank
 
 
@@ -28,7 +28,7 @@ class Contents:
     """
 
     def __init__(self, examples: Examples):
-        first, rank = first_alike(examples), id_rank(examples.ids)
+        first, rank = first_identical(examples), id_rank(examples.ids)
         named: dict[int, int] = {}
         for row in np.argsort(rank).tolist():
             named.setdefault(int(first[row]), row)

@@ -27,8 +27,8 @@ def plan(config: SelectConfig) -> Plan:
                       existing=inputs.existing)
     method = method_of(config, inputs, context)
     made = Plan()
-    bare = constrain(config, inputs, Problem(ids=inputs.pool.ids, tokens=inputs.pool.tokens))
-    budget = bare.resolve(Budget.parse(config.budget))
+    constrained = constrain(config, inputs, Problem(ids=inputs.pool.ids, tokens=inputs.pool.tokens))
+    budget = constrained.resolve(Budget.parse(config.budget))
     made.lines += [
         ("method", f"{method.representation} + {method.selector}" + (f" ({method.reason})" if method.reason else "")),
         ("pool", f"{len(inputs.pool):,} usable rows of {inputs.pool_rows:,}, {int(inputs.pool.tokens.sum()):,} tokens"),
