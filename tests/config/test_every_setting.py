@@ -40,6 +40,7 @@ IN_FORCE: dict[str, dict[str, Any]] = {
 OTHER = {
     "projection": "srht", "target_rank": 3.0, "damping": 0.5, "threshold": 0.3, "pairs": "sparse", "active": 5,
     "embedding_model": "another", "nominees": 1, "random_nominees": 2, "warmup_share": 0.9, "warmup_rows": 9,
+    "signals": ("bm25", "embed"), "weights": (2.0, 1.0, 0.5),
 }
 """Another value, where the rule below makes none that a tiny run can take."""
 
@@ -187,7 +188,8 @@ def test_a_setting_decides_what_it_says(owner: str, name: str, known, tmp_path: 
     assert fingerprint == before[1]
     remade = [step["step"] for step in again.clock.steps if not step["reused"]]
     # What is made of kept features or beside them, and loading.
-    allowed = ("preconditioner", "centre", "reference", "read vectors", "n-grams", "embedding model")
+    allowed = ("preconditioner", "centre", "reference", "read vectors", "n-grams", "embedding model", "BM25 index",
+               "fuse signals")
     assert not [step for step in remade if not step.startswith(allowed)]
 
 

@@ -43,6 +43,7 @@ METHODS = Registry("method", {
     "logra": "siftune.methods.logra:LoGra",
     "embed": "siftune.methods.embedding:Embedding",
     "bm25": "siftune.methods.bm25:Bm25",
+    "fusion": "siftune.methods.fusion:Fusion",
     "dsir": "siftune.methods.dsir:Dsir",
     "learning-percentage": "siftune.methods.learning_percentage:LearningPercentage",
     "ifd": "siftune.methods.ifd:Ifd",
@@ -122,6 +123,8 @@ RECIPES = {
         Recipe("embed", "embed", "round-robin", "Sentence embeddings, targets take turns: no language model is run.",
                "arXiv 2602.14696"),
         Recipe("bm25", "bm25", "round-robin", "Lexical search for the targets' prompts, targets take turns."),
+        Recipe("fusion", "fusion", "round-robin", "BM25, sentence embeddings and hidden states added up, targets take "
+               "turns: rarely the worst of the three."),
         Recipe("dsir", "dsir", "resampling", "DSIR as published: rows drawn by the importance weights of their words "
                "and word pairs.", "arXiv 2302.03169"),
         Recipe("learning-percentage", "learning-percentage", "k-means-balanced", "The rows learned last in every "

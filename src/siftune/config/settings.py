@@ -128,15 +128,19 @@ def load(kind: type[C], path: str | Path | None, flags: Mapping[str, Any]) -> C:
     config = from_mapping(kind, {**values, **flags})
     if not isinstance(config, SelectConfig):
         return config
-    in_use = config.owners()
     named = config.own  # by Python's keywords
+    before = earlier.own if isinstance(earlier, SelectConfig) else {}
+    told = config.with_own(before).with_own(blocks).with_own(named)
+    chosen = [entry for entry in sets if entry.partition("=")[0].strip().rpartition(".")[2] == "signals"]
+    parts = read_sets(chosen, told.candidates(), certain=told.owners() is not None)  # they say whose settings are read
+    in_use = told.with_own(parts).owners()
     if isinstance(earlier, SelectConfig):  # another recipe: settings of the earlier one do not go with it
         kept = {o: b for o, b in earlier.own.items() if in_use is None or o in in_use}
         config = dataclasses.replace(config, own=kept)
     unread = [o for o in blocks if in_use is not None and o not in in_use]
     if unread:
         log(f"the settings of {', '.join(unread)} in {path} are not read: in use are {', '.join(in_use or ())}")
-    config = config.with_own(blocks).with_own(named)
+    config = config.with_own(blocks).with_own(named).with_own(parts)
     return config.with_own(read_sets(sets, config.candidates(), certain=in_use is not None))
 
 

@@ -24,6 +24,7 @@ from siftune.config.options import (
     check_rules,
     option,
 )
+from siftune.config.owned import own_names
 
 FeatureDtype = Literal["float32", "float16", "bfloat16", "int8", "1bit"]
 
@@ -184,7 +185,18 @@ class SelectConfig(DataConfig, ModelConfig):
         recipes = self.recipes()
         if not recipes:
             return None
-        return list(dict.fromkeys([*(owner_of(name) for pair in recipes for name in pair), *self.collect]))
+        named = [owner_of(name) for pair in recipes for name in pair]
+        return list(dict.fromkeys([*named, *(part for one in named for part in self.parts_of(one)), *self.collect]))
+
+    def parts_of(self, owner: str) -> list[str]:
+        """The methods that a method is made of, whose settings are read with its own: those that its ``signals`` name.
+
+        Raises:
+            ConfigError: as :meth:`settings_of`.
+        """
+        if "signals" not in own_names(owner):
+            return []
+        return [owner_of(name) for name in self.settings_of(owner).signals]
 
     def candidates(self) -> list[str]:
         """Those whose settings may be read: :meth:`owners`, or whatever ``auto`` may choose."""

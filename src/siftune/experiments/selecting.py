@@ -23,7 +23,7 @@ from siftune._common.files import write_json
 from siftune._common.progress import log
 from siftune._common.seeds import derive, permutation
 from siftune._common.version import __version__
-from siftune.config.catalogue import Recipe
+from siftune.config.catalogue import Recipe, owner_of
 from siftune.config.options import deciding, plain
 from siftune.config.settings import SelectConfig
 from siftune.experiments.ablations import Ablation, settings_key
@@ -279,11 +279,15 @@ class Selecting:
         """Hash of everything that decides what a representation knows for a target."""
         inputs = self.inputs.of(target)
         path = representation.removeprefix("file:") if representation.startswith("file:") else ""
-        own = self.config.common.settings_of(representation)
+        common = self.config.common
+        own = common.settings_of(representation)
+        parts = {one: common.settings_of(one) for one in common.parts_of(owner_of(representation))}
+        told = {"parts": {one: [deciding(settings, "features", "selection"), _files(settings)]
+                          for one, settings in parts.items()}} if parts else {}
         return digest({
             "pool": self._pool_told, "representation": [representation, _content(path)],
             "settings": deciding(own, "features", "selection"),
-            "files": {name: _content(getattr(own, name)) for name in OWN_FILES if hasattr(own, name)},
+            "files": _files(own), **told,
             "model": self.inputs.load(self.config.common).base_key, "target": content_key(inputs.target),
             "subtasks": [row.subtask for row in inputs.target.rows], "existing": content_key(inputs.existing)})
 
@@ -308,6 +312,13 @@ def _told(wanted: SubsetSpec, selection: Selection, seconds: float, steps: list[
     told = {"mean": float(score.mean()), "least": float(score.min()), "largest": float(score.max())}
     return Subset(wanted, selection.indices, told if score.any() else {}, round(seconds, 3), steps,
                   {**selection.diagnostics, **(notes or {})})
+
+
+def _files(settings: Any) -> dict[str, Any]:
+    """The content of what a method's settings name, and of the files among its signals."""
+    found = {name: _content(getattr(settings, name)) for name in OWN_FILES if hasattr(settings, name)}
+    return found | {name: _content(name.removeprefix("file:")) for name in getattr(settings, "signals", ())
+                    if name.startswith("file:")}
 
 
 def _content(path: str) -> Any:

@@ -28,6 +28,7 @@ class Work:
         needs: of the selector, where the step is for that alone (see
             :class:`~siftune.selectors.core.info.SelectorInfo`); empty for every selector.
         told: anything worth saying, such as the number of pairs.
+        owner: the method whose step it is, where that is another one than the method that is planned.
     """
 
     step: str
@@ -39,6 +40,7 @@ class Work:
     disk: int = 0
     needs: str = ""
     told: str = ""
+    owner: str = ""
 
 
 @runtime_checkable

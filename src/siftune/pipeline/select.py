@@ -185,7 +185,8 @@ def with_pairs(problem: Problem, evidence: Evidence, needs: str) -> Problem:
 def check_own(config: SelectConfig, method: Recipe) -> None:
     """Build the settings of method and selector now, so that a wrong one is told before hours of work; tell which ones
     ``auto`` has left no use for."""
-    used = (owner_of(method.representation), method.selector, *config.collect)
+    owner = owner_of(method.representation)
+    used = (owner, *config.parts_of(owner), method.selector, *config.collect)
     for owner in used:
         config.settings_of(owner)
     unread = [f"{owner}.{name}" for owner, block in config.own.items() if owner not in used for name in block]

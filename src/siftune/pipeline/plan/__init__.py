@@ -37,6 +37,12 @@ def plan(config: SelectConfig) -> Plan:
     ]
     representation = representation_of(method.representation)
     context = context.of(method.representation)
+    parts = getattr(representation, "gradient_parts", None)  # a fusion of several
+    for part, inside in parts(context) if parts else ():
+        from siftune.pipeline.plan.gradients import estimate
+
+        made.lines.append(("signal", part.name))
+        estimate(inside.config, part, inside, made)
     if isinstance(representation, GradientMethod):
         from siftune.pipeline.plan.gradients import estimate
 

@@ -52,8 +52,8 @@ def estimate(config: SelectConfig, representation: GradientMethod, context: Cont
     small = [context.target]
     if needs_reference(settings):
         small.append(reference_rows(context.pool, config.seed))
-    made.seconds = warmup_seconds + (pass_seconds + sum(int(rows.tokens.sum()) for rows in small) / speed) * passes
-    made.disk = (len(context.pool) + sum(map(len, small))) * bytes_per_row(numbers, kind) * passes
+    made.seconds += warmup_seconds + (pass_seconds + sum(int(rows.tokens.sum()) for rows in small) / speed) * passes
+    made.disk += (len(context.pool) + sum(map(len, small))) * bytes_per_row(numbers, kind) * passes
     each = f" in each of {config.workers} processes" if config.workers > 1 else ""
     made.lines.append(("model", f"{config.model}: {probe.loaded.parameters / 1e6:,.0f}M parameters, gradients of "
                                 f"{probe.adapted / 1e6:,.2f}M, {probe.loaded.dtype} on {probe.loaded.device}"))

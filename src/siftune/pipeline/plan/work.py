@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from functools import cached_property
+from functools import partial
 from typing import TYPE_CHECKING
 
 from siftune._common.progress import about
@@ -37,7 +37,7 @@ def estimate(work: Sequence[Work], context: Context, selector: SelectorInfo, mad
         parallel = workers if one.kind == "forward" else 1
         seconds = one.tokens / speed / parallel
         made.seconds += seconds
-        sentences = one.sentence_rows * probe.sentence_bytes() if one.sentence_rows else 0
+        sentences = one.sentence_rows * probe.sentence_bytes(one.owner) if one.sentence_rows else 0
         kept = one.disk + _of_readers(one, context) + sentences
         made.disk += kept
         told = [f"{about(seconds)}: {one.tokens:,} tokens at {speed:,.0f}/s"
@@ -78,13 +78,15 @@ def _of_readers(one: Work, context: Context) -> int:
 class _Probe:
     def __init__(self, context: Context):
         self.context = context
-        self._known: dict[tuple[str, tuple[str, ...]], float] = {}
+        self._known: dict[tuple[str, str, tuple[str, ...]], float] = {}
+        self._sentence_models: dict[str, SentenceModel] = {}
 
     def speed(self, work: Work) -> float:
         """Tokens a second of a step's kind."""
-        key = (work.kind, tuple(reader.name for reader in work.readers))
+        key = (work.kind, work.owner, tuple(reader.name for reader in work.readers))
         if key not in self._known:
-            run = {"forward": self._forward(work.readers), "training": self._training, "sentences": self._sentences,
+            run = {"forward": self._forward(work.readers), "training": self._training,
+                   "sentences": partial(self._sentences, work.owner),
                    }[work.kind]
             self._known[key] = self._measured(run)
         return self._known[key]
@@ -139,23 +141,26 @@ class _Probe:
             detach_lora(model).requires_grad_(False)
         return sum(map(len, rows))
 
-    @cached_property
-    def _sentence_model(self) -> SentenceModel:
+    def _sentence_model(self, owner: str) -> SentenceModel:
         from siftune.models.sentence_embedding import load_sentence_model
 
-        config = self.context.config
-        return load_sentence_model(self.context.settings.embedding_model, device=config.device, dtype=config.dtype,
-                                   trust_remote_code=config.trust_remote_code)
+        if owner not in self._sentence_models:
+            context = self.context.of(owner) if owner else self.context
+            config = context.config
+            self._sentence_models[owner] = load_sentence_model(
+                context.settings.embedding_model, device=config.device, dtype=config.dtype,
+                trust_remote_code=config.trust_remote_code)
+        return self._sentence_models[owner]
 
-    def sentence_bytes(self) -> int:
+    def sentence_bytes(self, owner: str) -> int:
         """What a row's embedding takes."""
         from siftune.features.store.codec import bytes_per_row
 
-        width = self._sentence_model.encode(["text"]).shape[1]
+        width = self._sentence_model(owner).encode(["text"]).shape[1]
         return bytes_per_row(width, self.context.config.feature_dtype) + 1
 
-    def _sentences(self, positions: list[int]) -> int:
+    def _sentences(self, owner: str, positions: list[int]) -> int:
         from siftune.data.text.rows import conversation_text
 
-        self._sentence_model.encode([conversation_text(self.context.pool.rows[i]) for i in positions])
+        self._sentence_model(owner).encode([conversation_text(self.context.pool.rows[i]) for i in positions])
         return sum(len(self.context.pool.rendered[i]) for i in positions)
