@@ -63,6 +63,8 @@ SELECTORS = Registry("selector", {
     "top-k-subtask": "siftune.selectors.topk:TOP_K_SUBTASK",
     "round-robin": "siftune.selectors.round_robin:ROUND_ROBIN",
     "round-robin-subtask": "siftune.selectors.round_robin:ROUND_ROBIN_SUBTASK",
+    "bids": "siftune.selectors.bids:BIDS",
+    "interaction-greedy": "siftune.selectors.interaction:INTERACTION_GREEDY",
     "unbalanced-ot": "siftune.selectors.transport:UNBALANCED_OT",
     "balanced-ot": "siftune.selectors.transport:BALANCED_OT",
     "knn-uniform": "siftune.selectors.knn:KNN_UNIFORM",
