@@ -47,7 +47,7 @@ def test_nor_does_any_other_setting_that_may_be_given_several_times(name):
 @pytest.mark.parametrize(("text", "message", "hint"), [
     ("buget: 5%", "unknown setting 'buget'", "did you mean 'budget'"),
     ("max_length: many", "--max-length cannot be 'many'", ""),
-    ("less: {adam: adamw}", "less.adam: 'adamw'", "choose one of: less-code, none, paper"),
+    ("less: {adam: adamw}", "less.adam: 'adamw'", "choose one of: less-code, no-momentum, none, paper"),
     ("- a\n- b", "not a mapping", "key: value"),
     ("a: [", "not YAML", "key: value"),
 ])

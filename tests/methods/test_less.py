@@ -80,6 +80,8 @@ def oracle(made: Context) -> tuple[np.ndarray, dict[str, np.ndarray]]:
                     parts[name] = (first / (1 - b1**t)) / (np.sqrt(second / (1 - b2**t)) + checkpoint.eps)
                 elif settings.adam == "less-code":
                     parts[name] = first / np.sqrt(second + checkpoint.eps)
+                elif settings.adam == "no-momentum":
+                    parts[name] = g / (np.sqrt(v[name] / (1 - b2**checkpoint.step)) + checkpoint.eps)
                 else:
                     parts[name] = g
             direction = projected(parts)
@@ -122,8 +124,12 @@ def oracle(made: Context) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     {"center": True, "adam": "none", "target_mean": "cosine", "checkpoints": "last"},
     {"projection": "none"},
     {"projection": "none", "target_mean": "cosine", "adam": "less-code", "architecture": "gpt2"},
+    {"adam": "no-momentum"},
+    {"adam": "no-momentum", "center": True, "checkpoints": "last"},
+    {"adam": "no-momentum", "projection": "none"},
 ], ids=["paper", "code", "plain", "dense", "hadamard", "last", "dot", "dot of cosines", "centred",
-        "centred plain", "exact", "exact code"])
+        "centred plain", "exact", "exact code", "no momentum",
+        "no momentum centred", "no momentum exact"])
 def test_scores_equal_a_plain_loop_oracle_of_the_paper(tmp_path, changes):
     made = context(tmp_path, **changes)
     found = Less().compute(made)

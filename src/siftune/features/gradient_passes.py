@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -43,14 +43,14 @@ class Pass:
 
     Attributes:
         checkpoint: where the adapter and Adam's moments come from; None for a base model.
-        adam: ``paper``, ``less-code`` or ``none`` (plain gradients).
+        adam: ``paper``, ``less-code``, ``no-momentum`` or ``none`` (plain gradients).
         basis: a matrix of directions to multiply with (see :class:`siftune.features.gradients.basis.Directions`); None
             for the configured random projection.
         cosines: keep inner products divided by the direction's norm (``similarity``) instead of unit features.
     """
 
     checkpoint: Checkpoint | None = None
-    adam: str = "none"
+    adam: Literal["paper", "less-code", "no-momentum", "none"] = "none"
     basis: KeptFile | None = None
     cosines: bool = False
 
@@ -174,8 +174,8 @@ class Worker(ShardWorker):
             assert checkpoint is not None, "Adam's moments belong to a checkpoint"
             first, second = ({n: t.to(self.loaded.device) for n, t in part.items()}
                              for part in checkpoint.load_moments())
-            form = "less-code" if wanted.adam == "less-code" else "paper"
-            self.precondition = AdamDirection(first, second, checkpoint.step, checkpoint.betas, checkpoint.eps, form)
+            self.precondition = AdamDirection(first, second, checkpoint.step, checkpoint.betas, checkpoint.eps,
+                                              wanted.adam)
 
 
 def _start_worker(number: int, *, load: Callable[[SelectConfig], LoadedModel], config: SelectConfig, settings: Any,

@@ -65,8 +65,9 @@ VERSION = 1
 
 @dataclass(frozen=True)
 class LessSettings(Compared, Projected, WarmedUp):
-    adam: Literal["paper", "less-code", "none"] = option("paper", "Direction of pool features: Adam's next step; as "
-                                                         "the released code has it; or the plain gradient.")
+    adam: Literal["paper", "less-code", "no-momentum", "none"] = option(
+        "paper", "Direction of pool features: Adam's next step; as the released code has it; without the momentum, "
+        "which all rows share; or the plain gradient.")
     directions: Literal["targets", "subtasks"] = option("targets", "With projection=none: keep a direction per target, "
                                                         "or only one per subtask (less memory).")
 

@@ -48,9 +48,24 @@ def test_less_code_form_has_no_bias_correction_and_eps_inside_the_root():
     torch.testing.assert_close(got, expected)
 
 
-def test_gradients_are_not_changed_and_rows_are_independent():
+@given(steps=st.integers(1, 30), seed=st.integers(0, 10_000), b2=st.sampled_from([0.999, 0.95]))
+def test_without_momentum_it_is_the_gradient_over_the_root_of_the_corrected_second_moment(steps, seed, b2):
+    parameter, optimizer, generator = trained(steps, seed, (0.9, b2), 1e-8)
+    state = optimizer.state[parameter]
+    v = state["exp_avg_sq"].double().flatten().tolist()
+    g = torch.randn(1, 15, generator=generator)
+    directions = [AdamDirection({"p": m}, {"p": state["exp_avg_sq"]}, steps, (0.9, b2), 1e-8, "no-momentum")("p", g)
+                  for m in (state["exp_avg"], torch.zeros(3, 5))]
+    expected = [x / ((part / (1 - b2**steps)) ** 0.5 + 1e-8) for x, part in zip(g[0].tolist(), v, strict=True)]
+    torch.testing.assert_close(directions[0][0].double(), torch.tensor(expected, dtype=torch.float64), rtol=1e-5,
+                               atol=0)
+    assert torch.equal(*directions), "the first moment plays no part"
+
+
+@pytest.mark.parametrize("form", ["paper", "less-code", "no-momentum"])
+def test_gradients_are_not_changed_and_rows_are_independent(form):
     m, v = torch.randn(6), torch.rand(6)
-    direction = AdamDirection({"p": m}, {"p": v}, 3)
+    direction = AdamDirection({"p": m}, {"p": v}, 3, form=form)
     g = torch.randn(5, 6)
     kept = g.clone()
     whole = direction("p", g)

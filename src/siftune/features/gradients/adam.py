@@ -8,6 +8,14 @@ LESS (arXiv 2402.04333, section 3.1 and appendix B): with the moments m, v of a 
 which is ``torch.optim.AdamW``'s own update divided by -lr, without weight decay (``form="paper"``). The released code
 has no bias correction and puts eps inside the square root, Gamma = m' / sqrt(v' + eps); since v is mostly far below
 eps = 1e-8 that nearly flattens the preconditioner. It is offered for parity as ``form="less-code"``.
+
+``form="no-momentum"`` leaves the momentum out and takes v as the checkpoint has it:
+
+    x = g / (sqrt(v / (1 - b2^t)) + eps)
+
+After a short warmup m is most of Gamma and the same for every row, so that cosines tell rows by the lengths of their
+own gradients. x holds nothing but the row's own gradient, on the scale of each parameter, and is linear in it: the
+normaliser of bergson and of influence distillation, with Adam's bias correction.
 """
 
 from __future__ import annotations
@@ -21,7 +29,7 @@ from torch import Tensor
 
 from siftune._common.errors import ModelError
 
-Form = Literal["paper", "less-code"]
+Form = Literal["paper", "less-code", "no-momentum"]
 
 
 @dataclass(frozen=True)
@@ -34,7 +42,7 @@ class AdamDirection:
         step: t, the number of optimizer steps that the moments have seen.
         betas: (b1, b2).
         eps: Adam's epsilon.
-        form: ``"paper"`` or ``"less-code"``.
+        form: ``"paper"``, ``"less-code"`` or ``"no-momentum"``.
     """
 
     first: Mapping[str, Tensor]
@@ -62,6 +70,8 @@ class AdamDirection:
                              hint="the adapter has changed since the warmup run: run again with --recompute")
         b1, b2 = self.betas
         m, v = (part[name].reshape(1, -1).to(gradients.device, torch.float32) for part in (self.first, self.second))
+        if self.form == "no-momentum":
+            return gradients / (v / (1 - b2**self.step)).sqrt_().add_(self.eps)
         direction = torch.mul(gradients, 1 - b1).add_(m, alpha=b1)
         root = torch.mul(gradients, gradients).mul_(1 - b2).add_(v, alpha=b2)
         if self.form == "less-code":
