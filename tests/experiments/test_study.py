@@ -19,9 +19,11 @@ from siftune.evaluation.statistics import holm
 from siftune.execution import LocalExecutor
 from siftune.experiments.config import load_study
 from siftune.experiments.costs import Costs
+from siftune.experiments.inputs import read_study
 from siftune.experiments.preview import preview
 from siftune.experiments.results import Results
 from siftune.experiments.run import study
+from siftune.experiments.selecting import Selecting
 from siftune.experiments.subsets import wanted_subsets
 from siftune.experiments.text import failures, tables
 from siftune.training import sft
@@ -375,3 +377,16 @@ def test_targets_are_checked_one_by_one(setting, tmp_path):
             load_study(study_file(tmp_path / "study.yaml", values, targets=targets, output_dir="x"))
         assert part in str(error.value)
         assert error.value.hint
+
+
+def test_what_a_fusion_knows_depends_on_the_settings_of_its_signals(tmp_path):
+    values = write_files(tmp_path)
+
+    def key(**changes):
+        own = {"fusion": {"signals": ["less", "bm25"]}, **changes}
+        made = config(tmp_path, values, "fused", methods=["fusion"], headline=["fusion"], **own)
+        return Selecting(read_study(made), tmp_path / "fused").output_key("fusion", "sums")
+
+    assert key() != key(less={**values["less"], "projection_dim": 32})
+    assert key() != key(fusion={"signals": ["less", "bm25"], "weights": [1, 2]})
+    assert key() == key(logra={"projection_dim": 32}), "it is none of the signals"
