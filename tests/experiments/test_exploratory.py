@@ -152,7 +152,7 @@ def test_the_pairs_behind_each_correlation_are_there(result):
             x, y = (np.array([p[key] for p in one["pairs"]]) for key in ("distance", metric))
             assert found["rho"] == pytest.approx(rho(x, y))
             assert found["n"] == len(subsets) == 4
-    assert len({p["exact_match"] for p in told[0]["pairs"]}) > 1
+    assert len({p["loss"] for p in told[0]["pairs"]}) > 1
 
 
 def test_the_ranking_is_in_per_cent(result):

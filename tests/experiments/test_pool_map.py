@@ -252,7 +252,7 @@ def test_what_fails_gives_way_to_the_next_and_is_tried_again(setting, tmp_path):
     assert told["rows"] == shown.tolist()
     assert len(told["targets"]) == 2
     # Similarities in another metric than that of the vectors place no target.
-    whitened = dataclasses.replace(real, common=dataclasses.replace(real.common, damping=0.1))
+    whitened = dataclasses.replace(real, common=real.common.with_own({"less": {"damping": 0.1}}))
     write_json(path, {})
     pool_map(Selecting(whitened, found), shown, path)  # type: ignore[arg-type]
     assert read_json(path)["targets"] == []

@@ -16,7 +16,6 @@ import pytest
 from tests.cli.command import Result, process, siftune, start
 from tests.cli.pools import jsonl, records
 from tests.cli.runs import check_run_folder, table, temporary_files
-from tests.faults.test_mutations import SMALL
 
 fork = get_context("fork")
 Command = tuple[Any, ...]
@@ -33,8 +32,9 @@ def command(files: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) ->
     def made(method: str, what: str = "") -> Command:
         pool, seed = (other if what == "another pool" else files["pool"]), (1 if what == "another seed" else 0)
         method = {"bm25": "rds+"}.get(method, "bm25") if what == "another method" else method
-        return ("select", "--model", files["model"], "--pool", pool, "--target", files["target"], *SMALL,
-                "--warmup-epochs", 1, "--shard-rows", 4, "--method", method, "--seed", seed)
+        return ("select", "--model", files["model"], "--pool", pool, "--target", files["target"], "--budget", 8,
+                "--lora-rank", 2, "--max-length", 128, "--config", Path(__file__).with_name("short.yaml"),
+                "--shard-rows", 4, "--method", method, "--seed", seed)
 
     return made
 
@@ -146,7 +146,7 @@ def test_two_processes_at_once_and_a_killed_one(command: Callable[..., Command],
     results = []
     for one in running:
         out, err = one.communicate()
-        results.append(Result(one.returncode, out, err))
+        results.append(Result(one.poll(), out, err))
     check(results, commands, run, calm)
     killed = start(*commands[0], "--recompute", "--output-dir", tmp_path / "killed")
     while not (tmp_path / "killed" / ".siftune.lock").exists():

@@ -23,8 +23,7 @@ from tests.experiments.studies import SMALL as STUDY_SETTINGS
 from tests.experiments.studies import study_file, timeless
 from tests.faults.mutations import mutations_of, swap
 
-SMALL = ("--budget", 8, "--lora-rank", 2, "--projection-dim", 64, "--warmup-rows", 8, "--batch-size", 4,
-         "--max-length", 128)
+SMALL = ("--budget", 8, "--lora-rank", 2, "--max-length", 128, "--config", Path(__file__).with_name("small.yaml"))
 
 
 def command(files: dict[str, Path], *more: Any) -> tuple[Any, ...]:
@@ -84,7 +83,7 @@ def forward(files: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) ->
 def gradients(files: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Features of GIST at nine checkpoints, each with its subspace."""
     run = tmp_path_factory.mktemp("gradients") / "run"
-    siftune(*command(files, "--method", "gist", "--warmup-epochs", 9), "--output-dir", run).ok()
+    siftune(*command(files, "--method", "gist", "--set", "warmup_epochs=9"), "--output-dir", run).ok()
     return run
 
 
@@ -137,7 +136,7 @@ def test_stores_that_have_changed_places_are_refused_or_made_again(gradients: Pa
     swap(root / "pool/epoch-1", root / "pool/epoch-2")
     swap(root / "subspace/epoch-3.npy", root / "subspace/epoch-4.npy")
     swap(root / "subspace/epoch-3.npy.note.json", root / "subspace/epoch-4.npy.note.json")
-    whole(siftune(*command(files, "--method", "gist", "--warmup-epochs", 9), "--output-dir", run))
+    whole(siftune(*command(files, "--method", "gist", "--set", "warmup_epochs=9"), "--output-dir", run))
     assert made == {"pool/epoch-1/shard-00000": 1, "pool/epoch-2/shard-00000": 1}
     assert selection(run) == selection(gradients)
 
@@ -152,15 +151,15 @@ def test_damaged_heads_are_mended_and_nothing_is_computed_again(seed: int, gradi
     random.Random(seed).shuffle(heads)
     damaged = damage(tmp_path, heads, seed)
     assert len(damaged) >= 9
-    whole(siftune(*command(files, "--method", "gist", "--warmup-epochs", 9), "--output-dir", run))
+    whole(siftune(*command(files, "--method", "gist", "--set", "warmup_epochs=9"), "--output-dir", run))
     assert not made, damaged
     assert bytes_of(run, "store/**/*[a-z0-9].json") == before
     assert selection(run) == selection(gradients)
 
 
 @pytest.mark.parametrize(("pattern", "seed"), [
-    *(("warmup/epoch-*/adapter.safetensors", seed) for seed in range(2)),
-    *(("warmup/epoch-*/checkpoint.json", seed) for seed in range(2)),
+    *(("warmup*/epoch-*/adapter.safetensors", seed) for seed in range(2)),
+    *(("warmup*/epoch-*/checkpoint.json", seed) for seed in range(2)),
     *(("store/*/subspace/epoch-*.npy", seed) for seed in range(2)),
     *(("store/*/subspace/epoch-*.npy.note.json", seed) for seed in range(2)),
 ])
@@ -174,7 +173,7 @@ def test_damaged_checkpoints_and_subspaces_are_made_again_and_no_features(
     damaged = damage(tmp_path, paths, seed + 10)
     for path, _ in damaged:
         del whole_ones[path]
-    whole(siftune(*command(files, "--method", "gist", "--warmup-epochs", 9), "--output-dir", run))
+    whole(siftune(*command(files, "--method", "gist", "--set", "warmup_epochs=9"), "--output-dir", run))
     assert not made, damaged
     assert bytes_of(run, pattern) == before
     assert {path: path.stat().st_mtime_ns for path in whole_ones} == whole_ones, "what was whole was not written again"

@@ -19,8 +19,8 @@ KEPT = ("less", "gist", "logra", "rds+", "mads", "nag", "nait", "ifd", "loss", "
 COUNTED = ("bm25", "dsir", "random", "longest")
 """Methods that keep nothing."""
 
-SMALL = ("--budget", 4, "--lora-rank", 2, "--projection-dim", 32, "--warmup-epochs", 1, "--warmup-rows", 4,
-         "--batch-size", 4, "--max-length", 128, "--shard-rows", 5)
+SMALL = ("--budget", 4, "--lora-rank", 2, "--max-length", 128, "--shard-rows", 5, "--config",
+         Path(__file__).with_name("short.yaml"))
 
 
 def conversation(number: int, prompt: str, response: str) -> dict[str, Any]:

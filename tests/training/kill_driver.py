@@ -15,9 +15,9 @@ from typing import Any
 
 import torch
 
-from siftune._common import files
+from siftune._common.artefacts import kept
 from siftune.models.lora import LoraSettings, attach_lora
-from siftune.training import checkpoints, trainer
+from siftune.training import checkpoints, sft, trainer
 from siftune.training.settings import TrainSettings
 from siftune.training.sft import train_lora
 from tests import tiny
@@ -71,8 +71,8 @@ MOMENTS = {
     "between a checkpoint's last file and its marker": lambda: before(trainer, "mark_complete", 2),
     "while older checkpoints are removed": lambda: before(checkpoints.shutil, "rmtree", 1),
     "a step of the second epoch": lambda: before(trainer, "mean_loss_per_row", 5),
-    "before the finished adapter is written": lambda: before(trainer, "write_adapter", 5),
-    "between the adapter and its summary": lambda: before(files, "write_json", 5),
+    "before the finished adapter is written": lambda: before(sft, "keep_file", 1),
+    "between the adapter and its summary": lambda: before(kept, "write_sealed", 1),
 }
 
 

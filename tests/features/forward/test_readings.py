@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from siftune._common.artefacts import keep_file
 from siftune._common.errors import ConfigError, ModelError
 from siftune.data.rows import Rendered
 from siftune.features.forward.active_sets import ActiveNeurons, largest
@@ -30,7 +31,7 @@ SETS = [ActiveNeurons(neurons, span, aggregate, 5)
 def directions(folder, layers: int, width: int) -> Along:
     made = np.random.default_rng(0).standard_normal((2, layers, width)).astype(np.float32)
     np.save(folder / "directions.npy", made)
-    return Along(folder / "directions.npy", f"{folder}", "targets", 2)
+    return Along(keep_file(folder / "directions.npy", "directions", "a test"), "targets", 2)
 
 
 def read(model, readers, batch_tokens: int, rows=ROWS):
@@ -138,7 +139,7 @@ def test_the_largest_are_a_stable_sort_s_first(data):
 def test_more_neurons_than_there_are_cannot_be_the_strongest():
     with pytest.raises(ConfigError, match="64 neurons, of which 65") as caught:
         read(tiny.model("llama"), [ActiveNeurons(top=65)], 100)
-    assert caught.value.where == "--active"
+    assert caught.value.where == "--set active"
     [whole] = read(tiny.model("llama"), [ActiveNeurons(top=64)], 100)
     np.testing.assert_array_equal(whole["active"][0], np.tile(np.arange(64), 3))
 

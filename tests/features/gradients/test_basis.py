@@ -29,7 +29,7 @@ def made(tmp_path: Path) -> Directions:
 def test_products_are_added_up_parameter_by_parameter_in_any_order(made: Directions) -> None:
     x = torch.randn(4, sum(SIZES.values()), generator=torch.Generator().manual_seed(0))
     parts = dict(zip(SIZES, x.split(list(SIZES.values()), dim=1), strict=True))
-    projection = Basis.stored(made.path)
+    projection = Basis.stored(made.keep("a test"))
     for order in (["a", "b", "c"], ["c", "a", "b"]):
         sketch = projection.new(4, "cpu")
         for name in order:
@@ -48,7 +48,7 @@ def test_gram_and_combinations_do_not_depend_on_the_range_of_columns(made: Direc
     np.testing.assert_allclose(other.matrix, weights @ matrix, rtol=1e-5)
     assert other.places == made.places
     other.remove()
-    assert sorted(p.name for p in made.path.parent.iterdir()) == ["directions.json", "directions.npy"]
+    assert [p.name for p in made.path.parent.iterdir()] == ["directions.npy"]
 
 
 def test_a_full_disk_is_an_error_and_not_a_crash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
