@@ -203,3 +203,11 @@ def test_only_a_run_can_be_exported() -> None:
     for wrong in (None, 5):
         with pytest.raises(ConfigError, match="no run to export"):
             export(wrong)  # type: ignore[arg-type]
+
+
+def test_a_damaged_selection_is_not_blamed_on_the_rows(run: Path, tmp_path: Path) -> None:
+    selected = run / "selected.jsonl"
+    selected.write_bytes(selected.read_bytes().replace(b'{"', b'["', 1))
+    with pytest.raises(DataError, match="has changed since it was written") as caught:
+        export(run, "trl", tmp_path / "out")
+    assert "siftune select again" in (caught.value.hint or "")

@@ -29,9 +29,14 @@ def read_selected(run: Path, format: str = "mixed") -> list[Row]:
         raise DataError("this is not a finished run: selected.jsonl is missing", where=str(run),
                         hint="name the --output-dir of a siftune select that ran to its end")
     options = _reading(run)
+    named = {} if not table.is_file() else {"id_field": "none"}
+    try:
+        rows, _ = read_rows([selected], role="pool", format=format, **named, **options)
+    except DataError as error:  # every row was read before it was selected
+        raise DataError("selected.jsonl has changed since it was written", where=error.where or str(selected),
+                        why=error.what, hint="run siftune select again: it reuses what is computed") from error
     if not table.is_file():
-        return read_rows([selected], role="pool", format=format, **options)[0]
-    rows, _ = read_rows([selected], role="pool", format=format, id_field="none", **options)
+        return rows
     ids = _ranked_ids(table)
     if len(ids) != len(rows):
         raise DataError("selected.jsonl and selection.parquet do not belong together", where=str(run),

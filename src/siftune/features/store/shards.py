@@ -377,7 +377,8 @@ def mismatch(folder: Path, field: str, stored: Any, wanted: Any) -> StoreMismatc
         field=field,
         where=str(folder),
         why=f"stored: {_short(stored)}; now: {_short(wanted)}",
-        hint="choose another --output-dir, or pass --recompute to replace them",
+        hint="choose another --output-dir, or pass --recompute to replace them; with --from they are another run's: "
+             "leave it out to keep them",
     )
 
 
