@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from siftune._common.artefacts import working_in
 from siftune._common.artefacts.sealed import remove
-from siftune._common.errors import DataError
+from siftune._common.errors import ConfigError, DataError
 from siftune._common.files import read_json
 from siftune._common.progress import log
 from siftune.config.settings import CompareConfig, DataConfig, SelectConfig
@@ -181,6 +181,10 @@ def study(config: StudyConfig | str | Path, *, flags: Mapping[str, Any] | None =
     from siftune.experiments.config import StudyConfig, load_study
     from siftune.experiments.run import study as run
     from siftune.report.study import build, verdict_of
+
+    if not isinstance(config, str | Path | StudyConfig):
+        raise ConfigError(f"a study is not made from {type(config).__name__}", where="siftune.study",
+                          hint="give the path of a study file, as in docs/study.md, or a StudyConfig")
 
     def page(so_far: Experiment) -> None:
         so_far.report, so_far.verdict = build(so_far.folder), verdict_of(so_far.results)

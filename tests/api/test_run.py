@@ -227,3 +227,18 @@ def test_the_front_door_has_these_names_and_imports_nothing_heavy() -> None:
     code = ("import sys, siftune; assert not {'torch', 'transformers', 'numpy', 'pydantic'} & set(sys.modules); "
             "siftune.select, siftune.plan; assert not {'torch', 'transformers', 'pyarrow'} & set(sys.modules)")
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("what", [None, {}, 5])
+def test_a_study_of_a_wrong_type_says_what_is_expected(what: object) -> None:
+    with pytest.raises(SiftuneError, match="a study is not made from") as caught:
+        siftune.study(what)  # type: ignore[arg-type]
+    assert "study file" in (caught.value.hint or "")
+
+
+def test_an_unknown_row_of_a_large_pool_is_told_in_a_hint_of_bounded_length() -> None:
+    from siftune._common.registry import unknown_name
+
+    hint = unknown_name("row", "?", [f"row-{i}" for i in range(10_000)]).hint or ""
+    assert hint.endswith("... (10,000 in all)")
+    assert len(hint) < 1000

@@ -102,3 +102,8 @@ def test_a_number_that_is_not_finite_is_named_by_its_row():
     X[1, 0] = np.nan
     with pytest.raises(SiftuneError, match="'culprit'"):
         select(Problem.from_vectors(X, np.ones((1, 2)), ids=["a", "culprit", "c"]), 1)
+
+
+def test_ids_that_are_not_one_for_each_vector_are_refused():
+    with pytest.raises(SiftuneError, match="1 ids were given for 3 vectors"):
+        Problem.from_vectors(np.eye(3, dtype=np.float32), ids=["a"])

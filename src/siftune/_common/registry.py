@@ -12,12 +12,15 @@ from typing import Any
 from siftune._common.errors import ConfigError
 from siftune._common.progress import log
 
+_SHOWN = 60  # names in a hint: all methods and selectors, not all ids of a pool
+
 
 def unknown_name(kind: str, name: str, known: Iterable[str], *, flag: str | None = None) -> ConfigError:
     """The error for a name that is not known, with the nearest known one in the hint."""
     names = sorted(set(known))  # a recipe may have the name of its method
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}?" if near else f"choose one of: {', '.join(names)}"
+    shown = ", ".join(names) if len(names) <= _SHOWN else f"{', '.join(names[:_SHOWN])}, ... ({len(names):,} in all)"
+    hint = f"did you mean {near[0]!r}?" if near else f"choose one of: {shown}"
     return ConfigError(f"unknown {kind} {name!r}", where=flag, hint=hint)
 
 

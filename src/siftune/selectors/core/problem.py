@@ -186,6 +186,9 @@ class Problem:
         arrays.comparable(pool[:0], metric)  # an unknown metric is refused now
         if targets is not None and target_vectors is None:
             raise SiftuneError("targets were named, but there are no target_vectors")
+        if ids is not None and len(ids) != len(pool):
+            raise SiftuneError(f"{len(ids):,} ids were given for {len(pool):,} vectors",
+                               hint="give an id for every vector, in the same order, or none")
         blocks = against(target_vectors, "target_vectors")
         if target_vectors is not None and targets is None:
             targets = _numbered(len(target_vectors))
