@@ -31,7 +31,7 @@ from tests import tiny
 
 trl = find_spec("trl")
 if trl is None or trl.origin is None:
-    pytest.skip("needs trl, of the extra 'dev'", allow_module_level=True)
+    pytest.skip("needs trl, of the extra 'trl'", allow_module_level=True)
 FOLDER = Path(trl.origin).parent / "chat_templates"
 ORIGINALS = sorted(path.stem for path in FOLDER.glob("*.jinja") if not path.stem.endswith("_training"))
 
