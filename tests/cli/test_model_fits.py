@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 
 from siftune._common.errors import DataError, ModelError
-from siftune.cli.printing import inspect_pool
+from siftune.cli.printing import print_inspection
 from siftune.config.settings import DataConfig, SelectConfig
 from siftune.data.model_shape import ModelShape
 from siftune.models.shape import model_shape, shape_of
 from siftune.pipeline.doctor import doctor
+from siftune.pipeline.inspection import inspect
 from siftune.pipeline.select import read_inputs
 from tests import tiny
 
@@ -49,7 +50,7 @@ def test_rows_are_cut_at_the_window_and_that_is_said(short: str, capsys: pytest.
     assert not any("window" in warning for warning in
                    read_inputs(SelectConfig(pool=(LONG,), model=short, max_length=60)).warnings)
     capsys.readouterr()
-    inspect_pool(DataConfig(pool=(LONG,)), short, 0)
+    print_inspection(inspect(DataConfig(pool=(LONG,)), short, show=0))
     shown = " ".join(capsys.readouterr().out.split())
     assert "rows are cut at its 64 positions" in shown
     assert "truncated: 4" in shown
@@ -58,7 +59,7 @@ def test_rows_are_cut_at_the_window_and_that_is_said(short: str, capsys: pytest.
 def test_a_token_that_the_embedding_lacks_is_named(small: str, capsys: pytest.CaptureFixture[str]) -> None:
     pool = str(CASES / "vocab_pool.jsonl")
     for work in (lambda: read_inputs(SelectConfig(pool=(pool,), model=small)),
-                 lambda: inspect_pool(DataConfig(pool=(pool,)), small, 0)):
+                 lambda: inspect(DataConfig(pool=(pool,)), small, show=0)):
         with pytest.raises(ModelError, match=rf"token {KNOWN} \('</tool_response>'\)") as caught:
             work()
         assert "resize_token_embeddings" in str(caught.value.hint)
@@ -83,7 +84,7 @@ def test_the_shape_is_what_the_configuration_says(short: str) -> None:
 
 def test_inspect_shows_formats_and_columns_of_each_source(short: str, capsys: pytest.CaptureFixture[str]) -> None:
     pool = tuple(str(CASES / name) for name in ("idx.csv", "orca.jsonl", "hubclone"))
-    inspect_pool(DataConfig(pool=pool), short, 0)
+    print_inspection(inspect(DataConfig(pool=pool), short, show=0))
     shown = capsys.readouterr().out
     assert "source idx: alpaca 2\n  columns used: input (2), instruction (2), output (2)\n" \
            "  kept, not used: Unnamed: 0 (2)\n" in shown
