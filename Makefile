@@ -13,7 +13,7 @@ export TOKENIZERS_PARALLELISM ?= false
 .PHONY: demo test test-lowest smoke lint clean help
 
 help:
-	@echo "make demo   choose data for two tasks, train on it and on random rows, write a report (about 10 minutes)"
+	@echo "make demo   choose data for two tasks, train on it and on random rows, write a report (about 15 minutes)"
 	@echo "make test   lint, types, tests and a smoke run"
 	@echo "make test-lowest   the quick tests and a selection on the lowest versions that pyproject.toml allows"
 	@echo "make clean  remove the virtual environment and the demo's run folder"
