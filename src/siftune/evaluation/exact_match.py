@@ -78,8 +78,7 @@ def exact_match(model: Any, tokenizer: Any, prompts: Sequence[np.ndarray], refer
         raise ValueError(f"{len(prompts)} prompts but {len(references)} references")
     if any(len(prompt) == 0 for prompt in prompts):
         raise ValueError("a prompt is empty")
-    reference_tokens = [len(tokenizer.encode(text, add_special_tokens=False)) for text in references]
-    applicable = np.array([0 < n <= max_reference_tokens for n in reference_tokens], dtype=bool)
+    reference_tokens, applicable = applicable_references(tokenizer, references, max_reference_tokens)
     outputs: list[str | None] = [None] * len(prompts)
     correct = np.zeros(len(prompts), dtype=bool)
     chosen: list[int] = np.flatnonzero(applicable).tolist()
@@ -93,11 +92,21 @@ def exact_match(model: Any, tokenizer: Any, prompts: Sequence[np.ndarray], refer
             answers = _generate(model, batch, max(room[k] for k in positions), stops, device)
             for k, answer in zip(positions, answers, strict=True):
                 i = chosen[k]
-                output = str(tokenizer.decode(_until_stop(answer[:room[k]], stops), skip_special_tokens=True))
-                outputs[i] = output
-                correct[i] = normalise(output) == normalise(references[i])
+                outputs[i], correct[i] = judged_answer(tokenizer, answer[:room[k]], references[i], stops)
             bar.advance(len(positions))
     return ExactMatches(correct, applicable, outputs)
+
+
+def applicable_references(tokenizer: Any, references: Sequence[str], most: int) -> tuple[list[int], np.ndarray]:
+    """Tokens of each reference, and whether there are some and not more than ``most``: bool [N]."""
+    tokens = [len(tokenizer.encode(text, add_special_tokens=False)) for text in references]
+    return tokens, np.array([0 < n <= most for n in tokens], dtype=bool)
+
+
+def judged_answer(tokenizer: Any, answer: list[int], reference: str, stops: list[int]) -> tuple[str, bool]:
+    """An answer's text, up to the first token that ends it, and whether it is the reference."""
+    output = str(tokenizer.decode(_until_stop(answer, stops), skip_special_tokens=True))
+    return output, normalise(output) == normalise(reference)
 
 
 def stop_tokens(model: Any, tokenizer: Any) -> list[int]:

@@ -11,14 +11,12 @@ the two are the same.) An option is rendered as the assistant's turn, as all row
 from __future__ import annotations
 
 import dataclasses
-import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from torch.nn.functional import cross_entropy
 
 from siftune._common import progress
 from siftune.data.problems import BadRow
@@ -26,6 +24,7 @@ from siftune.data.render import Renderer
 from siftune.data.rows import Message, Rendered, Row
 from siftune.evaluation.choices import Choices
 from siftune.evaluation.loss import evaluating
+from siftune.evaluation.prompts import ReadPrompts, keeps_keys, log_likelihoods
 from siftune.models.batching import batch_cost, collate, plan_batches
 from siftune.models.supervised_logits import supervised_logits
 
@@ -97,8 +96,8 @@ def choice_scores(model: Any, rows: Sequence[RenderedChoices | None], *, batch_t
     """
     found: list[np.ndarray | None] = [None] * len(rows)
     with evaluating(model), progress.bar(title, sum(row is not None for row in rows)) as bar:
-        is_shared = _keeps_keys(model)
-        asked = [(i, row, _common(row)) for i, row in enumerate(rows) if row is not None]
+        is_shared = keeps_keys(model)
+        asked = [(i, row, common_start(row.options)) for i, row in enumerate(rows) if row is not None]
         for shared in (True, False):
             some = [one for one in asked if (is_shared and one[2] > 0) == shared]
             # Beside each option stand the keys and values of the prompt, so it takes the room of the whole.
@@ -108,7 +107,7 @@ def choice_scores(model: Any, rows: Sequence[RenderedChoices | None], *, batch_t
                 options = [option for _, row, _ in batch for option in row.options]
                 if shared:
                     of = [k for k, (_, row, _) in enumerate(batch) for _ in row.options]
-                    ends = [_after(option, batch[k][2]) for k, option in zip(of, options, strict=True)]
+                    ends = [without_start(option, batch[k][2]) for k, option in zip(of, options, strict=True)]
                     values = _after_prompts(model, [row.options[0].ids[:n] for _, row, n in batch], ends, of, pad_id,
                                             device)
                 else:
@@ -117,10 +116,11 @@ def choice_scores(model: Any, rows: Sequence[RenderedChoices | None], *, batch_t
                 for (i, _, _), mine in zip(batch, np.split(values, cuts), strict=True):
                     found[i] = mine
                 bar.advance(len(batch))
-    return _judged(rows, found)
+    return judged(rows, found)
 
 
-def _judged(rows: Sequence[RenderedChoices | None], found: list[np.ndarray | None]) -> ChoiceScores:
+def judged(rows: Sequence[RenderedChoices | None], found: list[np.ndarray | None]) -> ChoiceScores:
+    """Which options win, by their log-likelihoods."""
     acc, acc_norm = np.zeros(len(rows), dtype=bool), np.zeros(len(rows), dtype=bool)
     for i, (row, values) in enumerate(zip(rows, found, strict=True)):
         if row is not None and values is not None:
@@ -129,68 +129,29 @@ def _judged(rows: Sequence[RenderedChoices | None], found: list[np.ndarray | Non
     return ChoiceScores(found, acc, acc_norm, np.array([row is not None for row in rows], dtype=bool))
 
 
-def _keeps_keys(model: Any) -> bool:
-    """Whether rows can go on from the keys and values of a prompt, several from one: full attention in every layer,
-    positions that can be said."""
-    from transformers import DynamicCache
-    from transformers.cache_utils import DynamicLayer
-
-    base = getattr(model, "get_base_model", lambda: model)()
-    if "position_ids" not in inspect.signature(base.forward).parameters:
-        return False
-    weight = next(base.parameters())
-    ids = torch.zeros((1, 1), dtype=torch.long, device=weight.device)
-    kept = getattr(base(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=True), "past_key_values", None)
-    return type(kept) is DynamicCache and all(type(layer) is DynamicLayer for layer in kept.layers)
-
-
-def _common(row: RenderedChoices) -> int:
+def common_start(options: Sequence[Rendered]) -> int:
     """Tokens that all options start with and that none is scored on, less the last one: it predicts what follows."""
-    shortest = min(map(len, row.options))
-    same = np.all([one.ids[:shortest] == row.options[0].ids[:shortest] for one in row.options], axis=0)
-    first = min(int(one.mask.argmax()) for one in row.options)
+    shortest = min(map(len, options))
+    same = np.all([one.ids[:shortest] == options[0].ids[:shortest] for one in options], axis=0)
+    first = min(int(one.mask.argmax()) for one in options)
     return min(first, shortest if same.all() else int(same.argmin())) - 1
 
 
-def _after(option: Rendered, start: int) -> Rendered:
-    return Rendered(option.ids[start:], option.mask[start:])
+def without_start(row: Rendered, start: int) -> Rendered:
+    """What follows after so many tokens."""
+    return Rendered(row.ids[start:], row.mask[start:])
 
 
 def _in_full(model: Any, options: Sequence[Rendered], pad_id: int, device: str | torch.device) -> np.ndarray:
     batch = collate(options, pad_id, device)
     with supervised_logits(model, batch.supervised):
         out = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False)
-    return _sums(out.logits[0], batch.input_ids, batch.supervised)
+    return log_likelihoods(out.logits[0], batch.input_ids, batch.supervised)
 
 
 def _after_prompts(model: Any, prompts: Sequence[np.ndarray], ends: Sequence[Rendered], of: Sequence[int], pad_id: int,
                    device: str | torch.device) -> np.ndarray:
-    """float64 [options]: of ``ends[k]`` after ``prompts[of[k]]``. Prompts are padded on the left, so that what follows
-    stands next to them."""
-    width = max(map(len, prompts))
-    ids = np.full((len(prompts), width), pad_id, dtype=np.int64)
-    attention = np.zeros((len(prompts), width), dtype=np.int64)
-    for i, prompt in enumerate(prompts):
-        ids[i, width - len(prompt):] = prompt
-        attention[i, width - len(prompt):] = 1
-    seen, places = torch.from_numpy(attention).to(device), np.maximum(attention.cumsum(axis=1) - 1, 0)
-    # No logit of a prompt is wanted.
-    with supervised_logits(model, torch.zeros_like(seen, dtype=torch.bool)):
-        out = model(input_ids=torch.from_numpy(ids).to(device), attention_mask=seen,
-                    position_ids=torch.from_numpy(places).to(device), use_cache=True)
-    kept, index = out.past_key_values, torch.tensor(of, device=device)
-    kept.reorder_cache(index)
-    batch = collate(ends, pad_id, device)
-    starts = torch.tensor([len(prompts[k]) for k in of], device=device)[:, None]
-    with supervised_logits(model, batch.supervised):
-        out = model(input_ids=batch.input_ids, attention_mask=torch.cat([seen[index], batch.attention_mask], dim=1),
-                    position_ids=starts + torch.arange(batch.input_ids.shape[1], device=device), use_cache=True,
-                    past_key_values=kept)
-    return _sums(out.logits[0], batch.input_ids, batch.supervised)
-
-
-def _sums(logits: torch.Tensor, input_ids: torch.Tensor, mask: torch.Tensor) -> np.ndarray:
-    """float64 [B]: log-likelihood of each row's supervised tokens; logits are [n, V] of these, in row-major order."""
-    each = -cross_entropy(logits.float(), input_ids[mask], reduction="none").double()  # [n]
-    row = mask.nonzero()[:, 0]
-    return torch.zeros(len(mask), dtype=torch.float64, device=each.device).index_add(0, row, each).cpu().numpy()
+    """float64 [options]: of ``ends[k]`` after ``prompts[of[k]]``."""
+    read = ReadPrompts.read(model, prompts, pad_id, device)
+    read.select(of)
+    return read.score(model, ends, pad_id)

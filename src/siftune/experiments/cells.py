@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from siftune.training.settings import TrainSettings
 
 
-VERSION = 1
+VERSION = 2
 """Of the scores: whoever changes how rows are scored counts up."""
 
 SCORES, HARNESS_SCORES = "scores", "harness scores"
@@ -229,29 +229,23 @@ def train_and_score(loaded: LoadedModel, shelf: TrainingCache, cell: Cell, tests
 
 def _score(loaded: LoadedModel, model: Any, shelf: TrainingCache, cell: Cell, key: str, test: TestRows, steps: int,
            seconds: float) -> None:
-    from siftune.evaluation.exact_match import exact_match
-    from siftune.evaluation.loss import row_losses
+    from siftune.evaluation.answers import score_answers
     from siftune.models.memory import batch_tokens
 
     config = shelf.config
-    tokens = batch_tokens(config.batch_tokens, loaded)
-    loss = row_losses(model, test.rendered, batch_tokens=tokens, device=loaded.device,
-                      pad_id=loaded.pad_id, title=f"{cell.title}: loss")
-    scores: dict[str, Any] = {"ids": test.ids, "steps": steps, "seconds": seconds, "loss": loss.tolist(),
+    found = score_answers(model, loaded.tokenizer, test.rendered, test.prompts, test.references, test.choices,
+                          max_reference_tokens=config.exact_match_tokens,
+                          batch_tokens=batch_tokens(config.batch_tokens, loaded), device=loaded.device,
+                          pad_id=loaded.pad_id, title=f"{cell.title}: scores")
+    scores: dict[str, Any] = {"ids": test.ids, "steps": steps, "seconds": seconds, "loss": found.loss.tolist(),
                               "correct": [None] * len(test.ids), "answers": [None] * len(test.ids)}
-    if test.prompts:
-        found = exact_match(model, loaded.tokenizer, test.prompts, test.references,
-                            max_reference_tokens=config.exact_match_tokens, batch_tokens=tokens,
-                            device=loaded.device, title=f"{cell.title}: answers")
-        scores["correct"] = [bool(c) if a else None for c, a in zip(found.correct, found.applicable, strict=True)]
-        scores["answers"] = found.outputs
-    if test.choices:
-        from siftune.evaluation.likelihood import choice_scores
-
-        picked = choice_scores(model, test.choices, batch_tokens=tokens, device=loaded.device, pad_id=loaded.pad_id,
-                               title=f"{cell.title}: options")
-        for name, right in (("acc", picked.acc), ("acc_norm", picked.acc_norm)):
-            scores[name] = [bool(r) if a else None for r, a in zip(right, picked.applicable, strict=True)]
+    if found.matches is not None:
+        scores["correct"] = [bool(c) if a else None
+                             for c, a in zip(found.matches.correct, found.matches.applicable, strict=True)]
+        scores["answers"] = found.matches.outputs
+    if found.choices is not None:
+        for name, right in (("acc", found.choices.acc), ("acc_norm", found.choices.acc_norm)):
+            scores[name] = [bool(r) if a else None for r, a in zip(right, found.choices.applicable, strict=True)]
     write_sealed(shelf.scores_file(cell, key), SCORES, _made_from(shelf.folder(cell), key), scores)
 
 
