@@ -18,15 +18,15 @@ SMALL = {"lora_rank": 2, "batch_size": 4, "max_length": 128, "shard_rows": 16, "
 METHODS = ["logra", "bm25", "less-round-robin"]
 
 
-def write_files(folder: Path) -> dict[str, Any]:
-    """Model, pool, two targets with their test rows; returns the values of a study but for its folder."""
+def write_files(folder: Path, test_rows: int = 5) -> dict[str, Any]:
+    """Model, pool, two targets with their test rows (16 at most); returns the values of a study but for its folder."""
     tiny.save(folder / "model")
     jsonl(folder / "pool.jsonl", records("messages", range(40)))
     for name, first in (("sums", 102), ("sorting", 103)):  # one kind of conversation each, none of them in the pool
         numbers = range(first, first + 60, 3)
         rows = [record("messages", i, id=f"{name}{i}", subtask="ab"[i % 2]) for i in numbers]
         jsonl(folder / f"{name}.jsonl", rows[:4])
-        jsonl(folder / f"{name}-test.jsonl", rows[4:9])
+        jsonl(folder / f"{name}-test.jsonl", rows[4:4 + test_rows])
     return {
         "model": str(folder / "model"), "pool": [str(folder / "pool.jsonl")], **SMALL,
         "targets": [{"name": n, "target": [str(folder / f"{n}.jsonl")], "test": [str(folder / f"{n}-test.jsonl")]}
