@@ -8,8 +8,8 @@ FOLDER holds `pool_2k.jsonl`, `targets/NAME.jsonl` and `tests/NAME.jsonl` (see R
 Rows are read where they lie. `siftune study` writes ids, losses and scores into `study.json`; the `rows.json` beside it
 holds rows, for the page, and stays out of the repository as all of `runs` does.
 
-`--smaller` takes 64 rows instead of 100 and 10 targets, the eight hard ones among them: what to cut first where the
-whole does not fit. The 16 random subsets stay in any case: they are the baseline, the null test and the datamodelling
+`--smaller` takes 64 rows instead of 100, 10 targets, the eight hard ones among them, and the first 100 test rows of
+each, written beside the study file: what to cut first where the whole does not fit. The 16 random subsets stay in any case: they are the baseline, the null test and the datamodelling
 score.
 """
 
@@ -31,6 +31,7 @@ OTHERS = ("bbh_date_understanding", "bbh_formal_fallacies", "bbh_navigate", "bbh
           "bbh_penguins_in_a_table", "bbh_snarks", "bbh_sports_understanding", "mbpp", "mgsm_de", "mmlu_health",
           "open_user", "svamp")
 SMALLER = (*HARD, "mmlu_health", "svamp")
+SMALLER_TESTS = 100
 METHODS = ("bm25", "embed", "rds+", "less-round-robin")
 HEADLINE = ("rds+", "less-exact")
 ABLATIONS = (
@@ -48,17 +49,26 @@ TRAINED: dict[str, Any] = {
 WARMUP = {"warmup_rows": 100, "warmup_epochs": 2, "warmup_learning_rate": 1e-3, "warmup_batch_size": 4}
 
 
-def study(data: Path, output_dir: Path, targets: Sequence[str], rows: int) -> dict[str, Any]:
-    """The values of the study file."""
+def study(data: Path, output_dir: Path, targets: Sequence[str], rows: int, tests: Path) -> dict[str, Any]:
+    """The values of the study file; test rows lie in the folder ``tests``."""
     return {
         "pool": [str(data / "pool_2k.jsonl")], "group_field": "family", "model": "embedded",
         "output_dir": str(output_dir), **TRAINED, "less": dict(WARMUP),
         "targets": [{"name": name, "target": [str(data / "targets" / f"{name}.jsonl")],
-                     "test": [str(data / "tests" / f"{name}.jsonl")]} for name in targets],
+                     "test": [str(tests / f"{name}.jsonl")]} for name in targets],
         "methods": list(METHODS), "ablations": [dict(one) for one in ABLATIONS], "headline": list(HEADLINE),
         "budgets": [str(rows)], "seeds": 1, "headline_seeds": 3,
         "baselines": {"random": 16, "length-matched-random": 3},
     }
+
+
+def shortened(tests: Path, into: Path, targets: Sequence[str]) -> Path:
+    """The first rows of each test file, in a folder that is no part of the repository."""
+    into.mkdir(parents=True, exist_ok=True)
+    for name in targets:
+        lines = (tests / f"{name}.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+        write_text(into / f"{name}.jsonl", "".join(lines[:SMALLER_TESTS]))
+    return into
 
 
 def main() -> None:
@@ -66,10 +76,13 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder with pool_2k.jsonl, targets and tests")
     parser.add_argument("--output", type=Path, required=True, help="the study file to write; results lie beside it")
     parser.add_argument("--targets", nargs="*", choices=[*HARD, *OTHERS], metavar="NAME", help="only these")
-    parser.add_argument("--smaller", action="store_true", help="64 rows and 10 targets")
+    parser.add_argument("--smaller", action="store_true", help="64 rows, 10 targets, 100 test rows of each")
     args = parser.parse_args()
     targets = args.targets or (SMALLER if args.smaller else (*HARD, *OTHERS))
-    made = study(args.data, args.output.parent, targets, 64 if args.smaller else 100)
+    tests = args.data / "tests"
+    if args.smaller:
+        tests = shortened(tests, args.output.parent / "tests", targets)
+    made = study(args.data, args.output.parent, targets, 64 if args.smaller else 100, tests)
     missing = [path for one in made["targets"] for path in (*one["target"], *one["test"]) if not Path(path).is_file()]
     if missing:
         raise SystemExit(f"{missing[0]} is missing; see benchmarks/skills/README.md for the files of --data")
