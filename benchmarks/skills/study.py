@@ -9,8 +9,8 @@ Rows are read where they lie. `siftune study` writes ids, losses and scores into
 holds rows, for the page, and stays out of the repository as all of `runs` does.
 
 `--smaller` takes 64 rows instead of 100, 10 targets, the eight hard ones among them, and the first 100 test rows of
-each, written beside the study file: what to cut first where the whole does not fit. The 16 random subsets stay in any case: they are the baseline, the null test and the datamodelling
-score.
+each, written beside the study file: what to cut first where the whole does not fit. The 16 random subsets stay in any
+case: they are the baseline, the null test and the datamodelling score.
 """
 
 from __future__ import annotations
