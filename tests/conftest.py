@@ -14,6 +14,10 @@ settings.register_profile("siftune", deadline=None, derandomize=True)
 settings.load_profile("siftune")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--device", default="cuda", help="what tests/gpu runs on: cuda, cuda:1, cpu")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files with slow tests come first, each still whole: started last, one would run on alone at the end."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
