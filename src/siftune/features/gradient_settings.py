@@ -90,10 +90,11 @@ def settled_settings(settings: Any, method: GradientMethod) -> Any:
         raise ConfigError("there is nothing to precondition without features", where="--set damping",
                           why="With projection=none only scores are kept, and the Gram matrix is of features.",
                           hint="leave damping out, or choose --set projection=sparse-jl")
-    if settings.center and not kept:
-        raise ConfigError("there is nothing to centre without features", where="--set center",
-                          why="With projection=none only cosines are kept, and the mean is one of features.",
-                          hint="leave center out, or choose --set projection=sparse-jl")
+    if settings.center and not kept and settings.directions == "subtasks":
+        raise ConfigError("too little is kept to centre", where="--set center",
+                          why="With directions=subtasks there are no cosines with single targets, whose gradients are "
+                              "centred one by one.",
+                          hint="leave center out, or choose --set directions=targets")
     if settings.gradient_score == "dot" and (settings.damping or settings.center or not kept):
         given = "damping" if settings.damping else "center" if settings.center else "projection=none"
         raise ConfigError("inner products take projected gradients as they are", where="--set gradient_score",
@@ -130,8 +131,9 @@ def warmup_settings(settings: WarmedUp, config: SelectConfig) -> Any:
 
 
 def needs_reference(settings: Any) -> bool:
-    """Whether plain gradients of some pool rows are taken besides, see :mod:`siftune.features.centring`."""
-    return settings.center and getattr(settings, "adam", "none") != "none"
+    """Whether gradients of some pool rows are taken besides for a mean, see :mod:`siftune.features.centring`."""
+    exact = getattr(settings, "projection", "") == "none"
+    return settings.center and (exact or getattr(settings, "adam", "none") != "none")
 
 
 def random_projection(settings: Projected, config: SelectConfig) -> Any:

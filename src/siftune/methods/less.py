@@ -14,31 +14,29 @@ that look at single targets, S[q, j] = sum_i w_i <q_i, x_ij>.
 
 With ``projection = "none"`` the targets come first: each pool row is multiplied with their unprojected directions
 in the pass itself and only the cosines are kept. That is exact and takes a few floats a row, but has to be done again
-for other targets.
+for other targets: :mod:`siftune.features.exact_scores`.
 
 ``center`` takes out what all rows share; that is not in the paper, see :mod:`siftune.features.centring`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from siftune._common.artefacts import KeptFile, digest
 from siftune.config.options import option
-from siftune.features.base import Computed, Context, targets_key
+from siftune.features.base import Computed, Context
 from siftune.features.centring import Centred, centred_queries, mean_vector, note, reference_rows
+from siftune.features.exact_scores import exact_scores
 from siftune.features.gradient_passes import Pass, Passes
 from siftune.features.gradient_settings import (
     Compared,
     Projected,
     WarmedUp,
     gradient_fingerprint,
-    make_engine,
     needs_reference,
     settled,
 )
@@ -57,10 +55,6 @@ from siftune.features.warmed_up import warmed_up, warmup_folder
 
 if TYPE_CHECKING:
     from siftune.features.gradients.warmup import Checkpoint
-
-
-VERSION = 1
-"""Of the directions: whoever changes how they are made of the targets' gradients counts up."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +82,8 @@ class Less:
     def numbers_per_row(self, settings: LessSettings, targets: int, subtasks: int) -> int:
         """What a pass keeps of a row."""
         if settings.projection == "none":
-            return subtasks + (targets if settings.directions == "targets" else 0)
+            means = (1 if settings.adam == "none" else 2) if settings.center else 0
+            return subtasks + (targets if settings.directions == "targets" else 0) + means
         return settings.projection_dim
 
     def keeps_features(self, settings: LessSettings) -> bool:
@@ -102,21 +97,17 @@ class Less:
         from siftune.features.gradients.warmup import score_weights
 
         settings = settled(context, self)
-        exact = settings.projection == "none"
+        if settings.projection == "none":
+            return exact_scores(context, self)
         fingerprint = gradient_fingerprint(context, self, settings)
-        name = "less"
-        if exact:
-            fingerprint["targets"] = targets_key(context.target)
-            name = f"less-exact-{fingerprint['targets'][:12]}"
-        root = context.folder / "store" / name
+        root = context.folder / "store" / "less"
         refuse_other(root, fingerprint, recompute=context.config.recompute, training=warmup_folder(context))
         with warmed_up(context) as (model, checkpoints):
             passes = Passes(context, settings, model, fingerprint, root)
             weights = score_weights(checkpoints)
             notes = {"checkpoint_weights": [round(float(w), 6) for w in weights],
                      "warmup_steps": [c.step for c in checkpoints]}
-            run = _exact if exact else _projected
-            return run(context, passes, checkpoints, weights, notes)
+            return _projected(context, passes, checkpoints, weights, notes)
 
 
 def _projected(context: Context, passes: Passes, checkpoints: Sequence[Checkpoint], weights: np.ndarray,
@@ -193,77 +184,3 @@ def _whitened(store: UnitFeatures, lines: np.ndarray, means: np.ndarray, damping
     norms = np.concatenate([inverse.norms(store.features(shard)) for shard in store.shards()])
     solved = [inverse.solve(x) / np.maximum(inverse.norms(x), 1e-30)[:, None] for x in (lines, means)]
     return solved[0], solved[1], norms
-
-
-def _exact(context: Context, passes: Passes, checkpoints: Sequence[Checkpoint], weights: np.ndarray,
-           notes: dict[str, Any]) -> Computed:
-    """Store-free: the targets' directions first, then cosines with them in one pass over the pool."""
-    settings = passes.settings
-    subtasks = Subtasks(context.target)
-    with context.clock.measure("target directions") as entry:
-        made = [target_directions(context, passes, c, subtasks) for c in checkpoints]
-        entry["reused"] = not any(fresh for _, fresh in made)
-    pool = passes.over(context.pool, [Pass(c, settings.adam, matrix, cosines=True)
-                                      for c, (matrix, _) in zip(checkpoints, made, strict=True)], "pool", "pool scores")
-    count = len(subtasks.names)
-    ahead = len(context.target) if settings.directions == "targets" else 0
-    first = first_identical(context.pool)
-    per_subtask = identical_blocks(lambda: _weighted(pool, weights, slice(ahead, ahead + count)), first)
-    if not ahead:
-        return Computed(blocks=per_subtask, lines=subtasks.names, stores=[s.folder for s in pool],
-                        fingerprint=passes.fingerprint, notes=notes)
-    return Computed(blocks=identical_blocks(lambda: _weighted(pool, weights, slice(0, ahead)), first),
-                    subtask_blocks=per_subtask, stores=[s.folder for s in pool], fingerprint=passes.fingerprint,
-                    notes=notes)
-
-
-def target_directions(context: Context, passes: Passes, checkpoint: Checkpoint, subtasks: Subtasks,
-                      ) -> tuple[KeptFile, bool]:
-    """The unit gradients of the targets (unless ``directions = "subtasks"``), then every subtask's direction.
-
-    Returns:
-        The matrix, and whether it was made just now.
-    """
-    from siftune.features.gradients.basis import kept_directions
-
-    settings = passes.settings
-    path = passes.root / "directions" / f"epoch-{checkpoint.epoch}.npy"
-    key = digest({**passes.fingerprint, "checkpoint": checkpoint, "code": VERSION})
-    kept = kept_directions(path, key)
-    if kept is not None:
-        return kept, False
-    gradients = target_gradients(context, passes, checkpoint, path.with_name(f"gradients-{checkpoint.epoch}.npy"))
-    gram = gradients.gram()
-    norms = np.sqrt(np.diag(gram))
-    unit = np.diag(1 / norms)
-    mean = subtasks.weights(norms, settings.target_mean) @ unit
-    if settings.target_mean == "gradient":
-        mean /= np.sqrt(np.einsum("km,mn,kn->k", mean, gram, mean))[:, None]
-    combination = np.concatenate([unit, mean]) if settings.directions == "targets" else mean
-    kept = gradients.combined(path, combination).keep(key)
-    gradients.remove()
-    return kept, True
-
-
-def target_gradients(context: Context, passes: Passes, checkpoint: Checkpoint, path: Path) -> Any:
-    """The targets' plain gradients at a checkpoint, whole, [M, D]: see :mod:`siftune.features.gradients.basis`."""
-    from siftune._common.progress import bar
-    from siftune.features.gradients.basis import collect
-    from siftune.models.lora import load_adapter_state
-    from siftune.models.memory import batch_tokens
-
-    config, loaded = context.config, context.model
-    load_adapter_state(passes.model, checkpoint.load_weights())
-    rendered = context.target.rendered
-    with bar("target gradients", int(context.target.tokens.sum()), "tokens") as progress:
-        return collect(make_engine(config, passes.model), rendered, path, pad_id=loaded.pad_id,
-                       batch_tokens=batch_tokens(config.batch_tokens, loaded), device=loaded.device,
-                       on_batch=lambda rows: progress.advance(sum(len(rendered[i]) for i in rows)))
-
-
-def _weighted(pool: Sequence[FeatureStore], weights: np.ndarray, lines: slice) -> Iterator[tuple[int, np.ndarray]]:
-    """(first row, float64 [lines, n]): the stored cosines of every checkpoint, weighed."""
-    for shard in pool[0].shards():
-        parts = [w * store.read(shard, "similarity")[:, lines].astype(np.float64)
-                 for store, w in zip(pool, weights, strict=True)]
-        yield shard.start, np.sum(parts, axis=0).T

@@ -53,7 +53,11 @@ def estimate(config: SelectConfig, representation: GradientMethod, context: Cont
     if needs_reference(settings):
         small.append(reference_rows(context.pool, config.seed))
     made.seconds += warmup_seconds + (pass_seconds + sum(int(rows.tokens.sum()) for rows in small) / speed) * passes
-    made.disk += (len(context.pool) + sum(map(len, small))) * bytes_per_row(numbers, kind) * passes
+    if getattr(settings, "projection", "") == "none":  # a few floats a row, and the directions themselves
+        disk = (len(context.pool) * bytes_per_row(numbers, kind) + 4 * numbers * probe.adapted) * passes
+    else:
+        disk = (len(context.pool) + sum(map(len, small))) * bytes_per_row(numbers, kind) * passes
+    made.disk += disk
     each = f" in each of {config.workers} processes" if config.workers > 1 else ""
     made.lines.append(("model", f"{config.model}: {probe.loaded.parameters / 1e6:,.0f}M parameters, gradients of "
                                 f"{probe.adapted / 1e6:,.2f}M, {probe.loaded.dtype} on {probe.loaded.device}"))
