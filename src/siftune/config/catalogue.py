@@ -57,6 +57,9 @@ METHODS = Registry("method", {
     "none": "siftune.methods.nothing:Nothing",
 }, groups=("siftune.methods", "siftune.representations"), wrong=_wrong_method)
 
+NAME_PARTS = ("signals", "first", "second")
+"""Settings that name the methods which a method is made of, and so say whose settings are read besides."""
+
 SELECTORS = Registry("selector", {
     "top-k": "siftune.selectors.topk:TOP_K",
     "top-k-mean": "siftune.selectors.topk:TOP_K_MEAN",

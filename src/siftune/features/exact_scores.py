@@ -24,6 +24,7 @@ import numpy as np
 
 from siftune._common.artefacts import KeptFile, digest
 from siftune._common.errors import SiftuneError
+from siftune._common.progress import log
 from siftune.features.base import Computed, Context, GradientMethod, content_key, targets_key
 from siftune.features.centring import reciprocal, reference_rows, told
 from siftune.features.gradient_passes import Pass, Passes, together
@@ -71,6 +72,7 @@ def exact_scores(context: Context, method: GradientMethod) -> Computed:
         with context.clock.measure("target directions") as entry:
             several = own.with_siblings(model, checkpoints)
             entry["reused"] = not any(one.fresh for one in several)
+        _tell(several)
         if centre:
             # What the targets lack is taken in the same pass, which is theirs where they lack anything.
             lacking = any(store.missing() for one in several for store in one.stores())
@@ -87,6 +89,42 @@ def exact_scores(context: Context, method: GradientMethod) -> Computed:
         notes |= told([float(np.sqrt(means.xx)) for means in centre.means(own)])
         return _centred(own, centre, pool, shared, weights, notes)
     return _as_they_are(own, pool, weights, notes)
+
+
+def are_kept(context: Context, method: GradientMethod) -> bool:
+    """Whether :func:`exact_scores` would find all that it takes of the pool."""
+    own = Scores(context, method)
+    if not (own.root / "pool").is_dir():
+        return False
+    try:
+        refuse_other(own.root, own.fingerprint, recompute=False)
+        with warmed_up(context) as (model, checkpoints):
+            own.prepare(model, checkpoints)
+            stores = own.stores()
+            if own.settings.center:
+                centre = Centre(context, method)
+                refuse_other(centre.root, centre.fingerprint, recompute=False)
+                centre.prepare(model, checkpoints)
+                stores += centre.passes.stores(context.pool, centre.wanted, "pool")
+        return not any(store.missing() for store in stores)
+    except SiftuneError:  # made with other settings
+        return False
+
+
+def _tell(several: Sequence[Scores]) -> None:
+    """Say why there is a pass over the pool again, where there are scores for other targets."""
+    own = several[0]
+    ours = {one.root for one in several}
+    others = [at for at in own.root.parent.glob(f"{own.method.name}-exact-*") if at not in ours]
+    name, features = own.method.name, (own.root.parent / own.method.name / "fingerprint.json").is_file()
+    if not (others or features) or not any(store.missing() for store in own.stores()):
+        return
+    if features:
+        log(f"{name}: exact scores for these targets, by a pass over the pool (--set {name}.keep_features=true takes "
+            "the features that are kept here, if they were made with the same settings)")
+    else:
+        log(f"{name}: the scores that are kept are exact, and for other targets: a pass over the pool for these "
+            f"(--set {name}.keep_features=true keeps features that serve any targets)")
 
 
 class Scores:
@@ -257,7 +295,7 @@ class Centre:
         self.settings = replace(settings, **{n: fields[n].default for n in ("directions", "target_mean")})
         self.fingerprint = gradient_fingerprint(context, method, self.settings)
         self.root = context.folder / "store" / f"{method.name}-centre"
-        self.rows = reference_rows(context.pool, context.config.seed)
+        self.rows = reference_rows(context.whole_pool, context.config.seed)
 
     def prepare(self, model: Any, checkpoints: Sequence[Checkpoint]) -> bool:
         """Whether means were made just now."""
@@ -294,7 +332,9 @@ class Centre:
 
     @property
     def _folder(self) -> Path:
-        return self.root / "means"
+        """Of a part of the pool the means are those of the whole, and kept where that has its own."""
+        home = (self.context.trained if self.context.whole is not None else None) or self.context.folder
+        return home / "store" / self.root.name / "means"
 
     def means(self, scores: Scores) -> list[Means]:
         """At every checkpoint."""

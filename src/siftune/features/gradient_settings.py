@@ -9,6 +9,7 @@ from siftune._common.artefacts import described
 from siftune._common.errors import ConfigError
 from siftune._common.registry import unknown_name
 from siftune._common.seeds import derive
+from siftune.config.catalogue import SELECTORS, owner_of
 from siftune.config.options import COUNT, COUNT_OR_NONE, NOT_NEGATIVE, POSITIVE, SHARE, OwnSettings, option
 from siftune.config.settings import SelectConfig
 from siftune.features.base import Context, GradientMethod, deciding_features
@@ -55,26 +56,55 @@ class Compared(OwnSettings):
 class Projected(OwnSettings):
     """How gradients are made small enough to be kept."""
 
-    projection: str = option("auto", "auto (the method's own), sparse-jl, countsketch, srht, rademacher (dense, slow), "
-                             "grass, logra, factgrass, or none, where the method can: score against the unprojected "
-                             "targets, exact, but for these targets only.", paper="LESS: rademacher")
+    projection: str = option("auto", "auto (the method's own; of LESS none, unless its features are needed), "
+                             "sparse-jl, countsketch, srht, rademacher (dense, slow), grass, logra, factgrass, or "
+                             "none, where the method can: score against the unprojected targets, exact, but for "
+                             "these targets only.", paper="LESS: rademacher")
     projection_dim: int = option(8192, "Numbers per row and checkpoint.", rule=COUNT)
 
 
 def settled(context: Context, method: GradientMethod) -> Any:
-    """The settings with ``auto`` replaced by the method's own projection, and what then plays no part as by default.
+    """The settings with ``auto`` replaced by the projection that it stands for in this run, see
+    :func:`own_projection`, and what then plays no part as by default.
 
     Raises:
         ConfigError: a projection that does not fit the method, or damping or a score that does not fit the
             projection.
     """
-    return settled_settings(context.settings, method)
+    return settled_settings(context.settings, method, needed=needs_features(context.config, method.name))
 
 
-def settled_settings(settings: Any, method: GradientMethod) -> Any:
-    """:func:`settled` for settings that belong to no run yet."""
+def needs_features(config: SelectConfig, method: str) -> bool:
+    """Whether a run needs features of a method by gradients, and not only its scores: rows that the model knows are
+    given, or one of the selectors compares rows of the pool with each other."""
+    if config.existing:
+        return True
+    used = {selector for name, selector in config.recipes() if owner_of(name) == method} | {config.selector} - {""}
+    return any(SELECTORS.get(name).info.needs in ("vectors", "kernel", "sets") for name in used)
+
+
+def own_projection(settings: Any, method: GradientMethod, needed: bool) -> str:
+    """What ``auto`` stands for: nothing but scores is kept where the targets' directions can be had first and no
+    features are asked for, be it by ``keep_features``, by another number of dimensions, or by a way of comparing that
+    takes features."""
+    kept = getattr(method, "projection_of_features", "")
+    if not kept:
+        return method.projection
+    dimensions = type(settings).__dataclass_fields__["projection_dim"].default
+    asked = (settings.keep_features or settings.projection_dim != dimensions or settings.damping
+             or settings.gradient_score == "dot")
+    return kept if asked or needed else method.projection
+
+
+def settled_settings(settings: Any, method: GradientMethod, *, needed: bool = False) -> Any:
+    """:func:`settled` for settings that belong to no run yet.
+
+    Args:
+        settings, method: the method's.
+        needed: whether features are needed in any case, see :func:`needs_features`.
+    """
     asked = getattr(settings, "projection", "auto")
-    kind = method.projection if asked == "auto" else asked
+    kind = own_projection(settings, method, needed) if asked == "auto" else asked
     if kind not in method.projections:
         from siftune.features.gradients.projections import KINDS
 
@@ -100,7 +130,8 @@ def settled_settings(settings: Any, method: GradientMethod) -> Any:
         raise ConfigError("inner products take projected gradients as they are", where="--set gradient_score",
                           why=f"With {given} what is kept of a row is a cosine.",
                           hint=f"leave {given} out, or choose --set gradient_score=cosine")
-    idle = [name for name in ("projection_dim",) if kind == "none"] + [name for name in ("directions",) if kept]
+    # What is kept is now said by the projection alone.
+    idle = ["keep_features", "directions" if kept else "projection_dim"]
     return replace(settings, **{name: type(settings).__dataclass_fields__[name].default for name in idle
                                 if hasattr(settings, name)})
 

@@ -12,9 +12,11 @@ Cosines rather than inner products, because gradient norms fall with response le
 "dot"`` takes inner products nevertheless, so that the difference can be measured). For selectors
 that look at single targets, S[q, j] = sum_i w_i <q_i, x_ij>.
 
-With ``projection = "none"`` the targets come first: each pool row is multiplied with their unprojected directions
-in the pass itself and only the cosines are kept. That is exact and takes a few floats a row, but has to be done again
-for other targets: :mod:`siftune.features.exact_scores`.
+Since the targets are known, they come first unless features are wanted (``projection = "none"``): each pool row is
+multiplied with their unprojected directions in the pass itself and only the cosines are kept. That is exact and takes
+a few floats a row, but has to be done again for other targets: :mod:`siftune.features.exact_scores`. With
+``keep_features``, and for a selector that compares rows of the pool with each other, features are projected and kept as
+the paper has it, and serve any targets.
 
 ``center`` takes out what all rows share; that is not in the paper, see :mod:`siftune.features.centring`.
 """
@@ -30,7 +32,7 @@ import numpy as np
 from siftune.config.options import option
 from siftune.features.base import Computed, Context
 from siftune.features.centring import Centred, centred_queries, mean_vector, note, reference_rows
-from siftune.features.exact_scores import exact_scores
+from siftune.features.exact_scores import are_kept, exact_scores
 from siftune.features.gradient_passes import Pass, Passes
 from siftune.features.gradient_settings import (
     Compared,
@@ -62,20 +64,24 @@ class LessSettings(Compared, Projected, WarmedUp):
     adam: Literal["paper", "less-code", "no-momentum", "none"] = option(
         "paper", "Direction of pool features: Adam's next step; as the released code has it; without the momentum, "
         "which all rows share; or the plain gradient.")
-    directions: Literal["targets", "subtasks"] = option("targets", "With projection=none: keep a direction per target, "
-                                                        "or only one per subtask (less memory).")
+    directions: Literal["targets", "subtasks"] = option("targets", "Of exact scores (projection=none): a direction per "
+                                                        "target, or only one per subtask (less memory).")
+    keep_features: bool = option(False, "With projection=auto: keep projected features of the pool, with which other "
+                                 "targets (--from) need no pass over it; else the scores are exact, and for these "
+                                 "targets only.", paper=True)
 
 
 class Less:
     Settings = LessSettings
     reads = ("autocast", "feature_dtype")
     name = "less"
-    summary = "Projected LoRA gradients at warmup checkpoints: Adam directions for the pool, plain for targets."
+    summary = "LoRA gradients at warmup checkpoints: Adam directions for the pool, plain for targets; exact cosines."
     paper = "arXiv 2402.04333"
     cost = "one backward pass over the pool per checkpoint, plus a warmup run on 5% of it"
     needs_target = True
     needs_model = True
-    projection = "sparse-jl"
+    projection = "none"
+    projection_of_features = "sparse-jl"
     projections: tuple[str, ...] = ("sparse-jl", "countsketch", "srht", "rademacher", "grass", "none")
     warmup = True
 
@@ -92,6 +98,10 @@ class Less:
     def keeps_besides(self, settings: LessSettings) -> tuple[str, ...]:
         """Without a projection it is the cosine with each subtask's direction that is kept, which the mean decides."""
         return ("target_mean",) if settings.projection == "none" else ()
+
+    def kept(self, context: Context) -> bool:
+        """Whether its exact scores of the pool are there, so that :meth:`compute` would run no pass over it."""
+        return settled(context, self).projection == "none" and are_kept(context, self)
 
     def compute(self, context: Context) -> Computed:
         from siftune.features.gradients.warmup import score_weights
@@ -118,7 +128,7 @@ def _projected(context: Context, passes: Passes, checkpoints: Sequence[Checkpoin
     known = existing_features(context, passes, directions)
     plain: list[FeatureStore] = []
     if needs_reference(passes.settings):
-        rows = reference_rows(context.pool, context.config.seed)
+        rows = reference_rows(context.whole_pool, context.config.seed)
         plain = passes.over(rows, [Pass(c) for c in checkpoints], "reference")
     return compared(context, pool, [Queries.of(store) for store in target], weights, passes.fingerprint, notes, known,
                     plain)
