@@ -52,6 +52,7 @@ METHODS = Registry("method", {
     "nag": "siftune.methods.nag:Nag",
     "nait": "siftune.methods.nait:Nait",
     "loss": "siftune.methods.loss:LossScore",
+    "loss-drop": "siftune.methods.loss_drop:LossDrop",
     "utility": "siftune.methods.utility:Utility",
     "file": "siftune.methods.from_file:FromFile",
     "none": "siftune.methods.nothing:Nothing",
@@ -145,6 +146,8 @@ RECIPES = {
         Recipe("nait", "nait", "top-k", "Activations along the directions of the targets' responses, as published.",
                "arXiv 2603.13201"),
         Recipe("loss", "loss", "top-k", "The rows whose response the model finds hardest."),
+        Recipe("loss-drop", "loss-drop", "round-robin", "The rows that become easiest by a short training on the "
+               "targets; subtasks take turns.", "after arXiv 2510.00386, 2406.10670"),
         Recipe("delift", "utility", "facility-location", "DELIFT: rows that, shown as examples, help the model to "
                "answer the others, or the targets, or what it does not know yet.", "arXiv 2411.04425"),
         Recipe("random", "none", "random", "A seeded uniform sample: the baseline to beat."),
