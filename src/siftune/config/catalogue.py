@@ -44,6 +44,7 @@ METHODS = Registry("method", {
     "embed": "siftune.methods.embedding:Embedding",
     "bm25": "siftune.methods.bm25:Bm25",
     "fusion": "siftune.methods.fusion:Fusion",
+    "two-stage": "siftune.methods.two_stage:TwoStage",
     "dsir": "siftune.methods.dsir:Dsir",
     "learning-percentage": "siftune.methods.learning_percentage:LearningPercentage",
     "ifd": "siftune.methods.ifd:Ifd",
@@ -131,6 +132,8 @@ RECIPES = {
         Recipe("bm25", "bm25", "round-robin", "Lexical search for the targets' prompts, targets take turns."),
         Recipe("fusion", "fusion", "round-robin", "BM25, sentence embeddings and hidden states added up, targets take "
                "turns: rarely the worst of the three."),
+        Recipe("two-stage", "two-stage", "round-robin", "LESS on the rows that words and sentence embeddings find for "
+               "the targets: a part of its cost."),
         Recipe("dsir", "dsir", "resampling", "DSIR as published: rows drawn by the importance weights of their words "
                "and word pairs.", "arXiv 2302.03169"),
         Recipe("learning-percentage", "learning-percentage", "k-means-balanced", "The rows learned last in every "

@@ -176,7 +176,7 @@ def _read(name: str, method: str, value: Any, common: CompareConfig, at: str) ->
         base = varied.settings_of(owner)
         if isinstance(representation, GradientMethod):
             # A projection that does not fit it is refused now.
-            base = settled_settings(base, representation, needed=needs_features(common, owner))
+            base = settled_settings(base, representation, needed=lambda: needs_features(common, owner))
     except ConfigError as error:
         error.where = at
         raise

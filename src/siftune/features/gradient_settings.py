@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -71,7 +72,7 @@ def settled(context: Context, method: GradientMethod) -> Any:
         ConfigError: a projection that does not fit the method, or damping or a score that does not fit the
             projection.
     """
-    return settled_settings(context.settings, method, needed=needs_features(context.config, method.name))
+    return settled_settings(context.settings, method, needed=lambda: needs_features(context.config, method.name))
 
 
 def needs_features(config: SelectConfig, method: str) -> bool:
@@ -83,7 +84,7 @@ def needs_features(config: SelectConfig, method: str) -> bool:
     return any(SELECTORS.get(name).info.needs in ("vectors", "kernel", "sets") for name in used)
 
 
-def own_projection(settings: Any, method: GradientMethod, needed: bool) -> str:
+def own_projection(settings: Any, method: GradientMethod, needed: Callable[[], bool]) -> str:
     """What ``auto`` stands for: nothing but scores is kept where the targets' directions can be had first and no
     features are asked for, be it by ``keep_features``, by another number of dimensions, or by a way of comparing that
     takes features."""
@@ -93,15 +94,15 @@ def own_projection(settings: Any, method: GradientMethod, needed: bool) -> str:
     dimensions = type(settings).__dataclass_fields__["projection_dim"].default
     asked = (settings.keep_features or settings.projection_dim != dimensions or settings.damping
              or settings.gradient_score == "dot")
-    return kept if asked or needed else method.projection
+    return kept if asked or needed() else method.projection
 
 
-def settled_settings(settings: Any, method: GradientMethod, *, needed: bool = False) -> Any:
+def settled_settings(settings: Any, method: GradientMethod, *, needed: Callable[[], bool] = lambda: False) -> Any:
     """:func:`settled` for settings that belong to no run yet.
 
     Args:
         settings, method: the method's.
-        needed: whether features are needed in any case, see :func:`needs_features`.
+        needed: whether features are needed in any case, see :func:`needs_features`; asked only where that decides.
     """
     asked = getattr(settings, "projection", "auto")
     kind = own_projection(settings, method, needed) if asked == "auto" else asked
@@ -219,7 +220,8 @@ def gradient_fingerprint(context: Context, method: GradientMethod, settings: Any
         "pool": context.pool_key,
         "feature_dtype": config.feature_dtype,
         "seed": config.seed,
-        "settings": deciding_features(method, settings),
+        # Whether features are kept is said by the projection, and was before there was a setting for it.
+        "settings": {k: v for k, v in deciding_features(method, settings).items() if k != "keep_features"},
     }
     if method.warmup:
         made["lora"] = described(lora_settings(config))
