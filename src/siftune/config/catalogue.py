@@ -45,6 +45,7 @@ METHODS = Registry("method", {
     "bm25": "siftune.methods.bm25:Bm25",
     "fusion": "siftune.methods.fusion:Fusion",
     "two-stage": "siftune.methods.two_stage:TwoStage",
+    "landmarks": "siftune.methods.landmarks:Landmarks",
     "dsir": "siftune.methods.dsir:Dsir",
     "learning-percentage": "siftune.methods.learning_percentage:LearningPercentage",
     "ifd": "siftune.methods.ifd:Ifd",
@@ -134,6 +135,8 @@ RECIPES = {
                "turns: rarely the worst of the three."),
         Recipe("two-stage", "two-stage", "round-robin", "LESS on the rows that words and sentence embeddings find for "
                "the targets: a part of its cost."),
+        Recipe("landmarks", "landmarks", "round-robin", "LESS on a few random rows, carried to the others by sentence "
+               "embeddings.", "influence distillation (released code)"),
         Recipe("dsir", "dsir", "resampling", "DSIR as published: rows drawn by the importance weights of their words "
                "and word pairs.", "arXiv 2302.03169"),
         Recipe("learning-percentage", "learning-percentage", "k-means-balanced", "The rows learned last in every "
