@@ -42,7 +42,7 @@ from siftune._common.progress import log
 from siftune.config.settings import SelectConfig
 from siftune.config.settings import load as load_config
 from siftune.data.rows import Examples
-from siftune.features.base import Context
+from siftune.features.base import Computed, Context
 from siftune.methods.fusion import Fusion
 from siftune.methods.less import Less
 from siftune.methods.two_stage import kept_rows
@@ -73,6 +73,8 @@ class Forms:
         self.config = config
         inputs = read_inputs(config)
         self.pool, self.shared = inputs.pool, {}
+        self._fused: dict[tuple[str, str], Computed] = {}
+        self._kept: dict[tuple[str, str, float], np.ndarray] = {}
         places = {Path(file).resolve(): name for file, name in zip(config.target, names, strict=True)}
         of = [places[Path(row.where.rpartition(":")[0]).resolve()] for row in inputs.target.rows]
         self.targets = {name: Examples([row for row, at in zip(inputs.target.rows, of, strict=True) if at == name],
@@ -105,10 +107,15 @@ class Forms:
         return joined(found.blocks), joined(found.subtask_blocks)
 
     def kept(self, first: str, target: str, keep: float) -> np.ndarray:
-        """The rows that a first stage keeps, as the method two-stage does it."""
+        """The rows that a first stage keeps, as the method two-stage does it; computed once for all arms."""
         signals = tuple(first.split("+"))
-        fused = Fusion().compute(self.context(target, "fusion", {"fusion": {"signals": signals}}))
-        return kept_rows(self.context(target, "two-stage", {"two-stage": {"first": signals, "keep": keep}}), fused)
+        if (first, target) not in self._fused:
+            context = self.context(target, "fusion", {"fusion": {"signals": signals}})
+            self._fused[first, target] = Fusion().compute(context)
+        if (first, target, keep) not in self._kept:
+            context = self.context(target, "two-stage", {"two-stage": {"first": signals, "keep": keep}})
+            self._kept[first, target, keep] = kept_rows(context, self._fused[first, target])
+        return self._kept[first, target, keep]
 
     def selected(self, S: np.ndarray, among: np.ndarray | None = None) -> np.ndarray:
         """What targets that take turns select, of the whole pool or some rows."""
@@ -231,8 +238,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--results", type=Path, default=RESULTS)
     args = parser.parse_args(arguments)
     files = target_files(args.targets)
-    if args.names:
-        files = {name: files[name] for name in args.names}
+    unknown = set(args.names or ()) - set(files)
+    if unknown:
+        raise SystemExit(f"{args.targets} has no target {sorted(unknown)[0]}; there are {', '.join(files)}")
+    files = {name: file for name, file in files.items() if not args.names or name in args.names}
     signals = sorted({"less", *(one for first in args.first for one in first.split("+"))})
     config = load_config(SelectConfig, args.config, {
         "pool": (str(args.pool),), "target": tuple(map(str, files.values())), "output_dir": str(args.run),
