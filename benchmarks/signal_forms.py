@@ -34,7 +34,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.stats import spearmanr
+from scipy.stats import rankdata
 from scipy.stats import t as student
 
 from siftune._common.files import write_json
@@ -183,7 +183,8 @@ def about(forms: Forms, found: Mapping[str, tuple[np.ndarray, np.ndarray]],
           skills: Mapping[str, Any]) -> dict[str, Any]:
     """What an arm's selections look like."""
     lengths = np.array([row.supervised for row in forms.pool.rendered])
-    made = {"length_correlation": told({n: float(spearmanr(S.mean(axis=0), lengths).statistic)
+    ranks = rankdata(lengths)
+    made = {"length_correlation": told({n: float(np.corrcoef(rankdata(S.mean(axis=0)), ranks)[0, 1])
                                         for n, (S, _) in found.items()})}
     if skills:
         groups = np.array([row.group for row in forms.pool.rows])
