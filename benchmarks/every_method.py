@@ -38,7 +38,7 @@ COMMON = ["--pool", str(DEMO / "pool.jsonl"), "--max-length", "256", "--batch-to
           "--lora-dropout", "0"]
 WARMUP = {"warmup_rows": 40, "warmup_epochs": 2, "warmup_learning_rate": 1e-3, "warmup_batch_size": 4}
 #: Settings of methods, as blocks of a configuration.
-SETTINGS = {"less": WARMUP, "gist": WARMUP,
+SETTINGS = {"less": {**WARMUP, "projection": "sparse-jl"}, "gist": WARMUP,
             "learning-percentage": {"training_learning_rate": 1e-3, "training_batch_size": 4}}
 TARGET = ["--target", str(DEMO / "target.jsonl")]
 #: Four task families of the pool stand for what the model was trained on before.

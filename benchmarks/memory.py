@@ -64,6 +64,7 @@ def main() -> None:
                      "--format", "mixed", "--batch-tokens", str(options.batch_tokens),
                      "--micro-batch-tokens", str(options.batch_tokens),
                      "--method", "less-round-robin", "--set", "warmup_rows=16", "--set", "warmup_epochs=1",
+                     "--set", "projection=sparse-jl",
                      "--bad-rows", "drop", "--overlap", "drop",
                      "--output-dir", f"{folder}/run"]
             _, _, told = measured(["plan", *flags])

@@ -32,7 +32,8 @@ NAMES = [f"{owner}.{f.name}" for owner, f in FIELDS]
 OF_METHODS = [(owner, f.name) for owner, f in FIELDS if owner in METHODS.own]
 
 IN_FORCE: dict[str, dict[str, Any]] = {
-    "less.directions": {"projection": "none"}, "utility.nominees": {"pairs": "sparse"},
+    "less.directions": {"projection": "none"}, "less.keep_features": {"projection_dim": 8192},
+    "utility.nominees": {"pairs": "sparse"},
     "utility.random_nominees": {"pairs": "sparse"}, "less.gradient_score": {}, "logra.damping": {},
 }
 """Where a setting only matters under others: those."""
@@ -40,7 +41,7 @@ IN_FORCE: dict[str, dict[str, Any]] = {
 OTHER = {
     "projection": "srht", "target_rank": 3.0, "damping": 0.5, "threshold": 0.3, "pairs": "sparse", "active": 5,
     "embedding_model": "another", "nominees": 1, "random_nominees": 2, "warmup_share": 0.9, "warmup_rows": 9,
-    "signals": ("bm25", "embed"), "weights": (2.0, 1.0, 0.5),
+    "signals": ("bm25", "embed"), "first": ("bm25",), "second": "rds", "landmarks": 5, "weights": (2.0, 1.0, 0.5),
 }
 """Another value, where the rule below makes none that a tiny run can take."""
 
@@ -189,7 +190,7 @@ def test_a_setting_decides_what_it_says(owner: str, name: str, known, tmp_path: 
     remade = [step["step"] for step in again.clock.steps if not step["reused"]]
     # What is made of kept features or beside them, and loading.
     allowed = ("preconditioner", "centre", "reference", "read vectors", "n-grams", "embedding model", "BM25 index",
-               "fuse signals")
+               "fuse signals", "whiten", "carry scores", "keep the first stage's rows")
     assert not [step for step in remade if not step.startswith(allowed)]
 
 

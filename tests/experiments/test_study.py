@@ -390,3 +390,21 @@ def test_what_a_fusion_knows_depends_on_the_settings_of_its_signals(tmp_path):
     assert key() != key(less={**values["less"], "projection_dim": 32})
     assert key() != key(fusion={"signals": ["less", "bm25"], "weights": [1, 2]})
     assert key() == key(logra={"projection_dim": 32}), "it is none of the signals"
+
+
+def test_each_budget_has_a_first_stage_of_its_own_and_targets_share_an_exact_pass(tmp_path):
+    values = write_files(tmp_path)
+    exact = {"less": {"warmup_epochs": 1, "warmup_rows": 8, "warmup_batch_size": 4}}
+    made = config(tmp_path, values, "stages", methods=["less-round-robin", "two-stage"], budgets=["2", "4"], **exact,
+                  **{"two-stage": {"first": ["bm25"], "keep": 2}, "logra": None})
+    selecting = Selecting(read_study(made), tmp_path / "stages")
+    subsets = [one for one in selecting.all() if one.wanted.kind == "method"]
+    assert not [one.error for one in subsets if one.error]
+    kept = {one.wanted.budget: selecting.output("two-stage", "sums", budget=one.wanted.budget)[0].notes["kept"]["rows"]
+            for one in subsets if one.wanted.name == "two-stage"}
+    assert kept == {"2": 4, "4": 8}
+    passes = [step for step in selecting.costs.steps if step["step"] == "pool scores"]
+    assert [(step["representation"], step["target"]) for step in passes] == [("less", "sums")], "one for all"
+    two = next(one for one in subsets if (one.wanted.name, one.wanted.target, one.wanted.budget) == (
+        "two-stage", "sums", "4"))
+    assert len(two.rows) == 4

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,9 @@ import torch
 from siftune._common.errors import ConfigError, StoreMismatch
 from siftune._common.seeds import derive
 from siftune.data.rows import Rendered
+from siftune.features import centring, exact_scores
 from siftune.features.base import Context
+from siftune.features.centring import reference_rows
 from siftune.features.gradient_settings import lora_settings, warmup_settings
 from siftune.features.gradients.engine import LayerGradient
 from siftune.features.gradients.projections import projection
@@ -18,7 +22,7 @@ from siftune.features.store import FeatureStore
 from siftune.methods.less import Less
 from siftune.models.lora import attach_lora, detach_lora, load_adapter_state
 from tests.interrupt import stopped_after
-from tests.methods.contexts import examples, for_method
+from tests.methods.contexts import examples, for_method, whole
 
 context = for_method("less")
 
@@ -88,10 +92,12 @@ def oracle(made: Context) -> tuple[np.ndarray, dict[str, np.ndarray]]:
             x.append(direction if dot else direction / np.linalg.norm(direction))
         q = [projected(gradient(row)) for row in made.target.rendered]
         if settings.center:
-            plain = [projected(gradient(row)) for row in made.pool.rendered]
+            few = set(reference_rows(made.pool, config.seed).ids)  # all, where there are no more than 256
+            sample = [j for j, row in enumerate(made.pool.rows) if row.id in few]
+            plain = [projected(gradient(made.pool.rendered[j])) for j in sample]
             common = sum(g / np.linalg.norm(g) for g in plain) / len(plain)
             q = [g - np.linalg.norm(g) * common for g in q]
-            mean = sum(x) / len(x)
+            mean = sum(x[j] for j in sample) / len(sample) if exact else sum(x) / len(x)
             x = [(row - mean) / np.linalg.norm(row - mean) for row in x]
         weight = eta / sum(etas)
         for i, target in enumerate(q):
@@ -127,9 +133,12 @@ def oracle(made: Context) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     {"adam": "no-momentum"},
     {"adam": "no-momentum", "center": True, "checkpoints": "last"},
     {"adam": "no-momentum", "projection": "none"},
+    {"center": True, "projection": "none"},
+    {"center": True, "projection": "none", "target_mean": "cosine", "architecture": "gpt2"},
+    {"center": True, "projection": "none", "adam": "none", "checkpoints": "last"},
 ], ids=["paper", "code", "plain", "dense", "hadamard", "last", "dot", "dot of cosines", "centred",
         "centred plain", "exact", "exact code", "no momentum",
-        "no momentum centred", "no momentum exact"])
+        "no momentum centred", "no momentum exact", "centred exact", "centred exact code", "centred exact plain"])
 def test_scores_equal_a_plain_loop_oracle_of_the_paper(tmp_path, changes):
     made = context(tmp_path, **changes)
     found = Less().compute(made)
@@ -148,9 +157,62 @@ def test_inner_products_of_what_is_kept_as_a_cosine_are_refused(tmp_path, given)
     assert next(iter(given)) in str(caught.value)
 
 
-def test_without_features_there_is_no_mean_to_take_out(tmp_path):
-    with pytest.raises(ConfigError, match="nothing to centre"):
-        Less().compute(context(tmp_path, center=True, projection="none"))
+def test_of_a_large_pool_the_exact_means_are_those_of_some_rows(tmp_path, monkeypatch):
+    monkeypatch.setattr(centring, "REFERENCE_ROWS", 5)
+    made = context(tmp_path, center=True, projection="none")
+    found = Less().compute(made)
+    S, influence = oracle(made)
+    np.testing.assert_allclose(whole(found.blocks), S, rtol=1e-3, atol=2e-5)
+    np.testing.assert_allclose(whole(found.subtask_blocks), np.stack([influence["b"], influence["a"]]), rtol=1e-3,
+                               atol=2e-5)
+
+
+def test_exact_scores_are_centred_from_what_is_kept_and_one_pass_for_all_targets(tmp_path):
+    plain = whole(Less().compute(context(tmp_path, projection="none")).blocks)
+    first = context(tmp_path, projection="none", center=True)
+    found = Less().compute(first)
+    assert [step["step"] for step in first.clock.steps if not step["reused"]] == ["centre", "centre of the pool"]
+    assert all(0 < share <= 1 for share in found.notes["shared_by_all_rows"])
+    assert np.abs(whole(found.blocks) - plain).max() > 0.01
+    other = context(tmp_path, projection="none", center=True)
+    other.target = examples(3, 9)
+    Less().compute(other)
+    fresh = [step["step"] for step in other.clock.steps if not step["reused"]]
+    assert fresh == ["target directions", "pool scores"], "the means are of the pool"
+
+
+def test_directions_of_subtasks_alone_cannot_be_centred(tmp_path):
+    with pytest.raises(ConfigError, match="too little is kept"):
+        Less().compute(context(tmp_path, center=True, projection="none", directions="subtasks"))
+
+
+def several_targets(folder, first, **changes):
+    """Contexts of three targets of one study, the second the sibling of the first."""
+    made = [context(folder, projection="none", **changes) for _ in range(3)]
+    made[1].target, made[2].target = examples(3, 9, ("c",)), examples(2, 10)
+    for one in made:
+        one.pool = made[0].pool  # the very same rows, as in a study
+        one.siblings = lambda one=one: [other for other in made if other is not one]
+    return made[first:] + made[:first]
+
+
+@pytest.mark.parametrize("changes", [{}, {"center": True}], ids=["plain", "centred"])
+def test_one_exact_pass_serves_several_targets_and_gives_each_what_it_has_alone(tmp_path, changes):
+    for one in several_targets(tmp_path / "study", 0, **changes):
+        found = Less().compute(one)
+        steps = {step["step"]: step["reused"] for step in one.clock.steps}
+        assert steps["pool scores" if "pool scores" in steps else "centre of the pool"] == (len(one.target) != 5)
+        alone = dataclasses.replace(one, folder=tmp_path / f"{len(one.target)}", siblings=tuple)
+        expected = Less().compute(alone)
+        np.testing.assert_array_equal(whole(found.blocks), whole(expected.blocks))
+        np.testing.assert_array_equal(whole(found.subtask_blocks), whole(expected.subtask_blocks))
+
+
+def test_targets_whose_directions_do_not_fit_in_memory_together_take_further_passes(tmp_path, monkeypatch):
+    monkeypatch.setattr(exact_scores, "IN_MEMORY", 1)
+    for one in several_targets(tmp_path, 1):
+        Less().compute(one)
+        assert {step["step"]: step["reused"] for step in one.clock.steps}["pool scores"] is False
 
 
 def test_the_last_checkpoint_and_inner_products_need_no_other_features(tmp_path):
@@ -162,7 +224,7 @@ def test_the_last_checkpoint_and_inner_products_need_no_other_features(tmp_path)
 
 
 def test_features_are_reused_and_an_interrupted_pass_continues(tmp_path, monkeypatch):
-    whole = np.concatenate([b for _, b in Less().compute(context(tmp_path / "whole")).blocks()], axis=1)
+    undisturbed = whole(Less().compute(context(tmp_path / "whole")).blocks)
 
     with stopped_after(4), pytest.raises(KeyboardInterrupt):
         Less().compute(context(tmp_path / "part"))
@@ -171,7 +233,7 @@ def test_features_are_reused_and_an_interrupted_pass_continues(tmp_path, monkeyp
                         lambda self, shard, arrays: (computed.append(shard), real(self, shard, arrays)))
     again = Less().compute(context(tmp_path / "part"))
     assert len(computed) == 3 * 3 + 3 - 4, "three checkpoints of three pool shards and one target shard, less four"
-    np.testing.assert_array_equal(np.concatenate([b for _, b in again.blocks()], axis=1), whole)
+    np.testing.assert_array_equal(whole(again.blocks), undisturbed)
 
     computed.clear()
     clock = context(tmp_path / "part")

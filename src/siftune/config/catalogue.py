@@ -44,6 +44,8 @@ METHODS = Registry("method", {
     "embed": "siftune.methods.embedding:Embedding",
     "bm25": "siftune.methods.bm25:Bm25",
     "fusion": "siftune.methods.fusion:Fusion",
+    "two-stage": "siftune.methods.two_stage:TwoStage",
+    "landmarks": "siftune.methods.landmarks:Landmarks",
     "dsir": "siftune.methods.dsir:Dsir",
     "learning-percentage": "siftune.methods.learning_percentage:LearningPercentage",
     "ifd": "siftune.methods.ifd:Ifd",
@@ -52,10 +54,14 @@ METHODS = Registry("method", {
     "nag": "siftune.methods.nag:Nag",
     "nait": "siftune.methods.nait:Nait",
     "loss": "siftune.methods.loss:LossScore",
+    "loss-drop": "siftune.methods.loss_drop:LossDrop",
     "utility": "siftune.methods.utility:Utility",
     "file": "siftune.methods.from_file:FromFile",
     "none": "siftune.methods.nothing:Nothing",
 }, groups=("siftune.methods", "siftune.representations"), wrong=_wrong_method)
+
+NAME_PARTS = ("signals", "first", "second")
+"""Settings that name the methods which a method is made of, and so say whose settings are read besides."""
 
 SELECTORS = Registry("selector", {
     "top-k": "siftune.selectors.topk:TOP_K",
@@ -127,6 +133,10 @@ RECIPES = {
         Recipe("bm25", "bm25", "round-robin", "Lexical search for the targets' prompts, targets take turns."),
         Recipe("fusion", "fusion", "round-robin", "BM25, sentence embeddings and hidden states added up, targets take "
                "turns: rarely the worst of the three."),
+        Recipe("two-stage", "two-stage", "round-robin", "LESS on the rows that words and sentence embeddings find for "
+               "the targets: a part of its cost."),
+        Recipe("landmarks", "landmarks", "round-robin", "LESS on a few random rows, carried to the others by sentence "
+               "embeddings.", "influence distillation (released code)"),
         Recipe("dsir", "dsir", "resampling", "DSIR as published: rows drawn by the importance weights of their words "
                "and word pairs.", "arXiv 2302.03169"),
         Recipe("learning-percentage", "learning-percentage", "k-means-balanced", "The rows learned last in every "
@@ -142,6 +152,8 @@ RECIPES = {
         Recipe("nait", "nait", "top-k", "Activations along the directions of the targets' responses, as published.",
                "arXiv 2603.13201"),
         Recipe("loss", "loss", "top-k", "The rows whose response the model finds hardest."),
+        Recipe("loss-drop", "loss-drop", "round-robin", "The rows that become easiest by a short training on the "
+               "targets; subtasks take turns.", "after arXiv 2510.00386, 2406.10670"),
         Recipe("delift", "utility", "facility-location", "DELIFT: rows that, shown as examples, help the model to "
                "answer the others, or the targets, or what it does not know yet.", "arXiv 2411.04425"),
         Recipe("random", "none", "random", "A seeded uniform sample: the baseline to beat."),

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from siftune._common.errors import ConfigError
 from siftune._common.progress import log
 from siftune._common.registry import unknown_name
-from siftune.config.catalogue import RECIPES, owner_named, owners
+from siftune.config.catalogue import NAME_PARTS, RECIPES, owner_named, owners
 from siftune.config.earlier import HINTS, OWNERS, TRAINED, is_earlier, translated
 from siftune.config.options import plain, shown
 from siftune.config.owned import (
@@ -142,7 +142,7 @@ def load(kind: type[C], path: str | Path | None, flags: Mapping[str, Any]) -> C:
     named = config.own  # by Python's keywords
     before = earlier.own if isinstance(earlier, SelectConfig) else {}
     told = config.with_own(before).with_own(blocks).with_own(named)
-    chosen = [entry for entry in sets if entry.partition("=")[0].strip().rpartition(".")[2] == "signals"]
+    chosen = [entry for entry in sets if entry.partition("=")[0].strip().rpartition(".")[2] in NAME_PARTS]
     parts = read_sets(chosen, told.candidates(), certain=told.owners() is not None)  # they say whose settings are read
     in_use = told.with_own(parts).owners()
     if isinstance(earlier, SelectConfig):  # another recipe: settings of the earlier one do not go with it

@@ -189,14 +189,14 @@ class SelectConfig(DataConfig, ModelConfig):
         return list(dict.fromkeys([*named, *(part for one in named for part in self.parts_of(one)), *self.collect]))
 
     def parts_of(self, owner: str) -> list[str]:
-        """The methods that a method is made of, whose settings are read with its own: those that its ``signals`` name.
+        """The methods that a method is made of, whose settings are read with its own: the ``parts`` of its settings.
 
         Raises:
             ConfigError: as :meth:`settings_of`.
         """
-        if "signals" not in own_names(owner):
+        if not own_names(owner) or not hasattr(settings_type(owner), "parts"):
             return []
-        return [owner_of(name) for name in self.settings_of(owner).signals]
+        return [owner_of(name) for name in self.settings_of(owner).parts]
 
     def candidates(self) -> list[str]:
         """Those whose settings may be read: :meth:`owners`, or whatever ``auto`` may choose."""

@@ -46,7 +46,7 @@ class Ablation:
         representation: whose features it is about.
         own: what differs, by owner.
         shared: what differs of the settings that all share.
-        base: the settings of ``representation`` in the study, with what differs.
+        base: the settings of ``representation`` in the study, with what differs, and with open choices made.
     """
 
     name: str
@@ -154,7 +154,7 @@ def _other_method(method: Any, methods: Sequence[str], at: str) -> ConfigError:
 
 def _read(name: str, method: str, value: Any, common: CompareConfig, at: str) -> Ablation:
     from siftune.features.base import GradientMethod
-    from siftune.features.gradient_settings import settled_settings
+    from siftune.features.gradient_settings import needs_features, settled_settings
 
     if not isinstance(value, dict) or not value:
         raise ConfigError("an ablation changes no setting", where=at, hint=_FORM)
@@ -175,7 +175,8 @@ def _read(name: str, method: str, value: Any, common: CompareConfig, at: str) ->
     try:
         base = varied.settings_of(owner)
         if isinstance(representation, GradientMethod):
-            settled_settings(base, representation)  # a projection that does not fit it is refused now
+            # A projection that does not fit it is refused now.
+            base = settled_settings(base, representation, needed=lambda: needs_features(common, owner))
     except ConfigError as error:
         error.where = at
         raise

@@ -134,6 +134,8 @@ def load_study(path: str | Path, flags: Mapping[str, Any] | None = None) -> Stud
     headline = _texts(values, "headline", where, needed=False)
     for name in methods:
         _check_method(name, common, where)
+    # What a method keeps may depend on who selects from it; not on the order in the file.
+    common = dataclasses.replace(common, methods=tuple(sorted(methods)))
     ablations = read_ablations(values.get("ablations"), methods, (*BASELINES, "zero-shot"), common, where)
     known = (*methods, *(one.name for one in ablations))
     for name in headline:

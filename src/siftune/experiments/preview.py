@@ -16,7 +16,7 @@ from siftune.experiments.subsets import SubsetSpec
 from siftune.experiments.trainings import Cells, Setting, epochs_of, models_of, study_cells, study_settings
 from siftune.features.base import GradientMethod
 from siftune.features.work import PlannedMethod, Work
-from siftune.pipeline.plan.estimate import Plan
+from siftune.pipeline.plan import Plan, estimate_method
 from siftune.pipeline.recipes import representation_of
 from siftune.selectors import SELECTORS
 from siftune.selectors.core.budget import Budget
@@ -91,17 +91,10 @@ def _features(selecting: Selecting, unmade: Iterable[SubsetSpec], made: Preview)
     for label, (name, target, ablation) in seen.items():
         context, plan = selecting.context(target, name, ablation), Plan()
         representation = representation_of(name)
-        if isinstance(representation, GradientMethod):
-            from siftune.pipeline.plan.gradients import estimate
-
-            estimate(context.config, representation, context, plan)
-        elif isinstance(representation, PlannedMethod):
-            from siftune.pipeline.plan.work import estimate as by_work
-
-            by_work(representation.work(context), context, SELECTORS.get("top-k").info, plan)
-        else:
+        if not isinstance(representation, GradientMethod | PlannedMethod):
             made.features.append((f"features of {label}", "not known"))
             continue
+        estimate_method(representation, context, SELECTORS.get("top-k").info, plan)
         made.features.append((f"features of {label}", f"{about(plan.seconds)}, less what is in the store"))
         made.seconds += plan.seconds
 

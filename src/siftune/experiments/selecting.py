@@ -91,26 +91,31 @@ class Selecting:
         return [self.made[wanted] for wanted in self.wanted]
 
     def output(self, representation: str, target: str | None, ablation: Ablation | None = None,
-                 ) -> tuple[Computed, list[Step]]:
+               budget: str | None = None) -> tuple[Computed, list[Step]]:
         """What a representation knows for a target, and what that takes; computed once.
 
         Args:
             representation, target: which.
             ablation: whose settings it is to have; the study's own when not given.
+            budget: for which it is asked, where that decides what it looks at.
 
         Raises:
             Exception: what computing it raised, each time it is asked for.
         """
         varied = ablation if ablation and ablation.computed else None
-        key = representation, target, settings_key(varied.computed) if varied else ""
+        by_budget = budget if getattr(representation_of(representation), "by_budget", False) else None
+        key = representation, target, f"{by_budget or ''} {settings_key(varied.computed) if varied else ''}"
         if key not in self._outputs:
             clock, before = self.inputs.clock, len(self.inputs.clock.steps)
             try:
-                found: Computed | Exception = representation_of(representation).compute(
-                    self.context(target, representation, varied))
+                context = self.context(target, representation, varied)
+                if by_budget:
+                    context.config = dataclasses.replace(context.config, budget=by_budget)
+                found: Computed | Exception = representation_of(representation).compute(context)
             except Exception as error:  # it is told with each subset that needs it, and the others go on
                 found = error
-            steps = self.costs.charge(varied.label(representation) if varied else representation, target,
+            label = varied.label(representation) if varied else representation
+            steps = self.costs.charge(f"{label} at {by_budget}" if by_budget else label, target,
                                       clock.steps[before:], () if varied else self.inputs.collected_by(representation))
             self._outputs[key] = found if isinstance(found, Exception) else (found, steps)
         known = self._outputs[key]
@@ -150,7 +155,7 @@ class Selecting:
                                      budget=wanted.budget or "")
         config = ablation.of(config) if ablation else config
         method = self._method(wanted)
-        output, steps = self.output(method.representation, wanted.target, ablation)
+        output, steps = self.output(method.representation, wanted.target, ablation, wanted.budget)
         clock, before = self.inputs.clock, len(self.inputs.clock.steps)
         context = self.context(wanted.target, method.representation, ablation)
         outcome = choose(config, inputs=self.inputs.of(wanted.target), context=context, output=output)
@@ -317,7 +322,7 @@ def _told(wanted: SubsetSpec, selection: Selection, seconds: float, steps: list[
 def _files(settings: Any) -> dict[str, Any]:
     """The content of what a method's settings name, and of the files among its signals."""
     found = {name: _content(getattr(settings, name)) for name in OWN_FILES if hasattr(settings, name)}
-    return found | {name: _content(name.removeprefix("file:")) for name in getattr(settings, "signals", ())
+    return found | {name: _content(name.removeprefix("file:")) for name in getattr(settings, "parts", ())
                     if name.startswith("file:")}
 
 

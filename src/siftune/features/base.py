@@ -63,6 +63,8 @@ class Context:
         siblings: makes the contexts of other targets for the same pool, of which a representation may serve several
             with one pass; none unless in a study.
         trained: the run folder that keeps the warmup run, where that is another one.
+        whole: the whole pool, where ``pool`` is a part of it (see :mod:`siftune.features.parts`): what a warmup run
+            trains on, and what means are of.
         owner: name of the method that computes; decides what :attr:`settings` are.
         shared: what contexts of one run have in common and is made but once: the model, the pool's key.
     """
@@ -77,6 +79,7 @@ class Context:
     existing: Examples = field(default_factory=lambda: Examples([], []))
     siblings: Callable[[], Sequence[Context]] = tuple
     trained: Path | None = None
+    whole: Examples | None = None
     owner: str = ""
     shared: dict[Any, Any] = field(default_factory=dict)
 
@@ -88,6 +91,10 @@ class Context:
     def settings(self) -> Any:
         """The method's own settings: an instance of its ``Settings``."""
         return self.config.settings_of(self.owner)
+
+    @property
+    def whole_pool(self) -> Examples:
+        return self.pool if self.whole is None else self.whole
 
     @property
     def model(self) -> LoadedModel:
@@ -181,6 +188,9 @@ class Method(Protocol):
 @runtime_checkable
 class GradientMethod(Method, Protocol):
     """A representation by gradients: what `siftune plan` asks of it.
+
+    It may have ``projection_of_features``: what ``auto`` stands for where features are wanted, of a method that does
+    without any where its targets are known.
 
     Attributes:
         projection: the projection that ``auto`` stands for.

@@ -10,7 +10,8 @@ vectors are therefore subtracted:
     x' = (x - mean x) / |x - mean x|        q' = (q - mean y) / |q - mean y|
 
 where x are the pool's vectors and y vectors of pool rows that are made as the target's vector q is: x themselves, but
-plain gradients for LESS, whose targets have no momentum. None of the papers does this; docs/results.md shows what it
+plain gradients for LESS, whose targets have no momentum. Without a projection both means are those of some rows of the
+pool, see :mod:`siftune.features.exact_scores`. None of the papers does this; docs/results.md shows what it
 is worth.
 """
 
@@ -32,7 +33,8 @@ from siftune.features.store import FeatureStore, Shard
 from siftune.selectors.core.problem import Blocks
 
 REFERENCE_ROWS = 256
-"""How many random rows of the pool give the mean of plain gradients, where the pool's features are something else."""
+"""How many random rows of the pool give the mean of plain gradients, where the pool's features are something else, and
+both means where no features are kept."""
 
 SHARED = "shared_by_all_rows"
 """What the notes of a run call the length of the mean that was taken out."""
@@ -67,7 +69,12 @@ def centred(context: Context, vectors: Blocks, *others: np.ndarray | None,
 
 def note(means: Sequence[np.ndarray]) -> dict[str, Any]:
     """For the report: the length of the mean unit vector. 0: rows point in all directions; 1: all in the same."""
-    return {SHARED: [round(float(np.linalg.norm(mean)), 4) for mean in means]}
+    return told([float(np.linalg.norm(mean)) for mean in means])
+
+
+def told(lengths: Sequence[float]) -> dict[str, Any]:
+    """:func:`note` of means whose lengths are known."""
+    return {SHARED: [round(length, 4) for length in lengths]}
 
 
 def mean_vector(vectors: Blocks) -> np.ndarray:
@@ -86,8 +93,13 @@ def less_mean(vectors: np.ndarray, mean: np.ndarray) -> tuple[np.ndarray, np.nda
     left = vectors - mean.astype(np.float32)
     lengths = np.linalg.norm(left, axis=1)
     lengths[~vectors.any(axis=1)] = 0
-    left *= np.where(lengths > _NOTHING, 1 / np.maximum(lengths, _NOTHING), 0)[:, None].astype(np.float32)
+    left *= reciprocal(lengths)[:, None].astype(np.float32)
     return left, lengths
+
+
+def reciprocal(lengths: np.ndarray) -> np.ndarray:
+    """1 / length of what is left of vectors; 0 where that is nothing."""
+    return np.where(lengths > _NOTHING, 1 / np.maximum(lengths, _NOTHING), 0)
 
 
 class Centred:

@@ -24,6 +24,7 @@ from siftune.features.passes import Job, ShardWorker, fill, keys_and_folder, on_
 from siftune.features.store import FeatureStore, Shard
 
 if TYPE_CHECKING:
+    from siftune.features.adapters import TrainedAdapter
     from siftune.features.gradients.warmup import Checkpoint
     from siftune.models.loading import LoadedModel
 
@@ -33,7 +34,7 @@ VERSION = 1
 
 
 def forward_stores(context: Context, examples: Examples, readers: Sequence[Reader], kind: str, *, step: str = "",
-                   adapted: Any = None, checkpoint: Checkpoint | None = None) -> list[FeatureStore]:
+                   adapted: Any = None, checkpoint: Checkpoint | TrainedAdapter | None = None) -> list[FeatureStore]:
     """One complete store per reader, made in as few passes as possible.
 
     A pass of the plain model over the pool keeps what ``--collect`` names as well, in stores that are not returned.
@@ -46,7 +47,7 @@ def forward_stores(context: Context, examples: Examples, readers: Sequence[Reade
         step: what the clock calls it; ``{kind} forward pass`` when not given.
         adapted: the model with an adapter (see :func:`siftune.features.warmed_up.warmed_up`), which is read at
             ``checkpoint``; the plain model when not given.
-        checkpoint: of the adapter.
+        checkpoint: of the adapter: one of a warmup run, or the end of a training.
 
     Raises:
         StoreMismatch: a store holds something else, and ``--recompute`` was not given.
@@ -61,7 +62,7 @@ def forward_stores(context: Context, examples: Examples, readers: Sequence[Reade
     stores = []
     for reader in readers:
         path = context.folder / "store" / reader.name / folder
-        stores.append(FeatureStore.open(path / f"epoch-{checkpoint.epoch}" if checkpoint else path / "base",
+        stores.append(FeatureStore.open(path / checkpoint.folder if checkpoint else path / "base",
                                         made_from(context, reader, config.feature_dtype, checkpoint), rows=rows,
                                         shard_rows=config.shard_rows, recompute=config.recompute))
 
@@ -81,7 +82,8 @@ def forward_stores(context: Context, examples: Examples, readers: Sequence[Reade
     return stores[:own]
 
 
-def made_from(context: Context, reader: Reader, feature_dtype: str, checkpoint: Checkpoint | None) -> dict[str, Any]:
+def made_from(context: Context, reader: Reader, feature_dtype: str,
+              checkpoint: Checkpoint | TrainedAdapter | None) -> dict[str, Any]:
     """What a reader's numbers depend on beside the rows, the telling fields first.
 
     Args:
@@ -106,7 +108,7 @@ class ForwardWorker(ShardWorker):
                  advance: Callable[[float], None] = lambda tokens: None):
         super().__init__(config, loaded, advance)
         self.model = model
-        self.prepared: Checkpoint | None = None
+        self.prepared: Checkpoint | TrainedAdapter | None = None
 
     def arrays(self, job: Job) -> list[dict[str, np.ndarray]]:
         from siftune.features.forward.engine import forward_features

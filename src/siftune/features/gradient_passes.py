@@ -100,10 +100,10 @@ def together(several: Sequence[tuple[Passes, Sequence[Pass]]], examples: Example
     def missing() -> list[Job]:
         found = []
         for k in range(len(several[0][1])):
-            lacking: dict[int, list[tuple[Pass, FeatureStore, Shard]]] = {}
+            lacking: dict[tuple[int, int], list[tuple[Pass, FeatureStore, Shard]]] = {}
             for (_, wanted), kept in zip(several, stores, strict=True):
-                for shard in kept[k].missing():
-                    lacking.setdefault(shard.index, []).append((wanted[k], kept[k], shard))
+                for shard in kept[k].missing():  # of an earlier run they may be of another size
+                    lacking.setdefault((shard.start, shard.stop), []).append((wanted[k], kept[k], shard))
             for _, some in sorted(lacking.items()):
                 shard = some[0][2]
                 found.append(Job(tuple(p for p, _, _ in some), tuple(store for _, store, _ in some), shard,
@@ -156,7 +156,6 @@ class Worker(ShardWorker):
         return arrays
 
     def _prepare(self, several: tuple[Pass, ...]) -> None:
-        from siftune.features.gradients.adam import AdamDirection
         from siftune.features.gradients.basis import Basis, Stacked
         from siftune.models.lora import load_adapter_state
 
@@ -169,13 +168,18 @@ class Worker(ShardWorker):
         checkpoint = wanted.checkpoint
         if checkpoint is not None:
             load_adapter_state(self.model, checkpoint.load_weights())
-        self.precondition: Any = None
-        if wanted.adam != "none":
-            assert checkpoint is not None, "Adam's moments belong to a checkpoint"
-            first, second = ({n: t.to(self.loaded.device) for n, t in part.items()}
-                             for part in checkpoint.load_moments())
-            self.precondition = AdamDirection(first, second, checkpoint.step, checkpoint.betas, checkpoint.eps,
-                                              wanted.adam)
+        self.precondition = preconditioner(checkpoint, wanted.adam, self.loaded.device)
+
+
+def preconditioner(checkpoint: Checkpoint | None, adam: str, device: Any) -> Any:
+    """What makes directions of gradients at a checkpoint; None where they are the gradients themselves."""
+    from siftune.features.gradients.adam import AdamDirection
+
+    if adam == "none":
+        return None
+    assert checkpoint is not None, "Adam's moments belong to a checkpoint"
+    first, second = ({n: t.to(device) for n, t in part.items()} for part in checkpoint.load_moments())
+    return AdamDirection(first, second, checkpoint.step, checkpoint.betas, checkpoint.eps, adam)  # type: ignore[arg-type]
 
 
 def _start_worker(number: int, *, load: Callable[[SelectConfig], LoadedModel], config: SelectConfig, settings: Any,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -9,6 +10,7 @@ from siftune._common.artefacts import described
 from siftune._common.errors import ConfigError
 from siftune._common.registry import unknown_name
 from siftune._common.seeds import derive
+from siftune.config.catalogue import SELECTORS, owner_of
 from siftune.config.options import COUNT, COUNT_OR_NONE, NOT_NEGATIVE, POSITIVE, SHARE, OwnSettings, option
 from siftune.config.settings import SelectConfig
 from siftune.features.base import Context, GradientMethod, deciding_features
@@ -55,26 +57,55 @@ class Compared(OwnSettings):
 class Projected(OwnSettings):
     """How gradients are made small enough to be kept."""
 
-    projection: str = option("auto", "auto (the method's own), sparse-jl, countsketch, srht, rademacher (dense, slow), "
-                             "grass, logra, factgrass, or none, where the method can: score against the unprojected "
-                             "targets, exact, but for these targets only.", paper="LESS: rademacher")
+    projection: str = option("auto", "auto (the method's own; of LESS none, unless its features are needed), "
+                             "sparse-jl, countsketch, srht, rademacher (dense, slow), grass, logra, factgrass, or "
+                             "none, where the method can: score against the unprojected targets, exact, but for "
+                             "these targets only.", paper="LESS: rademacher")
     projection_dim: int = option(8192, "Numbers per row and checkpoint.", rule=COUNT)
 
 
 def settled(context: Context, method: GradientMethod) -> Any:
-    """The settings with ``auto`` replaced by the method's own projection, and what then plays no part as by default.
+    """The settings with ``auto`` replaced by the projection that it stands for in this run, see
+    :func:`own_projection`, and what then plays no part as by default.
 
     Raises:
         ConfigError: a projection that does not fit the method, or damping or a score that does not fit the
             projection.
     """
-    return settled_settings(context.settings, method)
+    return settled_settings(context.settings, method, needed=lambda: needs_features(context.config, method.name))
 
 
-def settled_settings(settings: Any, method: GradientMethod) -> Any:
-    """:func:`settled` for settings that belong to no run yet."""
+def needs_features(config: SelectConfig, method: str) -> bool:
+    """Whether a run needs features of a method by gradients, and not only its scores: rows that the model knows are
+    given, or one of the selectors compares rows of the pool with each other."""
+    if config.existing:
+        return True
+    used = {selector for name, selector in config.recipes() if owner_of(name) == method} | {config.selector} - {""}
+    return any(SELECTORS.get(name).info.needs in ("vectors", "kernel", "sets") for name in used)
+
+
+def own_projection(settings: Any, method: GradientMethod, needed: Callable[[], bool]) -> str:
+    """What ``auto`` stands for: nothing but scores is kept where the targets' directions can be had first and no
+    features are asked for, be it by ``keep_features``, by another number of dimensions, or by a way of comparing that
+    takes features."""
+    kept = getattr(method, "projection_of_features", "")
+    if not kept:
+        return method.projection
+    dimensions = type(settings).__dataclass_fields__["projection_dim"].default
+    asked = (settings.keep_features or settings.projection_dim != dimensions or settings.damping
+             or settings.gradient_score == "dot")
+    return kept if asked or needed() else method.projection
+
+
+def settled_settings(settings: Any, method: GradientMethod, *, needed: Callable[[], bool] = lambda: False) -> Any:
+    """:func:`settled` for settings that belong to no run yet.
+
+    Args:
+        settings, method: the method's.
+        needed: whether features are needed in any case, see :func:`needs_features`; asked only where that decides.
+    """
     asked = getattr(settings, "projection", "auto")
-    kind = method.projection if asked == "auto" else asked
+    kind = own_projection(settings, method, needed) if asked == "auto" else asked
     if kind not in method.projections:
         from siftune.features.gradients.projections import KINDS
 
@@ -90,16 +121,18 @@ def settled_settings(settings: Any, method: GradientMethod) -> Any:
         raise ConfigError("there is nothing to precondition without features", where="--set damping",
                           why="With projection=none only scores are kept, and the Gram matrix is of features.",
                           hint="leave damping out, or choose --set projection=sparse-jl")
-    if settings.center and not kept:
-        raise ConfigError("there is nothing to centre without features", where="--set center",
-                          why="With projection=none only cosines are kept, and the mean is one of features.",
-                          hint="leave center out, or choose --set projection=sparse-jl")
+    if settings.center and not kept and settings.directions == "subtasks":
+        raise ConfigError("too little is kept to centre", where="--set center",
+                          why="With directions=subtasks there are no cosines with single targets, whose gradients are "
+                              "centred one by one.",
+                          hint="leave center out, or choose --set directions=targets")
     if settings.gradient_score == "dot" and (settings.damping or settings.center or not kept):
         given = "damping" if settings.damping else "center" if settings.center else "projection=none"
         raise ConfigError("inner products take projected gradients as they are", where="--set gradient_score",
                           why=f"With {given} what is kept of a row is a cosine.",
                           hint=f"leave {given} out, or choose --set gradient_score=cosine")
-    idle = [name for name in ("projection_dim",) if kind == "none"] + [name for name in ("directions",) if kept]
+    # What is kept is now said by the projection alone.
+    idle = ["keep_features", "directions" if kept else "projection_dim"]
     return replace(settings, **{name: type(settings).__dataclass_fields__[name].default for name in idle
                                 if hasattr(settings, name)})
 
@@ -130,8 +163,9 @@ def warmup_settings(settings: WarmedUp, config: SelectConfig) -> Any:
 
 
 def needs_reference(settings: Any) -> bool:
-    """Whether plain gradients of some pool rows are taken besides, see :mod:`siftune.features.centring`."""
-    return settings.center and getattr(settings, "adam", "none") != "none"
+    """Whether gradients of some pool rows are taken besides for a mean, see :mod:`siftune.features.centring`."""
+    exact = getattr(settings, "projection", "") == "none"
+    return settings.center and (exact or getattr(settings, "adam", "none") != "none")
 
 
 def random_projection(settings: Projected, config: SelectConfig) -> Any:
@@ -186,7 +220,8 @@ def gradient_fingerprint(context: Context, method: GradientMethod, settings: Any
         "pool": context.pool_key,
         "feature_dtype": config.feature_dtype,
         "seed": config.seed,
-        "settings": deciding_features(method, settings),
+        # Whether features are kept is said by the projection, and was before there was a setting for it.
+        "settings": {k: v for k, v in deciding_features(method, settings).items() if k != "keep_features"},
     }
     if method.warmup:
         made["lora"] = described(lora_settings(config))

@@ -48,7 +48,7 @@ def warmed_up(context: Context, *, settings: WarmupSettings | None = None, folde
         with context.clock.measure(step) as entry:
             before = _newest(path)
             checkpoints = run_warmup(
-                model, context.pool.rendered, context.pool.ids, how, path,
+                model, context.whole_pool.rendered, context.whole_pool.ids, how, path,
                 derive(config.seed, "warmup"), pad_id=loaded.pad_id, device=loaded.device,
                 base_key=loaded.base_key, stop_after=stop_after, title=step.replace("-", " "),
             )

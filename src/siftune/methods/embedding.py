@@ -18,10 +18,10 @@ from siftune.config.options import OwnSettings, option
 from siftune.data.rows import Examples
 from siftune.data.text.rows import FORM, conversation_text, first_same_text, text_digests
 from siftune.features.base import Computed, Context
-from siftune.features.centring import Centrable, centred
 from siftune.features.cosines import cosines, identical_vectors
 from siftune.features.store import FeatureStore, RowKeys
 from siftune.features.store.codec import encode
+from siftune.features.whitening import Whitenable, prepared
 from siftune.features.work import Work
 from siftune.models.sentence_embedding import BATCH_ROWS, SentenceModel, load_sentence_model
 from siftune.selectors.core.problem import Blocks
@@ -39,7 +39,7 @@ class Embedded(OwnSettings):
 
 
 @dataclass(frozen=True)
-class EmbeddingSettings(Centrable, Embedded):
+class EmbeddingSettings(Whitenable, Embedded):
     pass
 
 
@@ -62,7 +62,7 @@ class Embedding:
         existing = embeddings.store(context.existing, "existing").whole_features() if len(context.existing) else None
         cut = {kind: rows_cut(embeddings.store(rows, kind))
                for kind, rows in (("pool", context.pool), ("target", context.target)) if len(rows)}
-        vectors, (queries, existing), notes = centred(context, every, queries, existing)
+        vectors, (queries, existing), notes = prepared(context, every, queries, existing)
         notes |= {
             "embedding_model": context.settings.embedding_model, "embedding_dim": next(every())[1].shape[1],
             "embedding_max_tokens": embeddings.model.max_tokens, "embedding_rows_cut": cut,

@@ -32,8 +32,9 @@ from siftune.features.work import PlannedMethod, Work
 from siftune.selectors.core.problem import Blocks
 from siftune.selectors.core.spread import Spread
 
-NO_SIGNALS = ("fusion", "none", "file", "utility", "mads")
-"""Methods that neither compare single rows with targets nor score them (``file`` without a path)."""
+NO_SIGNALS = ("fusion", "two-stage", "none", "file", "utility", "mads")
+"""Methods that are made of signals themselves, or neither compare single rows with targets nor score them (``file``
+without a path)."""
 
 _SCORE_ROWS = 4096
 
@@ -66,13 +67,18 @@ class FusionSettings(OwnSettings):
         for name in self.signals:
             if name in NO_SIGNALS:
                 raise ConfigError(f"{name} cannot be one of the signals", where="signals",
-                                  why="It neither compares rows with targets nor scores them.",
-                                  hint="for example [bm25, embed, rds]; a file of your own: file:PATH")
+                                  why="It is made of signals itself, or neither compares rows with targets nor scores "
+                                      "them.", hint="for example [bm25, embed, rds]; a file of your own: file:PATH")
             if owner_of(name) not in METHODS or (":" in name and owner_of(name) != "file"):
                 raise unknown_name("signal", name, [one for one in METHODS.names() if one not in NO_SIGNALS],
                                    flag="signals")
         if self.weights and not any(self.weights):
             raise ConfigError("weights are all 0", where="weights", hint="give one that is above 0")
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The methods whose settings are read with these."""
+        return self.signals
 
 
 class Fusion:

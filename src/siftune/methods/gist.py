@@ -29,8 +29,9 @@ from siftune.features.gradient_passes import Pass, Passes, together
 from siftune.features.gradient_settings import Compared, WarmedUp, gradient_fingerprint, settled
 from siftune.features.passes import refuse_other
 from siftune.features.similarity import Queries
+from siftune.features.target_gradients import target_gradients
 from siftune.features.warmed_up import warmed_up, warmup_folder
-from siftune.methods.less import compared, existing_features, target_gradients
+from siftune.methods.less import compared, existing_features
 
 if TYPE_CHECKING:
     from siftune.features.gradients.warmup import Checkpoint

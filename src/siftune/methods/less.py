@@ -12,33 +12,33 @@ Cosines rather than inner products, because gradient norms fall with response le
 "dot"`` takes inner products nevertheless, so that the difference can be measured). For selectors
 that look at single targets, S[q, j] = sum_i w_i <q_i, x_ij>.
 
-With ``projection = "none"`` the targets come first: each pool row is multiplied with their unprojected directions
-in the pass itself and only the cosines are kept. That is exact and takes a few floats a row, but has to be done again
-for other targets.
+Since the targets are known, they come first unless features are wanted (``projection = "none"``): each pool row is
+multiplied with their unprojected directions in the pass itself and only the cosines are kept. That is exact and takes
+a few floats a row, but has to be done again for other targets: :mod:`siftune.features.exact_scores`. With
+``keep_features``, and for a selector that compares rows of the pool with each other, features are projected and kept as
+the paper has it, and serve any targets.
 
 ``center`` takes out what all rows share; that is not in the paper, see :mod:`siftune.features.centring`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from siftune._common.artefacts import KeptFile, digest
 from siftune.config.options import option
-from siftune.features.base import Computed, Context, targets_key
+from siftune.features.base import Computed, Context
 from siftune.features.centring import Centred, centred_queries, mean_vector, note, reference_rows
+from siftune.features.exact_scores import are_kept, exact_scores
 from siftune.features.gradient_passes import Pass, Passes
 from siftune.features.gradient_settings import (
     Compared,
     Projected,
     WarmedUp,
     gradient_fingerprint,
-    make_engine,
     needs_reference,
     settled,
 )
@@ -59,36 +59,37 @@ if TYPE_CHECKING:
     from siftune.features.gradients.warmup import Checkpoint
 
 
-VERSION = 1
-"""Of the directions: whoever changes how they are made of the targets' gradients counts up."""
-
-
 @dataclass(frozen=True)
 class LessSettings(Compared, Projected, WarmedUp):
     adam: Literal["paper", "less-code", "no-momentum", "none"] = option(
         "paper", "Direction of pool features: Adam's next step; as the released code has it; without the momentum, "
         "which all rows share; or the plain gradient.")
-    directions: Literal["targets", "subtasks"] = option("targets", "With projection=none: keep a direction per target, "
-                                                        "or only one per subtask (less memory).")
+    directions: Literal["targets", "subtasks"] = option("targets", "Of exact scores (projection=none): a direction per "
+                                                        "target, or only one per subtask (less memory).")
+    keep_features: bool = option(False, "With projection=auto: keep projected features of the pool, with which other "
+                                 "targets (--from) need no pass over it; else the scores are exact, and for these "
+                                 "targets only.", paper=True)
 
 
 class Less:
     Settings = LessSettings
     reads = ("autocast", "feature_dtype")
     name = "less"
-    summary = "Projected LoRA gradients at warmup checkpoints: Adam directions for the pool, plain for targets."
+    summary = "LoRA gradients at warmup checkpoints: Adam directions for the pool, plain for targets; exact cosines."
     paper = "arXiv 2402.04333"
     cost = "one backward pass over the pool per checkpoint, plus a warmup run on 5% of it"
     needs_target = True
     needs_model = True
-    projection = "sparse-jl"
+    projection = "none"
+    projection_of_features = "sparse-jl"
     projections: tuple[str, ...] = ("sparse-jl", "countsketch", "srht", "rademacher", "grass", "none")
     warmup = True
 
     def numbers_per_row(self, settings: LessSettings, targets: int, subtasks: int) -> int:
         """What a pass keeps of a row."""
         if settings.projection == "none":
-            return subtasks + (targets if settings.directions == "targets" else 0)
+            means = (1 if settings.adam == "none" else 2) if settings.center else 0
+            return subtasks + (targets if settings.directions == "targets" else 0) + means
         return settings.projection_dim
 
     def keeps_features(self, settings: LessSettings) -> bool:
@@ -98,25 +99,25 @@ class Less:
         """Without a projection it is the cosine with each subtask's direction that is kept, which the mean decides."""
         return ("target_mean",) if settings.projection == "none" else ()
 
+    def kept(self, context: Context) -> bool:
+        """Whether its exact scores of the pool are there, so that :meth:`compute` would run no pass over it."""
+        return settled(context, self).projection == "none" and are_kept(context, self)
+
     def compute(self, context: Context) -> Computed:
         from siftune.features.gradients.warmup import score_weights
 
         settings = settled(context, self)
-        exact = settings.projection == "none"
+        if settings.projection == "none":
+            return exact_scores(context, self)
         fingerprint = gradient_fingerprint(context, self, settings)
-        name = "less"
-        if exact:
-            fingerprint["targets"] = targets_key(context.target)
-            name = f"less-exact-{fingerprint['targets'][:12]}"
-        root = context.folder / "store" / name
+        root = context.folder / "store" / "less"
         refuse_other(root, fingerprint, recompute=context.config.recompute, training=warmup_folder(context))
         with warmed_up(context) as (model, checkpoints):
             passes = Passes(context, settings, model, fingerprint, root)
             weights = score_weights(checkpoints)
             notes = {"checkpoint_weights": [round(float(w), 6) for w in weights],
                      "warmup_steps": [c.step for c in checkpoints]}
-            run = _exact if exact else _projected
-            return run(context, passes, checkpoints, weights, notes)
+            return _projected(context, passes, checkpoints, weights, notes)
 
 
 def _projected(context: Context, passes: Passes, checkpoints: Sequence[Checkpoint], weights: np.ndarray,
@@ -127,7 +128,7 @@ def _projected(context: Context, passes: Passes, checkpoints: Sequence[Checkpoin
     known = existing_features(context, passes, directions)
     plain: list[FeatureStore] = []
     if needs_reference(passes.settings):
-        rows = reference_rows(context.pool, context.config.seed)
+        rows = reference_rows(context.whole_pool, context.config.seed)
         plain = passes.over(rows, [Pass(c) for c in checkpoints], "reference")
     return compared(context, pool, [Queries.of(store) for store in target], weights, passes.fingerprint, notes, known,
                     plain)
@@ -193,77 +194,3 @@ def _whitened(store: UnitFeatures, lines: np.ndarray, means: np.ndarray, damping
     norms = np.concatenate([inverse.norms(store.features(shard)) for shard in store.shards()])
     solved = [inverse.solve(x) / np.maximum(inverse.norms(x), 1e-30)[:, None] for x in (lines, means)]
     return solved[0], solved[1], norms
-
-
-def _exact(context: Context, passes: Passes, checkpoints: Sequence[Checkpoint], weights: np.ndarray,
-           notes: dict[str, Any]) -> Computed:
-    """Store-free: the targets' directions first, then cosines with them in one pass over the pool."""
-    settings = passes.settings
-    subtasks = Subtasks(context.target)
-    with context.clock.measure("target directions") as entry:
-        made = [target_directions(context, passes, c, subtasks) for c in checkpoints]
-        entry["reused"] = not any(fresh for _, fresh in made)
-    pool = passes.over(context.pool, [Pass(c, settings.adam, matrix, cosines=True)
-                                      for c, (matrix, _) in zip(checkpoints, made, strict=True)], "pool", "pool scores")
-    count = len(subtasks.names)
-    ahead = len(context.target) if settings.directions == "targets" else 0
-    first = first_identical(context.pool)
-    per_subtask = identical_blocks(lambda: _weighted(pool, weights, slice(ahead, ahead + count)), first)
-    if not ahead:
-        return Computed(blocks=per_subtask, lines=subtasks.names, stores=[s.folder for s in pool],
-                        fingerprint=passes.fingerprint, notes=notes)
-    return Computed(blocks=identical_blocks(lambda: _weighted(pool, weights, slice(0, ahead)), first),
-                    subtask_blocks=per_subtask, stores=[s.folder for s in pool], fingerprint=passes.fingerprint,
-                    notes=notes)
-
-
-def target_directions(context: Context, passes: Passes, checkpoint: Checkpoint, subtasks: Subtasks,
-                      ) -> tuple[KeptFile, bool]:
-    """The unit gradients of the targets (unless ``directions = "subtasks"``), then every subtask's direction.
-
-    Returns:
-        The matrix, and whether it was made just now.
-    """
-    from siftune.features.gradients.basis import kept_directions
-
-    settings = passes.settings
-    path = passes.root / "directions" / f"epoch-{checkpoint.epoch}.npy"
-    key = digest({**passes.fingerprint, "checkpoint": checkpoint, "code": VERSION})
-    kept = kept_directions(path, key)
-    if kept is not None:
-        return kept, False
-    gradients = target_gradients(context, passes, checkpoint, path.with_name(f"gradients-{checkpoint.epoch}.npy"))
-    gram = gradients.gram()
-    norms = np.sqrt(np.diag(gram))
-    unit = np.diag(1 / norms)
-    mean = subtasks.weights(norms, settings.target_mean) @ unit
-    if settings.target_mean == "gradient":
-        mean /= np.sqrt(np.einsum("km,mn,kn->k", mean, gram, mean))[:, None]
-    combination = np.concatenate([unit, mean]) if settings.directions == "targets" else mean
-    kept = gradients.combined(path, combination).keep(key)
-    gradients.remove()
-    return kept, True
-
-
-def target_gradients(context: Context, passes: Passes, checkpoint: Checkpoint, path: Path) -> Any:
-    """The targets' plain gradients at a checkpoint, whole, [M, D]: see :mod:`siftune.features.gradients.basis`."""
-    from siftune._common.progress import bar
-    from siftune.features.gradients.basis import collect
-    from siftune.models.lora import load_adapter_state
-    from siftune.models.memory import batch_tokens
-
-    config, loaded = context.config, context.model
-    load_adapter_state(passes.model, checkpoint.load_weights())
-    rendered = context.target.rendered
-    with bar("target gradients", int(context.target.tokens.sum()), "tokens") as progress:
-        return collect(make_engine(config, passes.model), rendered, path, pad_id=loaded.pad_id,
-                       batch_tokens=batch_tokens(config.batch_tokens, loaded), device=loaded.device,
-                       on_batch=lambda rows: progress.advance(sum(len(rendered[i]) for i in rows)))
-
-
-def _weighted(pool: Sequence[FeatureStore], weights: np.ndarray, lines: slice) -> Iterator[tuple[int, np.ndarray]]:
-    """(first row, float64 [lines, n]): the stored cosines of every checkpoint, weighed."""
-    for shard in pool[0].shards():
-        parts = [w * store.read(shard, "similarity")[:, lines].astype(np.float64)
-                 for store, w in zip(pool, weights, strict=True)]
-        yield shard.start, np.sum(parts, axis=0).T

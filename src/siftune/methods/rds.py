@@ -11,10 +11,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from siftune.features.base import Computed, Context
-from siftune.features.centring import Centrable, centred
 from siftune.features.cosines import cosines, identical_vectors
 from siftune.features.forward_passes import forward_stores
 from siftune.features.similarity import first_identical
+from siftune.features.whitening import Whitenable, prepared
 from siftune.features.work import Work, forward_work
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Rds:
-    Settings = Centrable
+    Settings = Whitenable
     reads = ("autocast", "feature_dtype")
     name = "rds"
     summary = "Position-weighted mean of the last hidden states; cosine to the targets."
@@ -38,7 +38,7 @@ class Rds:
         [pool] = forward_stores(context, context.pool, own, "pool")
         target = forward_stores(context, context.target, own, "target") if len(context.target) else []
         known = forward_stores(context, context.existing, own, "existing") if len(context.existing) else []
-        vectors, (queries, existing), notes = centred(
+        vectors, (queries, existing), notes = prepared(
             context, identical_vectors(pool.feature_blocks, first_identical(context.pool)),
             target[0].whole_features() if target else None, known[0].whole_features() if known else None)
         return Computed(blocks=None if queries is None else cosines(vectors, queries), vectors=vectors,

@@ -11,6 +11,7 @@ import numpy as np
 from siftune._common.errors import ConfigError
 from siftune._common.registry import unknown_name
 from siftune.config.catalogue import METHODS, RECIPES, owner_of
+from siftune.config.owned import own_names
 from siftune.config.settings import SelectConfig
 from siftune.data.rows import Examples
 from siftune.features.base import Computed, Context
@@ -72,6 +73,8 @@ def encode(config: SelectConfig, representation: str) -> Features:
         raise ConfigError(f"{name} is made by comparing rows with targets, and there are none", where="target",
                           hint="give target=rows of what the model must learn, or choose one that needs none: "
                                f"{', '.join(_need_none())}")
+    if "keep_features" in own_names(owner_of(name)):  # what is wanted are features, not scores
+        config = config.with_own({owner_of(name): {"keep_features": True}})
     prepare(config.output_dir)
     check_collect(config, made)
     inputs = read_inputs(config)

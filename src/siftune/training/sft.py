@@ -16,7 +16,7 @@ import safetensors.torch
 import torch
 
 from siftune._common import files, progress
-from siftune._common.artefacts import Absent, Unusable, described, keep_file, kept_file
+from siftune._common.artefacts import Absent, KeptFile, Unusable, described, keep_file, kept_file
 from siftune._common.artefacts.key import canonical
 from siftune._common.artefacts.sealed import remove
 from siftune._common.errors import DataError
@@ -161,6 +161,15 @@ def train_lora(model: PeftModel, rendered: Sequence[Rendered], settings: TrainSe
     shutil.rmtree(root)
     return TrainResult(len(record.losses), record.losses, record.learning_rates, record.seconds, key,
                        folder / ADAPTER_FILE)
+
+
+def kept_adapter(result: TrainResult) -> KeptFile:
+    """The file of a finished run as an artefact.
+
+    Raises:
+        Unusable: it is gone or has changed.
+    """
+    return kept_file(result.adapter, _KIND, result.key, note=result.adapter.with_name(_SUMMARY))
 
 
 def _finished(folder: Path, key: str) -> TrainResult | None:

@@ -155,7 +155,8 @@ def pool_map(selecting: Selecting, shown: np.ndarray, path: Path) -> None:
     if (kept := read_self_sealed(path)) is not None and kept.get("key") == key:
         return
     made: dict[str, Any] = {"none": "the methods of this study give no vectors of the rows that can be drawn: a map "
-                                    f"takes one of {', '.join(SPACES[:-1])}"}
+                                    f"takes one of {', '.join(SPACES[:-1])} (less where it keeps features: "
+                                    "keep_features)"}
     failed = False
     for space in spaces:
         try:

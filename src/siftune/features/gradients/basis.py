@@ -115,7 +115,7 @@ class Directions:
     def part(self, name: str) -> np.ndarray:
         """float32 [C, n]: the columns of one parameter, read into memory."""
         first, size = self.places[name]
-        return np.ascontiguousarray(self.matrix[:, first : first + size])
+        return np.array(self.matrix[:, first : first + size])
 
     def chunks(self) -> Iterator[slice]:
         """Ranges of columns, one after the other."""

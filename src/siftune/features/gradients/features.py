@@ -104,13 +104,22 @@ class _Sums:
     def read(self, losses: Tensor) -> tuple[Tensor, Tensor | None]:
         projected = self.projection.read(self.sketch)
         if self.projection.factored:
-            _check(projected.square().sum(dim=1), losses)
+            check(projected.square().sum(dim=1), losses)
             return projected, None
-        _check(self.gradient, losses)
+        check(self.gradient, losses)
         return projected, self.direction.sqrt()
 
 
-def _check(gradient_squares: Tensor, losses: Tensor) -> None:
+def check(gradient_squares: Tensor, losses: Tensor) -> None:
+    """Refuse rows without a direction.
+
+    Args:
+        gradient_squares: float32 [rows], squared lengths of their gradients.
+        losses: float32 [rows].
+
+    Raises:
+        ModelError: see :func:`gradient_features`.
+    """
     if not bool(torch.isfinite(gradient_squares).all() and torch.isfinite(losses).all()):
         raise ModelError("a row's loss or gradient is not a finite number",
                          why="With NaN in the features, sorting would put such a row first.",

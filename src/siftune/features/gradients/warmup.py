@@ -89,6 +89,11 @@ class Checkpoint:
     mean_learning_rate: float = field(metadata=_TOLD)
 
     @property
+    def folder(self) -> str:
+        """What a store of features at this checkpoint is called."""
+        return f"epoch-{self.epoch}"
+
+    @property
     def checksum(self) -> str:
         """Of the tensors and of all the rest."""
         return self.file.artefact

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from siftune.config.settings import SelectConfig
 from siftune.features.base import Context, GradientMethod
@@ -10,9 +11,9 @@ from siftune.features.work import PlannedMethod
 from siftune.pipeline.plan.estimate import Plan
 from siftune.pipeline.recipes import representation_of
 from siftune.pipeline.select import constrain, load, method_of, read_inputs
-from siftune.selectors import SELECTORS, Budget, Problem
+from siftune.selectors import SELECTORS, Budget, Problem, SelectorInfo
 
-__all__ = ["Plan", "plan"]
+__all__ = ["Plan", "estimate_method", "plan"]
 
 
 def plan(config: SelectConfig) -> Plan:
@@ -36,23 +37,34 @@ def plan(config: SelectConfig) -> Plan:
         ("budget", f"{config.budget} = {budget.limit:,} {budget.kind}"),
     ]
     representation = representation_of(method.representation)
-    context = context.of(method.representation)
-    parts = getattr(representation, "gradient_parts", None)  # a fusion of several
+    estimate_method(representation, context.of(method.representation), SELECTORS.get(method.selector).info, made)
+    return made
+
+
+def estimate_method(representation: Any, context: Context, selector: SelectorInfo, made: Plan) -> None:
+    """Add to a plan what a method takes, with those that it is made of.
+
+    Args:
+        representation: the method.
+        context: that it would be computed in.
+        selector: what is made of it; some steps are for certain selectors alone.
+    """
+    parts = getattr(representation, "gradient_parts", None)  # of a method that is made of others
     for part, inside in parts(context) if parts else ():
         from siftune.pipeline.plan.gradients import estimate
 
-        made.lines.append(("signal", part.name))
+        on = "" if inside.whole is None else f" on {len(inside.pool):,} of {len(inside.whole):,} rows"
+        made.lines.append((getattr(representation, "part", "signal"), f"{part.name}{on}"))
         estimate(inside.config, part, inside, made)
     if isinstance(representation, GradientMethod):
         from siftune.pipeline.plan.gradients import estimate
 
-        estimate(config, representation, context, made)
+        estimate(context.config, representation, context, made)
     elif isinstance(representation, PlannedMethod):
-        from siftune.pipeline.plan.work import estimate
+        from siftune.pipeline.plan.work import estimate as estimate_work
 
-        estimate(representation.work(context), context, SELECTORS.get(method.selector).info, made)
+        estimate_work(representation.work(context), context, selector, made)
     elif representation.needs_model:
-        made.lines.append(("time", f"not known: {method.representation} does not say what it takes"))
+        made.lines.append(("time", f"not known: {representation.name} does not say what it takes"))
     else:
         made.lines.append(("time", "seconds: no model is run"))
-    return made

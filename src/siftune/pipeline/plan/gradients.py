@@ -43,17 +43,22 @@ def estimate(config: SelectConfig, representation: GradientMethod, context: Cont
     if representation.warmup:
         warmup = warmup_settings(settings, config)
         passes = warmup.epochs if settings.checkpoints == "all" else 1
-        share = warmup.rows_of(len(context.pool)) / len(context.pool)
-        warmup_seconds = tokens * share * warmup.epochs / speed
+        whole = context.whole_pool  # the warmup run is of the whole, also where only some rows are looked at
+        share = warmup.rows_of(len(whole)) / len(whole)
+        warmup_seconds = int(whole.tokens.sum()) * share * warmup.epochs / speed
         warmup_told = f"{about(warmup_seconds)}: {share:.1%} of the pool, {warmup.epochs} epochs"
     pass_seconds = tokens / speed / config.workers
     numbers = probe.numbers
     kind = config.feature_dtype if representation.keeps_features(settings) else "float32"
     small = [context.target]
     if needs_reference(settings):
-        small.append(reference_rows(context.pool, config.seed))
+        small.append(reference_rows(context.whole_pool, config.seed))
     made.seconds += warmup_seconds + (pass_seconds + sum(int(rows.tokens.sum()) for rows in small) / speed) * passes
-    made.disk += (len(context.pool) + sum(map(len, small))) * bytes_per_row(numbers, kind) * passes
+    if getattr(settings, "projection", "") == "none":  # a few floats a row, and the directions themselves
+        disk = (len(context.pool) * bytes_per_row(numbers, kind) + 4 * numbers * probe.adapted) * passes
+    else:
+        disk = (len(context.pool) + sum(map(len, small))) * bytes_per_row(numbers, kind) * passes
+    made.disk += disk
     each = f" in each of {config.workers} processes" if config.workers > 1 else ""
     made.lines.append(("model", f"{config.model}: {probe.loaded.parameters / 1e6:,.0f}M parameters, gradients of "
                                 f"{probe.adapted / 1e6:,.2f}M, {probe.loaded.dtype} on {probe.loaded.device}"))
@@ -70,6 +75,34 @@ def estimate(config: SelectConfig, representation: GradientMethod, context: Cont
         ("disk", f"{made.disk / 2**20:,.1f} MiB of features: {numbers:,} x {kind} x {passes} "
                  f"checkpoint{'s' * (passes > 1)} a row"),
     ]
+    made.lines += _otherwise(config, context.settings, settings, representation, len(context.pool) * passes)
+
+
+def _otherwise(config: SelectConfig, given: Any, settings: Any, representation: GradientMethod,
+               rows: int) -> list[tuple[str, str]]:
+    """What ``auto`` would keep instead, and what that is good for.
+
+    Args:
+        given, settings: the settings as they are written, and settled.
+        rows: of the pool, once for every checkpoint.
+    """
+    from siftune.features.gradient_settings import needs_features
+    from siftune.features.store.codec import bytes_per_row
+
+    kind = getattr(representation, "projection_of_features", "")
+    if not kind or getattr(given, "projection", "") != "auto":
+        return []
+    if settings.projection == "none":
+        disk = rows * bytes_per_row(given.projection_dim, config.feature_dtype) / 2**20
+        return [("scores", "exact, for these targets only; other targets (--from) take another pass"),
+                ("or", f"--set keep_features=true: projected features ({kind}, {given.projection_dim:,} numbers), "
+                       f"about as long and {disk:,.1f} MiB, of which any targets are scored without a pass")]
+    why = "the selector or the rows that the model knows need them" if needs_features(
+        config, representation.name) else "they are asked for"
+    return [("features", f"projected ({kind}, {settings.projection_dim:,} numbers), since {why}; any targets are "
+                         "scored of them without a pass"),
+            ("or", "exact scores (--set projection=none): about as long and a few floats a row, for these targets "
+                   "only")]
 
 
 class Probe:

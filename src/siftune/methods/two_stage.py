@@ -1,0 +1,180 @@
+"""Two stages: a cheap signal says which rows are worth a look, a dear one ranks these.
+
+1. The first stage (``first``, fused as by :mod:`siftune.methods.fusion`; by default the words and the centred sentence
+   embeddings) lets the targets take turns until ``keep`` budgets of rows are taken.
+2. The second (``second``; by default LESS with exact scores) is computed of these rows alone. All others are ruled out,
+   with the reason "first stage".
+
+With keep = 8 and a budget of 1% the gradients of 8% of the pool are taken; the warmup run of LESS stays as it is, a
+random share of the whole pool. What is lost is what the first stage does not see: rows that share nothing with the
+targets but what they do to the weights. How much that is depends on the targets; ``benchmarks/signal_forms.py``
+measures it as the share of the exact top rows that are kept. Rows that the user leaves out, and near-duplicates, count
+among the kept ones; rows that must be taken are, whatever the first stage says.
+
+Where the second method has kept its scores of the whole pool already, they are read and no pass is run.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from siftune._common.errors import ConfigError
+from siftune._common.registry import unknown_name
+from siftune._common.seeds import permutation
+from siftune.config.catalogue import METHODS, owner_of
+from siftune.config.options import OwnSettings, Rule, option
+from siftune.features.base import Computed, Context, GradientMethod
+from siftune.features.parts import computed_of, part_context, rows_of, spread_out
+from siftune.features.work import PlannedMethod, Work
+from siftune.methods.fusion import NO_SIGNALS, Fusion, FusionSettings
+from siftune.selectors import Budget, Problem, select
+from siftune.selectors.core.budget import ResolvedBudget
+
+REASON = "first stage"
+"""Why a row is ruled out, as ``dropped.jsonl`` and the notes have it."""
+
+COMPOSED = ("fusion", "two-stage", "landmarks")
+"""Methods that are made of others, and cannot be a stage."""
+
+BUDGETS = Rule("a finite number of 1 or more", lambda x: 1 <= x < float("inf"))
+
+
+@dataclass(frozen=True)
+class TwoStageSettings(OwnSettings):
+    first: tuple[str, ...] = option(("bm25", "embed"), "The cheap methods, added up as by fusion, that say which rows "
+                                    "are looked at. Their own settings are read as well.")
+    second: str = option("less", "The method that ranks these rows, with its own settings.")
+    keep: float = option(8.0, "How many budgets of rows the first stage keeps.", rule=BUDGETS)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        try:
+            FusionSettings(signals=self.first)
+        except ConfigError as error:
+            error.what, error.where = error.what.replace("signals", "first"), "first"
+            raise
+        if self.second in (*NO_SIGNALS, *COMPOSED) or owner_of(self.second) == "file":
+            raise ConfigError(f"{self.second} cannot be the second stage", where="second",
+                              why="It is to rank rows of the pool one by one, by what it computes of them.",
+                              hint="for example less, gist or rds")
+        if self.second not in METHODS:
+            raise unknown_name("method", self.second, METHODS.names(), flag="second")
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The methods whose settings are read with these."""
+        return (*self.first, self.second)
+
+
+class TwoStage:
+    Settings = TwoStageSettings
+    reads = ("autocast", "feature_dtype")
+    name = "two-stage"
+    summary = "The rows that a cheap signal (first) finds for the targets, ranked by a dear one (second)."
+    paper = ""
+    cost = "the first stage, and the second on `keep` budgets of rows (a warmup run is as by itself)"
+    needs_target = True
+    needs_model = True
+    selector = "round-robin"
+    by_budget = True
+    part = "second stage"
+
+    def compute(self, context: Context) -> Computed:
+        settings: TwoStageSettings = context.settings
+        first = _first(context)
+        found = Fusion().compute(first)
+        with context.clock.measure("keep the first stage's rows"):
+            rows = kept_rows(context, found)
+        second, inside = _second(context)
+        pool = rows_of(context.pool, rows)
+        ranked, there = computed_of(inside, pool, rows, second)
+        count, tokens = len(context.pool), int(pool.tokens.sum())
+        share = round(tokens / int(context.pool.tokens.sum()), 4)
+        outside = np.setdiff1d(np.arange(count), rows)
+        seen = {"rows": 0, "tokens": 0} if there else {"rows": len(rows), "tokens": tokens}
+        notes: dict[str, Any] = {
+            "first": list(settings.first), "second": settings.second,
+            "kept": {"rows": len(rows), "tokens": tokens, "share_of_tokens": share, "ruled_out": len(outside)},
+            "second_stage_saw": {**seen, "read_from_earlier_scores": there},
+            "stages": {"first": found.notes, "second": ranked.notes}}
+        excluded = {reason: rows[some] for reason, some in ranked.excluded.items()} if not there else ranked.excluded
+        scores = None
+        if ranked.blocks is None:
+            if ranked.scores is None:
+                raise ConfigError(f"{settings.second} neither compares rows with targets nor scores them",
+                                  where="second")
+            scores = np.full(count, ranked.scores.min())
+            scores[rows] = ranked.scores
+
+        def whole(blocks: Any) -> Any:
+            return None if blocks is None else spread_out(blocks, rows, count)
+
+        return Computed(blocks=whole(ranked.blocks), subtask_blocks=whole(ranked.subtask_blocks), lines=ranked.lines,
+                        scores=scores, excluded={**excluded, REASON: outside}, stores=[*found.stores, *ranked.stores],
+                        fingerprint={"first": found.fingerprint, "second": ranked.fingerprint, "keep": settings.keep},
+                        notes=notes)
+
+    def work(self, context: Context) -> list[Work]:
+        """What `siftune plan` tells of the stages but for gradients, see :meth:`gradient_parts`."""
+        steps = Fusion().work(_first(context))
+        second, inside = _planned(context)
+        if isinstance(second, PlannedMethod):
+            steps += [replace(step, owner=inside.owner) for step in second.work(inside)]
+        return steps
+
+    def gradient_parts(self, context: Context) -> list[tuple[GradientMethod, Context]]:
+        """The stages by gradients; the second on random rows, as many as it will see."""
+        second, inside = _planned(context)
+        last = [(second, inside)] if isinstance(second, GradientMethod) else []
+        return [*Fusion().gradient_parts(_first(context)), *last]
+
+
+def kept_rows(context: Context, found: Computed) -> np.ndarray:
+    """int64, ascending: the rows that the first stage takes for the targets in turn."""
+    excluded = np.zeros(len(context.pool), dtype=bool)
+    for rows in found.excluded.values():
+        excluded[rows] = True
+    problem = Problem(ids=context.pool.ids, tokens=context.pool.tokens, blocks=found.blocks,
+                      targets=context.target.ids, exclude=excluded)
+    return np.sort(select(problem, _kept_budget(context), "round-robin").indices)
+
+
+def _kept_budget(context: Context) -> str:
+    """``keep`` budgets, as a budget is written; at most the pool."""
+    tokens = int(context.pool.tokens.sum())
+    budget: ResolvedBudget = Budget.parse(context.config.budget).resolve(len(context.pool), tokens)
+    limit = int(np.ceil(context.settings.keep * budget.limit))
+    if budget.kind == "rows":
+        return str(min(limit, len(context.pool)))
+    return f"{min(limit, tokens)} tokens"
+
+
+def _first(context: Context) -> Context:
+    """What the first stage is computed in: a fusion of its own."""
+    config = replace(context.config, collect=(), own={
+        **context.config.own, "fusion": {"signals": context.settings.first}})
+    return replace(context, config=config, owner="fusion",
+                   siblings=lambda: [_first(one) for one in context.siblings()])
+
+
+def _second(context: Context) -> tuple[Any, Context]:
+    name = context.settings.second
+    config = replace(context.config, collect=())
+    inside = replace(context, config=config, owner=name,
+                     siblings=lambda: [replace(one, config=replace(one.config, collect=()), owner=name)
+                                       for one in context.siblings()])
+    return METHODS.get(name)(), inside
+
+
+def _planned(context: Context) -> tuple[Any, Context]:
+    """The second stage on random rows, as many as the first will keep."""
+    second, inside = _second(context)
+    limit, _, tokens = _kept_budget(context).partition(" ")
+    order = permutation(len(context.pool), context.config.seed, "probe")
+    count = int(limit)
+    if tokens:
+        count = int(np.searchsorted(np.cumsum(context.pool.tokens[order]), count)) + 1
+    return second, part_context(inside, rows_of(context.pool, np.sort(order[:count])), second)

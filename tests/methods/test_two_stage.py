@@ -1,0 +1,156 @@
+"""Two stages against LESS on the whole pool: the same numbers on the rows that are kept, and no others."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from siftune._common.errors import ConfigError
+from siftune.config.settings import SelectConfig, load
+from siftune.features.parts import spread_out, taken
+from siftune.features.passes import ShardWorker
+from siftune.methods.bm25 import Bm25
+from siftune.methods.embedding import Embedding
+from siftune.methods.less import Less
+from siftune.methods.two_stage import REASON, TwoStage
+from siftune.pipeline.plan import estimate_method
+from siftune.pipeline.plan.estimate import Plan
+from siftune.selectors import SELECTORS, Problem, select
+from siftune.selectors.core.arrays import sliced
+from tests.methods import contexts, texts
+from tests.methods.contexts import whole
+from tests.methods.test_fusion import z_oracle
+
+SMALL = {"warmup_epochs": 2, "warmup_rows": 8, "warmup_learning_rate": 5e-3, "warmup_batch_size": 4}
+
+
+def made(folder, keep: float = 3.0, **changes):
+    """Thirteen rows of differing texts, a budget of two of them."""
+    context = contexts.context(folder, owner="two-stage", keep=keep, budget="2", **changes)
+    for rows, name in ((context.pool, "pool"), (context.target, "target")):
+        spoken = texts.examples(texts.demo(name, len(rows)), name).rows
+        rows.rows[:] = [dataclasses.replace(new, subtask=row.subtask)
+                        for row, new in zip(rows.rows, spoken, strict=True)]
+    context.config = context.config.with_own({"less": SMALL})
+    return context
+
+
+def alone(context, method, **own):
+    config = context.config.with_own({method.name: own})
+    return method().compute(dataclasses.replace(context, config=config, owner=method.name))
+
+
+def expected_rows(context) -> np.ndarray:
+    """What round-robin takes of the z-scores of words and centred embeddings."""
+    fused = z_oracle([whole(alone(context, Bm25).blocks).astype(np.float64),
+                      whole(alone(context, Embedding, center=True).blocks).astype(np.float64)], [1, 1])
+    problem = Problem.from_similarities(fused, ids=context.pool.ids, targets=context.target.ids)
+    return np.sort(select(problem, 6, "round-robin").indices)
+
+
+def test_the_second_stage_ranks_the_rows_of_the_first_as_it_would_alone(tmp_path, monkeypatch):
+    context = made(tmp_path / "two")
+    rows = expected_rows(context)
+    seen: list[int] = []
+    real = ShardWorker.__call__
+    monkeypatch.setattr(ShardWorker, "__call__", lambda self, job: (seen.append(len(job.rendered)), real(self, job))[1])
+    found = TwoStage().compute(context)
+    assert sum(seen) == 2 * len(rows), "a pass at each of two checkpoints over the kept rows alone"
+    np.testing.assert_array_equal(found.excluded[REASON], np.setdiff1d(np.arange(13), rows))
+    exact = alone(dataclasses.replace(context, folder=tmp_path / "less"), Less)
+    for got, want in ((found.blocks, exact.blocks), (found.subtask_blocks, exact.subtask_blocks)):
+        np.testing.assert_allclose(whole(got)[:, rows], whole(want)[:, rows], atol=1e-6)
+        np.testing.assert_allclose(whole(got)[:, found.excluded[REASON]],
+                                   np.repeat(whole(want)[:, rows].min(axis=1)[:, None], 7, axis=1), atol=1e-6)
+    tokens = int(context.pool.tokens[rows].sum())
+    assert found.notes["kept"] == {"rows": 6, "tokens": tokens, "ruled_out": 7,
+                                   "share_of_tokens": round(tokens / int(context.pool.tokens.sum()), 4)}
+    assert found.notes["second_stage_saw"] == {"rows": 6, "tokens": tokens, "read_from_earlier_scores": False}
+    again = made(tmp_path / "two")
+    np.testing.assert_array_equal(whole(TwoStage().compute(again).blocks), whole(found.blocks))
+    done = {step["step"]: step["reused"] for step in again.clock.steps}
+    assert done["warmup"]
+    assert done["pool scores"]
+
+
+def test_scores_of_the_whole_pool_that_are_there_already_are_read(tmp_path):
+    context = made(tmp_path)
+    for center in (False, True):
+        context.config = context.config.with_own({"less": {"center": center}})
+        exact = alone(context, Less)
+        context.clock.steps.clear()
+        found = TwoStage().compute(context)
+        assert all(step["reused"] for step in context.clock.steps if step["step"] in ("warmup", "pool scores"))
+        assert found.notes["second_stage_saw"] == {"rows": 0, "tokens": 0, "read_from_earlier_scores": True}
+        rows = expected_rows(context)
+        np.testing.assert_array_equal(whole(found.blocks)[:, rows], whole(exact.blocks)[:, rows])
+        assert not list((tmp_path / "store").glob("part-*"))
+
+
+def test_centred_the_means_are_those_of_the_whole_pool(tmp_path):
+    context = made(tmp_path / "two")
+    context.config = context.config.with_own({"less": {"center": True}})
+    rows = expected_rows(context)
+    exact = alone(dataclasses.replace(context, folder=tmp_path / "less"), Less)
+    found = TwoStage().compute(context)
+    np.testing.assert_allclose(whole(found.blocks)[:, rows], whole(exact.blocks)[:, rows], atol=1e-5)
+
+
+def test_other_methods_can_be_stages_and_a_large_keep_rules_nothing_out(tmp_path):
+    scores = np.random.default_rng(0).normal(size=13)
+    np.save(tmp_path / "scores.npy", scores)
+    found = TwoStage().compute(made(tmp_path, first=(f"file:{tmp_path}/scores.npy",), second="loss"))
+    kept = np.sort(np.argsort(-scores)[:6])
+    np.testing.assert_array_equal(np.setdiff1d(np.arange(13), found.excluded[REASON]), kept)
+    assert found.scores is not None
+    assert (found.scores[found.excluded[REASON]] == found.scores[kept].min()).all()
+    every = TwoStage().compute(made(tmp_path / "all", keep=100.0, first=("bm25",), second="embed"))
+    assert not len(every.excluded[REASON])
+
+
+def test_a_budget_of_tokens_keeps_so_many_tokens(tmp_path):
+    context = made(tmp_path, second="loss")
+    context.config = dataclasses.replace(context.config, budget="30tok")
+    found = TwoStage().compute(context)
+    assert 60 <= found.notes["kept"]["tokens"] <= 90
+
+
+@pytest.mark.parametrize("size", [1, 4, 20])
+def test_blocks_of_some_rows_are_taken_and_spread_out(size):
+    S, rows = np.random.default_rng(0).normal(size=(3, 11)), np.array([1, 2, 6, 10])
+    some = taken(sliced(S, size), rows)
+    np.testing.assert_array_equal(whole(some), S[:, rows])
+    spread = whole(spread_out(some, rows, 11))
+    assert spread.shape == S.shape
+    np.testing.assert_array_equal(spread[:, rows], S[:, rows])
+    others = np.setdiff1d(np.arange(11), rows)
+    np.testing.assert_array_equal(spread[:, others], np.repeat(S[:, rows].min(axis=1)[:, None], 7, axis=1))
+
+
+@pytest.mark.parametrize(("own", "said"), [
+    ({"first": ()}, "empty"), ({"first": ("bm52",)}, "bm25"), ({"second": "fusion"}, "cannot be the second"),
+    ({"second": "two-stage"}, "cannot be the second"), ({"second": "lss"}, "loss"), ({"keep": 0.5}, "1 or more"),
+], ids=str)
+def test_settings_that_make_no_sense_are_refused(own, said):
+    with pytest.raises(ConfigError, match=said):
+        SelectConfig(own={"two-stage": own}).settings_of("two-stage")
+
+
+def test_settings_of_its_stages_are_read_with_its_own():
+    config = load(SelectConfig, None, {"method": "two-stage", "own": ["second=rds", "rds.center=true", "keep=4"]})
+    assert config.owners() == ["two-stage", "round-robin", "bm25", "embed", "rds"]
+    assert config.settings_of("rds").center
+    with pytest.raises(ConfigError, match="less is not in use"):
+        load(SelectConfig, None, {"method": "two-stage", "own": ["second=rds", "less.center=true"]})
+
+
+def test_a_plan_tells_both_stages(tmp_path):
+    context, plan = made(tmp_path), Plan()
+    estimate_method(TwoStage(), context, SELECTORS.get("round-robin").info, plan)
+    lines = dict(plan.lines)
+    assert lines["second stage"] == "less on 6 of 13 rows"
+    assert {"warmup", "pool embeddings", "bm25"} <= set(lines)
+    assert json.dumps(plan.lines)
