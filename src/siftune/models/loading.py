@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from siftune._common.errors import ConfigError, ModelError, first_line
+from siftune._common.errors import ConfigError, ModelError
 from siftune._common.progress import log
 from siftune.models.embedded import embedded_model
+from siftune.models.half_precision import say_if_slow, slow_half
 from siftune.models.lent import borrowed, is_object
+from siftune.models.pretrained import (
+    base_of_adapter,
+    check_reads_onward,
+    from_pretrained,
+    load_checkpoint,
+    merge_adapter,
+)
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
@@ -38,9 +45,10 @@ class LoadedModel:
 
     @property
     def pad_id(self) -> int:
-        """The id that fills up batches; masked everywhere, so any valid id serves."""
+        """The id that fills up batches; masked everywhere, so any id that the embedding has serves."""
+        known = self.model.get_input_embeddings().weight.shape[0]
         for candidate in (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id):
-            if candidate is not None:
+            if candidate is not None and candidate < known:  # a token that was added without resizing is beyond
                 return int(candidate)
         return 0
 
@@ -83,14 +91,19 @@ def choose_device(device: str) -> str:
 
 
 def choose_dtype(dtype: str, device: str) -> str:
-    """``auto`` -> float32 on CPU and MPS; on CUDA bfloat16 where the hardware has it, else float32."""
+    """``auto`` -> float32 on CPU and MPS; on CUDA bfloat16 where the hardware has it and is no slower in it.
+
+    On a CPU that has units for bfloat16 it would be faster, but what is chosen must not depend on the machine.
+    """
     import torch
 
     if dtype not in DTYPES:
         raise ConfigError(f"unknown dtype {dtype!r}", where="--dtype", hint=f"choose one of: {', '.join(DTYPES)}")
     if dtype != "auto":
         return dtype
-    return "bfloat16" if device.startswith("cuda") and torch.cuda.is_bf16_supported() else "float32"
+    if not device.startswith("cuda") or not torch.cuda.is_bf16_supported():
+        return "float32"
+    return "float32" if slow_half("bfloat16", device) else "bfloat16"  # older cards compute it by way of float32
 
 
 def load_tokenizer(name: str, *, trust_remote_code: bool = False) -> Any:
@@ -100,7 +113,7 @@ def load_tokenizer(name: str, *, trust_remote_code: bool = False) -> Any:
     path, base = locate(name)
     if base is not None and not (Path(path) / "tokenizer_config.json").exists():
         path = base  # an adapter folder without a tokenizer of its own
-    return _from_pretrained("AutoTokenizer", path, name, trust_remote_code=trust_remote_code)
+    return from_pretrained("AutoTokenizer", path, name, trust_remote_code=trust_remote_code)
 
 
 def load_model(name: str = "embedded", *, device: str = "auto", dtype: str = "auto",
@@ -124,29 +137,24 @@ def load_model(name: str = "embedded", *, device: str = "auto", dtype: str = "au
     device = choose_device(device)
     chosen = choose_dtype(dtype, device)
     log(f"model {name} on {device} in {chosen}")
+    say_if_slow("--dtype", chosen, device)
     path, base = locate(name)
-    options = {"dtype": getattr(torch, chosen), "trust_remote_code": trust_remote_code}
+    options = {"dtype": getattr(torch, chosen), "trust_remote_code": trust_remote_code, "on": device}
     if device == "cpu" and chosen != "float32":
         # torch's fused attention takes nine times as long backward there as in float32 (torch 2.13, AMX): a quarter of
         # a training step. Written out, it does not.
         options["attn_implementation"] = "eager"
-    model = _from_pretrained("AutoModelForCausalLM", base or path, name, **options)
+    model = load_checkpoint(base or path, name, **options)
     if base is not None:
-        from peft import PeftModel
-
-        try:
-            model = PeftModel.from_pretrained(model, str(path)).merge_and_unload()  # pyright: ignore[reportCallIssue]
-        except (OSError, ValueError, RuntimeError, KeyError) as error:
-            raise ModelError("cannot load the adapter", where=str(path), why=first_line(error),
-                             hint="check that the adapter belongs to the base model that its adapter_config.json "
-                                  "names") from error
-    if getattr(model.config, "is_encoder_decoder", False):
-        raise ModelError(f"{name} is an encoder-decoder model", where="--model",
-                         hint="siftune works with decoder-only models (Llama, Qwen, Gemma, Mistral, GPT-2, ...)")
+        model = merge_adapter(model, Path(path))
     model.requires_grad_(False)
-    model.eval().to(device)
-    return LoadedModel(model, load_tokenizer(name, trust_remote_code=trust_remote_code), name, device, chosen,
-                       weights_hash(model))
+    model.eval()
+    if not getattr(model, "hf_quantizer", None):
+        model.to(device)
+    loaded = LoadedModel(model, load_tokenizer(name, trust_remote_code=trust_remote_code), name, device, chosen, "")
+    check_reads_onward(model, loaded.tokenizer, name)
+    loaded.weights = weights_hash(model)
+    return loaded
 
 
 def locate(name: str) -> tuple[Path | str, Path | str | None]:
@@ -156,12 +164,7 @@ def locate(name: str) -> tuple[Path | str, Path | str | None]:
     path = Path(name).expanduser()
     if path.is_dir():
         if (path / "adapter_config.json").exists():
-            base = json.loads((path / "adapter_config.json").read_text(encoding="utf-8")).get("base_model_name_or_path")
-            if not base:
-                raise ModelError("the adapter does not say which base model it belongs to",
-                                 where=str(path / "adapter_config.json"),
-                                 hint='add "base_model_name_or_path" to it')
-            return path, locate(base)[0]
+            return path, base_of_adapter(path, locate)
         if not (path / "config.json").exists():
             raise ModelError("the folder holds no model", where=str(path), why="There is no config.json in it.",
                              hint="name the folder that `save_pretrained` wrote")
@@ -172,24 +175,6 @@ def locate(name: str) -> tuple[Path | str, Path | str | None]:
         hint = "did you mean --model embedded?" if near else "give a folder that exists, a hub id, or embedded"
         raise ModelError(f"there is no model {name!r}", where="--model", hint=hint)
     return name, None
-
-
-def _from_pretrained(loader: str, path: Path | str, name: str, **options: Any) -> Any:
-    import transformers
-    from safetensors import SafetensorError
-
-    transformers.utils.logging.disable_progress_bar()  # a bar of a second per load only hides what matters
-    try:
-        return getattr(transformers, loader).from_pretrained(str(path), **options)
-    except (OSError, ValueError, ImportError, KeyError, RuntimeError, SafetensorError) as error:
-        offline = isinstance(path, str)
-        raise ModelError(
-            f"cannot load {'the tokenizer of ' if loader == 'AutoTokenizer' else ''}{name}",
-            where="--model",
-            why=first_line(error),
-            hint="check the id and your connection to the hub, or give a local folder; --model embedded works offline"
-            if offline else "the folder should be one that `save_pretrained` wrote, with model and tokenizer",
-        ) from error
 
 
 def weights_hash(model: Any) -> str:

@@ -10,12 +10,15 @@ from __future__ import annotations
 import re
 import warnings
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
 from siftune._common import seeds
-from siftune._common.errors import ConfigError, ModelError
+from siftune._common.errors import ConfigError, ModelError, first_line
+from siftune._common.progress import log
+from siftune.models.language_part import language_modules, number_of_blocks
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
 
 _ATTENTION = re.compile(r"attn|attention")
 _LAYER_INDEX = re.compile(r"\.(\d+)\.")
+_REFUSED_BY_PEFT = ("out_proj", "conv1d")  # of mamba's blocks, whose kernels read these weights past the adapter
 
 
 @dataclass(frozen=True)
@@ -91,7 +95,13 @@ def attach_lora(model: Any, settings: LoraSettings, seed: int) -> PeftModel:
     # PEFT draws an initialisation of its own, which is overwritten below, and calls what transformers deprecates.
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
-        wrapped = get_peft_model(model, config)
+        try:
+            wrapped = get_peft_model(model, config)
+        except (ValueError, NotImplementedError, TypeError, ImportError) as error:
+            raise ModelError(f"PEFT cannot adapt this {type(model).__name__}", where="--lora-targets",
+                             why=first_line(error),
+                             hint=f"for example --lora-targets {_suggestion(model, _linear_modules(model))}") from error
+    _say_what_has_none(model, names, settings)
     for name, parameter in adapter_parameters(wrapped).items():
         parameter.data = parameter.data.float()
         if ".lora_A." in name:
@@ -118,7 +128,7 @@ def target_modules(model: Any, settings: LoraSettings) -> list[str]:
         ModelError: none matches, or one of the named targets matches nothing; lists the linear modules there are.
         ConfigError: ``settings.layers`` exceeds the number of layers.
     """
-    linear = [name for name, module in model.named_modules() if _is_linear(module)]
+    linear = _linear_modules(model)
     if settings.targets == "auto":
         found = [name for name in linear if _ATTENTION.search(name.rpartition(".")[0].lower())]
         missing = [] if found else ["attention blocks"]
@@ -127,13 +137,39 @@ def target_modules(model: Any, settings: LoraSettings) -> list[str]:
         missing = [target for target in settings.targets if not any(_ends_with(name, target) for name in linear)]
     if missing:
         kinds = sorted({name.rpartition(".")[2] for name in linear})
+        hint = (f"name some of them, for example --lora-targets {example}" if (example := _suggestion(model, linear))
+                else "LoRA needs linear layers of torch: load the model without what replaced them")
         raise ModelError(
             f"no linear module of {type(model).__name__} matches {', '.join(missing)}",
             where="--lora-targets",
             why=f"Its linear modules are: {', '.join(kinds) or 'none'}.",
-            hint=f"name some of them, for example --lora-targets {','.join(kinds[:2]) or 'q_proj,v_proj'}",
+            hint=hint,
         )
     return found if settings.layers == "all" else _last_layers(found, settings.layers)
+
+
+def adapted_layers(model: Any, names: list[str]) -> tuple[int, int]:
+    """(blocks that have one of these modules, blocks in all); the second is 0 where the model does not say."""
+    inside = {match.group(1) for name in names if (match := _LAYER_INDEX.search(name))}
+    return len(inside), number_of_blocks(model) or 0
+
+
+@cache
+def _say_once(message: str) -> None:
+    log(message)
+
+
+def _say_what_has_none(model: Any, names: list[str], settings: LoraSettings) -> None:
+    """A hybrid model has attention in some of its blocks only: whoever leaves the choice open should know."""
+    some, blocks = adapted_layers(model, names)
+    if settings.targets != "auto" or settings.layers != "all" or not 0 < some < blocks:
+        return
+    others = [name for name in _linear_modules(model) if name not in set(names)]
+    adapted = {match.group(1) for name in names if (match := _LAYER_INDEX.search(name))}
+    bare = [n for n in others if (match := _LAYER_INDEX.search(n)) and match.group(1) not in adapted]
+    example = _suggestion(model, bare)
+    _say_once(f"adapters on {some} of {blocks} layers: the others of {type(model).__name__} have no attention"
+              + (f" (to adapt them too: --lora-targets {_suggestion(model, names)},{example})" if example else ""))
 
 
 def block_modules(model: Any, layers: int | Literal["all"] = "all") -> list[str]:
@@ -142,7 +178,7 @@ def block_modules(model: Any, layers: int | Literal["all"] = "all") -> list[str]
     Raises:
         ConfigError: ``layers`` exceeds the number of layers.
     """
-    names = [n for n, module in model.named_modules() if _is_linear(module) and _LAYER_INDEX.search(n)]
+    names = [n for n in _linear_modules(model) if _LAYER_INDEX.search(n)]
     return names if layers == "all" else _last_layers(names, layers)
 
 
@@ -178,6 +214,25 @@ def load_adapter_state(model: Any, state: Mapping[str, Tensor]) -> None:
     with torch.no_grad():
         for name, parameter in live.items():
             parameter.copy_(state[name])
+
+
+def _linear_modules(model: Any) -> list[str]:
+    """Names of the linear modules that text passes through, in the model's order."""
+    return [name for name, module in language_modules(model) if _is_linear(module)]
+
+
+def _suggestion(model: Any, names: list[str]) -> str:
+    """Some linear modules of the blocks, largest first, that PEFT adapts in a model of this kind."""
+    sizes: dict[str, int] = {}
+    for name in names:
+        kind = name.rpartition(".")[2]
+        if _LAYER_INDEX.search(name) and not (_state_space(model) and kind in _REFUSED_BY_PEFT):
+            sizes[kind] = max(sizes.get(kind, 0), model.get_submodule(name).weight.numel())
+    return ",".join(sorted(sizes, key=lambda kind: (-sizes[kind], kind))[:4])
+
+
+def _state_space(model: Any) -> bool:
+    return "mamba" in f"{getattr(model.config, 'model_type', '')} {type(model).__name__}".lower()
 
 
 def _is_conv1d(module: torch.nn.Module) -> bool:

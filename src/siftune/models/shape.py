@@ -35,7 +35,10 @@ def model_shape(name: str, *, trust_remote_code: bool = False) -> ModelShape:
 
 def shape_of(config: Any) -> ModelShape:
     """Window and vocabulary that a transformers configuration says."""
-    text = config.get_text_config(decoder=True)
+    try:
+        text = config.get_text_config(decoder=True)
+    except ValueError:  # a wrapper of several models: whoever loads it says what is wrong with it
+        return ModelShape()
     window = next((value for key in _WINDOW if (value := _count(getattr(text, key, None)))), None)
     if getattr(text, "alibi", False) or getattr(text, "position_embedding_type", "") == "alibi":
         window = None

@@ -12,12 +12,15 @@ Choices:
 * The loss is the **sum** over examples of each example's mean cross-entropy, so that no example's gradient depends
   on its batch.
 * Dropout is off (``eval``), whatever mode the model was in; the mode is put back afterwards.
+* A layer that runs several times in one pass (blocks with shared weights) has the sum of what its runs give: they are
+  put side by side along the tokens and handed on as one.
 * Memory: activations of the frozen layers are kept for the backward pass only where autograd needs them; with
   ``checkpointing`` it keeps those of one block at a time and computes the rest again, for a third more time.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -57,15 +60,21 @@ class LayerGradient:
         return torch.bmm(self.left.float().transpose(1, 2), self.right.float()).flatten(1)
 
 
+_ROUTED = re.compile(r"experts?\.")
+_ADAPTER_OR_ROUTED = re.compile(r"\.lora_|experts?\.")
+
 Consumer = Callable[[LayerGradient], None]
 """Called once per parameter and batch."""
 
 
 @dataclass(frozen=True)
 class _Site:
-    """One layer with trainable parameters: their names, and whether its weight is stored as [in, out] (Conv1D)."""
+    """One layer with trainable parameters: their names, and whether its weight is stored as [in, out] (Conv1D).
 
-    module: nn.Module
+    Blocks that share weights may each have a module of their own around the same parameters: ``modules`` are all.
+    """
+
+    modules: list[nn.Module]
     weight: str | None
     bias: str | None
     transposed: bool
@@ -74,28 +83,35 @@ class _Site:
 def _sites(model: nn.Module) -> list[_Site]:
     from transformers.pytorch_utils import Conv1D
 
-    sites = []
-    claimed: set[str] = set()
+    sites: dict[str, _Site] = {}
     names = {id(p): name for name, p in model.named_parameters() if p.requires_grad}
+    output = model.get_output_embeddings()  # type: ignore[operator]
+    head = set(output.modules()) if output is not None else set()
     for module in model.modules():
         if not isinstance(module, nn.Linear | Conv1D):
             continue
         weight = names.get(id(module.weight))
         bias = names.get(id(module.bias)) if module.bias is not None else None
-        if weight in claimed:
-            raise ModelError(f"the trainable weight {weight!r} belongs to two layers",
-                             hint="per-example gradients of tied weights are not defined layer by layer: "
-                                  "leave it out with --lora-targets")
-        if weight or bias:
-            claimed.update(n for n in (weight, bias) if n)
-            sites.append(_Site(module, weight, bias, isinstance(module, Conv1D)))
+        first = weight or bias
+        if first is None:
+            continue
+        site = sites.setdefault(first, _Site([], weight, bias, isinstance(module, Conv1D)))
+        if (site.weight, site.bias) != (weight, bias):
+            raise ModelError(f"the trainable weight {weight!r} belongs to two layers with different biases",
+                             hint="leave it out with --lora-targets")
+        site.modules.append(module)
+    claimed = {name for site in sites.values() for name in (site.weight, site.bias) if name}
     if missed := sorted(set(names.values()) - claimed):
         raise ModelError(f"{len(missed)} trainable parameters are not weights of linear layers, e.g. {missed[0]!r}",
                          hint="adapt linear layers only (--lora-targets), without DoRA or trained embeddings")
+    if inside := [name for name, site in sites.items() if head.intersection(site.modules)]:
+        raise ModelError(f"the trainable weight {inside[0]!r} belongs to the output embedding",
+                         why="It sees the supervised positions of a batch alone, those of all rows in one sequence.",
+                         hint="leave it out with --lora-targets")
     if not sites:
         raise ModelError("the model has no trainable parameters to take gradients of",
                          hint="attach a LoRA adapter first")
-    return sites
+    return list(sites.values())
 
 
 def parameter_sizes(model: nn.Module) -> dict[str, int]:
@@ -149,6 +165,8 @@ class GradientEngine:
         self.autocast = autocast
         self._layers = _sites(model)
         self._blocks = _checkpointed_blocks(model) if checkpointing else []
+        self._recorders: list[_Recorder] = []
+        self.shape, self.forward_runs = (0, 0), False  # (rows, tokens) of the batch; whether its forward pass runs
 
     @contextmanager
     def capture(self, consume: Consumer) -> Iterator[None]:
@@ -164,9 +182,12 @@ class GradientEngine:
                 block.training = True  # of the block alone, so that it checkpoints; dropouts inside stay off
             for parameter in parameters:
                 parameter.requires_grad_(False)
-            handles = [site.module.register_forward_hook(_recorder(site, consume)) for site in self._layers]
+            self._recorders = [_Recorder(self, site, consume) for site in self._layers]
+            handles = [module.register_forward_hook(recorder.after_forward)
+                       for recorder in self._recorders for module in recorder.site.modules]
             yield
         finally:
+            self._recorders = []
             for handle in handles:
                 handle.remove()
             for parameter in parameters:
@@ -182,35 +203,85 @@ class GradientEngine:
             float32 [b]: each row's loss, the mean cross-entropy over its supervised tokens.
         """
         reduced = torch.autocast(batch.input_ids.device.type, self.autocast, enabled=self.autocast is not None)
-        with supervised_logits(self.model, batch.supervised), reduced:
-            logits = self.model(
-                input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False
-            ).logits[0]  # [n, V]
+        for recorder in self._recorders:
+            recorder.runs, recorder.parts = 0, []  # of a pass that failed half-way
+        rows, tokens = batch.input_ids.shape
+        self.shape, self.forward_runs = (rows, tokens), True
+        try:
+            with supervised_logits(self.model, batch.supervised), reduced:
+                logits = self.model(
+                    input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False
+                ).logits[0]  # [n, V]
+        finally:
+            self.forward_runs = False
+        self._check_that_all_ran()
         losses = mean_loss_per_row(logits, batch.input_ids, batch.supervised)  # [b]
         losses.sum().backward()
+        for recorder in self._recorders:
+            recorder.flush()
         return losses.detach()
 
 
-def _recorder(site: _Site, consume: Consumer) -> Callable[..., Any]:
-    """A forward hook that keeps the layer's input until the gradient of its output arrives."""
+    def _check_that_all_ran(self) -> None:
+        """A weight of the base that is used past its layer has a gradient that no hook sees.
 
-    def after_forward(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
-        inputs = args[0].detach()  # [b, T, in]
-        if inputs.dim() != 3:
-            raise ModelError(f"the input of the layer of {site.weight or site.bias!r} has shape "
-                             f"{tuple(inputs.shape)}, not (rows, tokens, features)",
-                             hint="layers that mix the rows of a batch (routed experts) have no per-example "
-                                  "gradient here: leave them out with --lora-targets")
+        An adapter has none unless its layer runs, and an expert that no token was sent to has none either.
+        """
+        idle = [name for r in self._recorders if not r.runs and not _ADAPTER_OR_ROUTED.search(name := r.name)]
+        if idle:
+            ran = sorted({r.name.split(".")[-2] for r in self._recorders if r.runs})
+            raise ModelError(f"{len(idle)} layers of {type(self.model).__name__} do not run as layers, e.g. "
+                             f"{idle[0].rpartition('.')[0]!r}",
+                             why="Either a row of text does not pass through them, or their weights are used past "
+                                 "them, as in state-space blocks, and the gradient cannot be seen.",
+                             hint=f"name those that run: --lora-targets {','.join(ran[:6])}")
+
+
+class _Recorder:
+    """Keeps the inputs of a layer's runs until the gradients of their outputs arrive."""
+
+    def __init__(self, engine: GradientEngine, site: _Site, consume: Consumer):
+        self.engine, self.site, self.consume = engine, site, consume
+        self.name = site.weight or site.bias or ""
+        self.runs = 0
+        self.parts: list[tuple[Tensor, Tensor]] = []  # (what came in, gradient of what went out)
+
+    def after_forward(self, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+        if not torch.is_grad_enabled():
+            return  # a run that autograd does not see either
         if not output.requires_grad:
             output.requires_grad_(True)  # the lowest adapted layer: the backward pass stops here
+        if not self.engine.forward_runs:
+            return  # a checkpointed block computed again: the gradient arrives at the outputs of the first time
+        inputs = self._by_row(args[0].detach())  # [b, T, in]
+        self.runs += 1
+        output.register_hook(lambda gradient: self._arrived(inputs, gradient))
 
-        def on_gradient(gradient: Tensor) -> None:  # [b, T, out]
-            if site.weight:
-                left, right = (inputs, gradient) if site.transposed else (gradient, inputs)
-                consume(LayerGradient(site.weight, left, right))
-            if site.bias:
-                consume(LayerGradient(site.bias, gradient))
+    def _by_row(self, inputs: Tensor) -> Tensor:
+        rows, tokens = self.engine.shape
+        if inputs.dim() >= 3 and inputs.shape[0] == rows:
+            return inputs.flatten(1, -2)  # latent attention has a dimension of heads in between
+        if inputs.dim() == 2 and inputs.shape[0] == rows * tokens and not _ROUTED.search(self.name):
+            return inputs.unflatten(0, (rows, tokens))  # some models flatten rows and positions, in order
+        raise ModelError(f"the input of the layer of {self.name!r} has shape {tuple(inputs.shape)}, not (rows, tokens, "
+                         f"features) of {rows} rows",
+                         hint="layers that mix the rows of a batch (routed experts) have no per-example "
+                              "gradient here: leave them out with --lora-targets")
 
-        output.register_hook(on_gradient)
+    def _arrived(self, inputs: Tensor, gradient: Tensor) -> None:
+        self.parts.append((inputs, gradient.reshape(*inputs.shape[:2], -1)))  # [b, T, out]
+        if len(self.parts) == self.runs:
+            self.flush()
 
-    return after_forward
+    def flush(self) -> None:
+        """Hand on what has arrived; a run that the loss does not depend on never does."""
+        parts, self.parts, self.runs = self.parts, [], 0
+        if not parts:
+            return
+        inputs, gradient = (part[0] if len(part) == 1 else torch.cat(part, dim=1)
+                            for part in zip(*parts, strict=True))
+        if self.site.weight:
+            left, right = (inputs, gradient) if self.site.transposed else (gradient, inputs)
+            self.consume(LayerGradient(self.site.weight, left, right))
+        if self.site.bias:
+            self.consume(LayerGradient(self.site.bias, gradient))

@@ -1,0 +1,55 @@
+"""The part of a model that reads text: all of a plain one, the language model of one that also sees or hears.
+
+A multimodal model of transformers is a wrapper around towers (vision, audio), something that maps what they see into
+the embedding space, and a language model. Rows of text pass through the language model alone, so adapters and
+gradients belong there and nowhere else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+
+def text_config(model: Any) -> Any:
+    """The configuration of the language model, which is the model's own where it has no other part."""
+    config = model.config
+    try:
+        return config.get_text_config(decoder=True)
+    except ValueError:  # several candidates: an encoder-decoder wrapper, refused elsewhere
+        return config
+
+
+def language_modules(model: Any) -> Iterator[tuple[str, torch.nn.Module]]:
+    """``named_modules`` of the language model, by their names in the whole model, in its order.
+
+    The language model is the part whose configuration is the text configuration; where no part is set apart like
+    that, everything but the parts with another kind of configuration than the whole.
+    """
+    from transformers import PreTrainedModel
+
+    text, own = text_config(model), model.config
+    parts = [(name, module) for name, module in model.named_modules() if isinstance(module, PreTrainedModel) and name]
+    if text is not own:
+        inside = next((name for name, module in parts if _same(module.config, text)), None)
+        if inside is not None:
+            yield from ((n, m) for n, m in model.named_modules() if _within(n, inside))
+            return
+    others = [name for name, module in parts if not _same(module.config, own) and not _same(module.config, text)]
+    yield from ((n, m) for n, m in model.named_modules() if not any(_within(n, other) for other in others))
+
+
+def number_of_blocks(model: Any) -> int | None:
+    """How many blocks the language model has; None where its configuration does not say."""
+    count = getattr(text_config(model), "num_hidden_layers", None)
+    return count if isinstance(count, int) and count > 0 else None
+
+
+def _same(config: Any, other: Any) -> bool:
+    return config is other or type(config) is type(other)
+
+
+def _within(name: str, part: str) -> bool:
+    return name == part or name.startswith(part + ".")

@@ -1,0 +1,255 @@
+"""Weights out of a checkpoint, refused where the model would not be what its files say.
+
+transformers fills what a checkpoint lacks with random numbers, leaves out what it has too much, takes the decoder out
+of an encoder-decoder model and runs BERT without a causal mask, each with a line in a log at most. Here each is an
+error or a line that the user sees.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+from collections.abc import Callable, Collection, Iterator
+from pathlib import Path
+from typing import Any
+
+from siftune._common.errors import ModelError, first_line
+from siftune._common.progress import log
+
+DECODERS = "siftune works with decoder-only models (Llama, Qwen, Gemma, Mistral, GPT-2, ...)"
+_READ_ERRORS = (OSError, ValueError, ImportError, KeyError, RuntimeError, TypeError, AttributeError)
+_OTHER_TASK = re.compile(r"For(MaskedLM|PreTraining|(Sequence|Token|Image|Audio|Video)Classification|QuestionAnswering|"
+                         r"MultipleChoice|NextSentencePrediction|CTC|SpeechSeq2Seq|MaskedImageModeling)$")
+_SHOWN = 3
+
+
+def from_pretrained(loader: str, path: Path | str, name: str, **options: Any) -> Any:
+    """``transformers.<loader>.from_pretrained``, whose errors say what to do.
+
+    Raises:
+        ModelError: it cannot be read.
+    """
+    import transformers
+    from safetensors import SafetensorError
+
+    transformers.utils.logging.disable_progress_bar()  # a bar of a second per load only hides what matters
+    try:
+        return getattr(transformers, loader).from_pretrained(str(path), **options)
+    except (*_READ_ERRORS, SafetensorError) as error:
+        offline = isinstance(path, str)
+        raise ModelError(
+            f"cannot load {'the tokenizer of ' if loader == 'AutoTokenizer' else ''}{name}",
+            where="--model",
+            why=first_line(error),
+            hint="check the id and your connection to the hub, or give a local folder; --model embedded works offline"
+            if offline else "the folder should be one that `save_pretrained` wrote, with model and tokenizer",
+        ) from error
+
+
+def load_checkpoint(path: Path | str, name: str, *, trust_remote_code: bool = False, **options: Any) -> Any:
+    """A decoder-only model with all of its weights, or the multimodal model around one.
+
+    Args:
+        path: folder or hub id.
+        name: what the user called it.
+        trust_remote_code: run code that comes with the model.
+        options: for transformers' ``from_pretrained``.
+
+    Raises:
+        ModelError: it cannot be read; it is a model of another kind; weights are missing or have other shapes.
+    """
+    config = from_pretrained("AutoConfig", path, name, trust_remote_code=trust_remote_code)
+    loader = _loader(config, name)
+    if getattr(config, "quantization_config", None) is not None and options.pop("on", "cpu") != "cpu":
+        options["device_map"] = {"": options["on"]}  # quantised weights are made where they stay
+    options.pop("on", None)
+    with _quiet_transformers():
+        model, info = from_pretrained(loader, path, name, trust_remote_code=trust_remote_code,
+                                      output_loading_info=True, ignore_mismatched_sizes=True, **options)
+    _check_complete(model, info, name)
+    if getattr(model, "_hf_peft_config_loaded", False):
+        raise ModelError(f"{name} is an adapter on the hub", where="--model",
+                         hint="download it and give its folder: it is then merged into the base model that it names")
+    return model
+
+
+def _loader(config: Any, name: str) -> str:
+    """Which of transformers' loaders makes the language model of a configuration."""
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+        MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
+    )
+
+    kind = str(getattr(config, "model_type", ""))
+    saved = [str(c) for c in getattr(config, "architectures", None) or ()]
+    if getattr(config, "is_encoder_decoder", False):
+        raise ModelError(f"{name} is an encoder-decoder model", where="--model", why=_saved_as(saved), hint=DECODERS)
+    if saved and _OTHER_TASK.search(saved[0]):
+        raise ModelError(f"{name} is no language model that continues a text", where="--model", why=_saved_as(saved),
+                         hint=f"{DECODERS}; name the checkpoint that this one was made from, if it was one of them")
+    multimodal = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES.get(kind)
+    classes = (multimodal,) if isinstance(multimodal, str) else tuple(multimodal or ())
+    if "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {}):
+        return "AutoModelForCausalLM"
+    if kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and not (saved and saved[0] in classes):
+        return "AutoModelForCausalLM"
+    if classes:
+        return "AutoModelForImageTextToText"
+    raise ModelError(f"{name} is no language model that transformers knows: a {kind or type(config).__name__}",
+                     where="--model", why=_saved_as(saved), hint=DECODERS)
+
+
+def _saved_as(saved: list[str]) -> str | None:
+    return f"It was saved as {saved[0]}." if saved else None
+
+
+@contextlib.contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """Its own report on missing weights is a table with colours; what is in it is told in an error or a line."""
+    from transformers.utils import logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+
+
+def _check_complete(model: Any, info: dict[str, Any], name: str) -> None:
+    kind = type(model).__name__
+    if other := sorted(info["mismatched_keys"]):
+        key, saved, own = other[0]
+        raise ModelError(f"{len(other)} weights of {name} have other shapes than {kind} needs", where="--model",
+                         why=f"{key} is {_shape(saved)} in the checkpoint, {_shape(own)} by config.json.",
+                         hint="use the config.json that was saved with these weights; after tokens were added, save the "
+                              "model itself again (model.save_pretrained)")
+    if missing := sorted(info["missing_keys"]):
+        head = all(re.search(r"(^|\.)(lm_head|embed_out|output)\.", key) for key in missing)
+        raise ModelError(
+            f"the checkpoint of {name} lacks {_count(missing, 'weight')} of {kind}", where="--model",
+            why=f"They would be random numbers: {_some(missing)}.",
+            hint="it has no output embedding, as checkpoints of base, embedding, reward and classification models "
+                 "have none: name the language model that it was made from" if head else
+                 "download or save it again, whole; all shards of an index must be there")
+    if unused := sorted(info["unexpected_keys"]):
+        log(f"warning: {_count(unused, 'weight')} in the checkpoint of {name} {'have' if len(unused) > 1 else 'has'} "
+            f"no place in {kind} and {'are' if len(unused) > 1 else 'is'} not used: {_some(unused)}")
+
+
+def _shape(sizes: Any) -> str:
+    return "x".join(map(str, sizes)) or "a number"
+
+
+def _count(names: Collection[str], what: str) -> str:
+    return f"{len(names):,} {what}{'s' * (len(names) != 1)}"
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else "")
+
+
+def base_of_adapter(folder: Path, locate: Callable[[str], tuple[Path | str, Path | str | None]]) -> Path | str:
+    """Where the base model is that an adapter folder names.
+
+    Raises:
+        ModelError: it names none, or one that is not there, or another adapter.
+    """
+    file = folder / "adapter_config.json"
+    try:
+        settings = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError("the adapter's settings cannot be read", where=str(file), why=first_line(error),
+                         hint="save the adapter again: model.save_pretrained(folder)") from error
+    named = settings.get("base_model_name_or_path") if isinstance(settings, dict) else None
+    if not isinstance(named, str) or not named:
+        raise ModelError("the adapter does not say which base model it belongs to", where=str(file),
+                         hint='add "base_model_name_or_path" to it')
+    try:
+        base, below = locate(named)
+    except ModelError as error:
+        raise ModelError(f"the base model {named!r} of the adapter is not there", where=str(file), why=error.what,
+                         hint='write where it is now into "base_model_name_or_path"') from error
+    if below is not None:
+        raise ModelError(f"the base model {named!r} of the adapter is itself an adapter", where=str(file),
+                         hint="merge that one first (model.merge_and_unload()), save the result, and name it in "
+                              '"base_model_name_or_path"')
+    return base
+
+
+def merge_adapter(model: Any, folder: Path) -> Any:
+    """The model with a PEFT adapter merged into its weights.
+
+    Raises:
+        ModelError: the adapter is of another kind, cannot be read, or does not fit the model: modules that the model
+            does not have, other shapes, weights that are missing or have no place.
+    """
+    from peft import PeftConfig, PeftModel, get_peft_model_state_dict
+    from peft.utils import load_peft_weights
+    from safetensors import SafetensorError
+
+    hint = "check that the adapter belongs to the base model that its adapter_config.json names"
+    try:
+        task = PeftConfig.from_pretrained(str(folder)).task_type
+        if task not in (None, "CAUSAL_LM"):
+            raise ModelError(f"the adapter is for another task: {task}", where=str(folder / "adapter_config.json"),
+                             hint="give an adapter of a language model (task_type CAUSAL_LM)")
+        import warnings
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of missing weights: an error below
+            adapted = PeftModel.from_pretrained(model, str(folder))
+        saved, own = set(load_peft_weights(str(folder), device="cpu")), set(get_peft_model_state_dict(adapted))
+    except (*_READ_ERRORS, SafetensorError) as error:
+        raise ModelError("cannot load the adapter", where=str(folder), why=first_line(error), hint=hint) from error
+    if not hasattr(adapted, "merge_and_unload"):
+        raise ModelError(f"an adapter of this kind cannot be merged: {type(adapted.active_peft_config).__name__}",
+                         where=str(folder), hint="give a LoRA adapter, or the base model itself")
+    for what, names in (("lacks", own - saved), ("has, and the model has no place for,", saved - own)):
+        if names:
+            raise ModelError(f"the adapter {what} {_count(names, 'weight')} of {type(model).__name__}",
+                             where=str(folder), why=f"{_some(sorted(names))}.", hint=hint)
+    return adapted.merge_and_unload()  # pyright: ignore[reportCallIssue]
+
+
+def check_reads_onward(model: Any, tokenizer: Any, name: str) -> None:
+    """A token must not see those after it, and a pass over a few tokens must work, before hours are spent.
+
+    Two texts of six tokens that differ in the last one go through the model: what it says at the five before must be
+    the same.
+
+    Raises:
+        ModelError: it is not, or the pass fails.
+    """
+    import torch
+
+    ids = _some_ids(tokenizer, model)
+    try:
+        with torch.no_grad():
+            logits = model(input_ids=ids.to(next(model.parameters()).device),
+                           attention_mask=torch.ones_like(ids).to(next(model.parameters()).device),
+                           use_cache=False).logits.float()
+    except Exception as error:  # whatever a model's own code raises
+        raise ModelError(f"{type(model).__name__} cannot run a text of {ids.shape[1]} tokens", where=f"--model {name}",
+                         why=f"{type(error).__name__}: {first_line(error)}",
+                         hint="the error is of the model's own code: check that its files belong together, and its "
+                              "model card for packages that it needs") from error
+    first, second = logits[:, :-1]
+    scale = max(float(first.abs().max()), 1e-6)
+    tolerance = 1e-4 if next(model.parameters()).dtype == torch.float32 else 2e-2
+    if float((first - second).abs().max()) > tolerance * scale:
+        raise ModelError(f"{type(model).__name__} lets a token see those that come after it", where=f"--model {name}",
+                         why="So it does not predict the next token: encoders such as BERT do that.", hint=DECODERS)
+
+
+def _some_ids(tokenizer: Any, model: Any) -> Any:
+    """int64 [2, 6]: two texts that differ in the last token, of ordinary tokens."""
+    import torch
+
+    special = set(getattr(tokenizer, "all_special_ids", ()))
+    known = model.get_input_embeddings().weight.shape[0]
+    words = tokenizer("The quick brown fox jumps over the lazy dog, and then it sleeps.")["input_ids"]
+    ordinary = [i for i in dict.fromkeys(words) if i not in special and i < known]
+    ordinary += [i for i in range(known) if i not in special][: 7 - len(ordinary)] if len(ordinary) < 7 else []
+    return torch.tensor([ordinary[:6], [*ordinary[:5], ordinary[6]]])
