@@ -75,7 +75,7 @@ SIZES: dict[str, Any] = dict(
     topk_group=1, expert_ffn_hidden_size=32, ffn_hidden_size=64,
     # latent and sparse attention
     q_lora_rank=16, kv_lora_rank=16, qk_rope_head_dim=8, qk_nope_head_dim=8, v_head_dim=8, index_topk=8,
-    index_head_dim=16, index_n_heads=2,
+    index_head_dim=16, index_n_heads=16,
     # state spaces and linear attention
     state_size=8, mamba_d_state=8, mamba_n_heads=8, mamba_d_head=8, mamba_expand=2, mamba_n_groups=1,
     mamba_chunk_size=16, mamba_num_heads=8, mamba_head_dim=8, mamba_dt_rank=4, ssm_state_size=8, n_groups=1,
@@ -87,10 +87,15 @@ SIZES: dict[str, Any] = dict(
 
 #: What a family needs besides, or otherwise: the same sizes by names that it alone has, and what its rules ask for.
 OWN: dict[str, dict[str, Any]] = {
-    "blt": {},
-    "bert": {}, "cpmant": {"prompt_types": 4, "prompt_length": 4, "segment_types": 4, "dim_head": 8, "dim_ff": 64},
-    "ctrl": {"dff": 64},
-    "deepseek_v4": {}, "falcon_h1": {"mamba_d_ssm": 64},
+    "bailing_hybrid": {}, "cpmant": {"prompt_types": 4, "prompt_length": 4, "segment_types": 4, "dim_head": 8,
+                                     "dim_ff": 64},
+    "bamba": {"attn_layer_indices": [1, 3]},
+    "chameleon": {"vocabulary_map": {"<image>": 5}}, "emu3": {"vocabulary_map": {"<image>": 5}},
+    "cohere_compass_text": {"rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 1e4}}},
+    "ctrl": {"dff": 64}, "dbrx": {"attn_config": {"kv_n_heads": 2},
+                                  "ffn_config": {"ffn_hidden_size": 32, "moe_num_experts": 4, "moe_top_k": 2,
+                                                 "hidden_size": 32}},
+    "falcon_h1": {"mamba_d_ssm": 64},
     "gpt_neo": {"attention_types": [[["global", "local"], 2]], "window_size": 16},
     "gemma3n_text": {"num_kv_shared_layers": 0, "laurel_rank": 8, "hidden_size_per_layer_input": 8,
                      "vocab_size_per_layer_input": 384, "altup_num_inputs": 2,
@@ -98,9 +103,16 @@ OWN: dict[str, dict[str, Any]] = {
                      "intermediate_size": 64, "activation_sparsity_pattern": [0.0, 0.0, 0.0, 0.0]},
     "gemma4_text": {"num_kv_shared_layers": 0, "hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": 384,
                     "global_head_dim": 8},
-    "kimi_linear": {}, "lfm2": {"full_attn_idxs": [1, 3], "block_ff_dim": 64},
+    "glm5_next": {"index_topk": 16}, "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1},
+    "granitemoehybrid": {"layer_types": ["mamba", "attention", "mamba", "attention"]},
+    "lfm2": {"full_attn_idxs": [1, 3], "block_ff_dim": 64},
     "lfm2_moe": {"layer_types": ["conv", "full_attention", "conv", "full_attention"], "num_dense_layers": 1},
-    "mamba2": {"num_heads": 8, "head_dim": 8, "expand": 2}, "reformer": {"is_decoder": True},
+    "mamba2": {"num_heads": 8, "head_dim": 8, "expand": 2}, "mistral4": {"num_key_value_heads": 4},
+    "nemotron_h": {"layers_block_type": ["mamba", "attention", "moe", "attention"]},
+    "prophetnet": {"num_decoder_layers": 2, "num_encoder_layers": 2, "num_decoder_attention_heads": 4,
+                   "num_encoder_attention_heads": 4},
+    "reformer": {"is_decoder": True, "axial_pos_embds_dim": [16, 16], "axial_pos_shape": [16, 32],
+                 "attn_layers": ["local"] * 4, "local_attn_chunk_length": 16, "attention_head_size": 8},
     "rembert": {"input_embedding_size": 32, "output_embedding_size": 32},
     "zaya": {"num_experts_per_tok": 1},
     "zamba": {"layer_types": ["linear_attention", "linear_attention", "hybrid", "linear_attention", "hybrid",
@@ -110,6 +122,10 @@ OWN: dict[str, dict[str, Any]] = {
                "n_mamba_heads": 8, "mamba_headdim": 8, "hybrid_layer_ids": [1, 3], "num_mem_blocks": 1,
                "adapter_rank": 4},
 }
+
+#: Text configurations whose rotary embedding has sections for the axes of an image without saying so by default.
+MROPE = ("Qwen2VLTextConfig", "Qwen2_5_VLTextConfig", "Glm4vTextConfig", "Glm46VTextConfig", "Glm4vMoeTextConfig",
+         "GlmOcrTextConfig", "PaddleOCRTextConfig", "GlmgaTextConfig")
 
 #: Families that read a text with nothing but what every row has are run; these need more.
 NOT_RUN = {
@@ -141,6 +157,9 @@ def tiny_config(kind: type, depth: int = 0, **own: Any) -> Any:
         given[real] = [value] * 2 if isinstance(names[real], (list, tuple)) and isinstance(value, int) else value
     if "kv_lora_rank" in given and "num_key_value_heads" in given:
         given["num_key_value_heads"] = SIZES["num_attention_heads"]
+    rope = names.get("rope_parameters")
+    if "mrope" in f"{rope} {kind.__module__}" or kind.__name__ in MROPE:  # positions in time, height and width
+        given["rope_parameters"] = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 1, 1]}
     for part in getattr(kind, "sub_configs", {}):
         inside = getattr(default, part, None)
         if inside is not None and depth < 3:

@@ -41,6 +41,20 @@ def language_modules(model: Any) -> Iterator[tuple[str, torch.nn.Module]]:
     yield from ((n, m) for n, m in model.named_modules() if not any(_within(n, other) for other in others))
 
 
+def is_linear(module: Any) -> bool:
+    """Whether a module maps features linearly, one token at a time, so that an adapter and a hook know what it does.
+
+    A model's own class that inherits from ``torch.nn.Linear`` and does something else in its forward pass (a router,
+    a map in groups) is none; quantised layers, which do the same with other numbers, are.
+    """
+    from transformers.pytorch_utils import Conv1D  # GPT-2's linear layer with a transposed weight
+
+    if isinstance(module, Conv1D):
+        return True
+    own = type(module).forward is not torch.nn.Linear.forward and ".modeling_" in type(module).__module__
+    return isinstance(module, torch.nn.Linear) and not own
+
+
 def number_of_blocks(model: Any) -> int | None:
     """How many blocks the language model has; None where its configuration does not say."""
     count = getattr(text_config(model), "num_hidden_layers", None)

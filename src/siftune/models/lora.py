@@ -18,7 +18,7 @@ import torch
 from siftune._common import seeds
 from siftune._common.errors import ConfigError, ModelError, first_line
 from siftune._common.progress import log
-from siftune.models.language_part import language_modules, number_of_blocks
+from siftune.models.language_part import is_linear, language_modules, number_of_blocks
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 
 _ATTENTION = re.compile(r"attn|attention")
 _LAYER_INDEX = re.compile(r"\.(\d+)\.")
-_REFUSED_BY_PEFT = ("out_proj", "conv1d")  # of mamba's blocks, whose kernels read these weights past the adapter
+_IDLE = re.compile(r"encoder_attn|crossattention|cross_attn|\bindexer\.")
+_REFUSED_BY_PEFT = ("out_proj", "conv1d")  # in models with mamba's blocks, whose kernels read weights past adapters
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,13 @@ def attach_lora(model: Any, settings: LoraSettings, seed: int) -> PeftModel:
             raise ModelError(f"PEFT cannot adapt this {type(model).__name__}", where="--lora-targets",
                              why=first_line(error),
                              hint=f"for example --lora-targets {_suggestion(model, _linear_modules(model))}") from error
+    carrying = {name.partition(".lora_")[0].removeprefix("base_model.model.") for name in adapter_parameters(wrapped)}
+    if other := carrying ^ set(names):
+        kinds = sorted({name.rpartition(".")[2] for name in names if name not in carrying})
+        detach_lora(wrapped)
+        raise ModelError(f"PEFT puts adapters elsewhere in {type(model).__name__} than asked", where="--lora-targets",
+                         why=f"For example at {min(other)}: it takes {', '.join(kinds)} for parts of experts.",
+                         hint=f"leave {', '.join(kinds)} out")
     _say_what_has_none(model, names, settings)
     for name, parameter in adapter_parameters(wrapped).items():
         parameter.data = parameter.data.float()
@@ -130,7 +138,7 @@ def target_modules(model: Any, settings: LoraSettings) -> list[str]:
     """
     linear = _linear_modules(model)
     if settings.targets == "auto":
-        found = [name for name in linear if _ATTENTION.search(name.rpartition(".")[0].lower())]
+        found = [name for name in linear if _of_attention(model, name)]
         missing = [] if found else ["attention blocks"]
     else:
         found = [name for name in linear if any(_ends_with(name, target) for target in settings.targets)]
@@ -217,32 +225,40 @@ def load_adapter_state(model: Any, state: Mapping[str, Tensor]) -> None:
 
 
 def _linear_modules(model: Any) -> list[str]:
-    """Names of the linear modules that text passes through, in the model's order."""
-    return [name for name, module in language_modules(model) if _is_linear(module)]
+    """Names of the linear modules that text passes through, in the model's order.
+
+    A decoder's cross-attention has nothing to look at, and what an indexer of sparse attention puts out only chooses.
+    """
+    return [name for name, module in language_modules(model) if is_linear(module) and not _IDLE.search(name)]
+
+
+def _of_attention(model: Any, name: str) -> bool:
+    """By the path, or by the class of the module around it (Nemotron-H calls all of its mixers the same)."""
+    owner, _, kind = name.rpartition(".")
+    if kind == "gate_proj":  # of attention's output; PEFT takes every module of that name for one of experts
+        return False
+    return bool(_ATTENTION.search(owner.lower()) or _ATTENTION.search(type(model.get_submodule(owner)).__name__.lower()))
 
 
 def _suggestion(model: Any, names: list[str]) -> str:
     """Some linear modules of the blocks, largest first, that PEFT adapts in a model of this kind."""
+    unsuitable = (*_REFUSED_BY_PEFT, "dt_proj") if _state_space(model) else ()
     sizes: dict[str, int] = {}
     for name in names:
         kind = name.rpartition(".")[2]
-        if _LAYER_INDEX.search(name) and not (_state_space(model) and kind in _REFUSED_BY_PEFT):
+        if _LAYER_INDEX.search(name) and "expert" not in name and kind not in unsuitable:
             sizes[kind] = max(sizes.get(kind, 0), model.get_submodule(name).weight.numel())
     return ",".join(sorted(sizes, key=lambda kind: (-sizes[kind], kind))[:4])
 
 
 def _state_space(model: Any) -> bool:
-    return "mamba" in f"{getattr(model.config, 'model_type', '')} {type(model).__name__}".lower()
+    return any("mamba" in type(module).__name__.lower() for module in model.modules())
 
 
 def _is_conv1d(module: torch.nn.Module) -> bool:
     from transformers.pytorch_utils import Conv1D  # GPT-2's linear layer with a transposed weight
 
     return isinstance(module, Conv1D)
-
-
-def _is_linear(module: torch.nn.Module) -> bool:
-    return isinstance(module, torch.nn.Linear) or _is_conv1d(module)
 
 
 def _ends_with(name: str, target: str) -> bool:

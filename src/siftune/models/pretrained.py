@@ -233,7 +233,9 @@ def check_reads_onward(model: Any, tokenizer: Any, name: str) -> None:
     except Exception as error:  # whatever a model's own code raises
         raise ModelError(f"{type(model).__name__} cannot run a text of {ids.shape[1]} tokens", where=f"--model {name}",
                          why=f"{type(error).__name__}: {first_line(error)}",
-                         hint="the error is of the model's own code: check that its files belong together, and its "
+                         hint="this one reads no text without what belongs to it, such as an image: name the language "
+                              "model inside it, if that is published alone" if _asks_for_more(error) else
+                              "the error is of the model's own code: check that its files belong together, and its "
                               "model card for packages that it needs") from error
     first, second = logits[:, :-1]
     scale = max(float(first.abs().max()), 1e-6)
@@ -241,6 +243,10 @@ def check_reads_onward(model: Any, tokenizer: Any, name: str) -> None:
     if float((first - second).abs().max()) > tolerance * scale:
         raise ModelError(f"{type(model).__name__} lets a token see those that come after it", where=f"--model {name}",
                          why="So it does not predict the next token: encoders such as BERT do that.", hint=DECODERS)
+
+
+def _asks_for_more(error: Exception) -> bool:
+    return re.search(r"pixel_values|input_features|image|missing \d+ required positional", str(error)) is not None
 
 
 def _some_ids(tokenizer: Any, model: Any) -> Any:

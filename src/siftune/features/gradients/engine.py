@@ -31,6 +31,7 @@ from torch import Tensor, nn
 
 from siftune._common.errors import ModelError
 from siftune.models.batching import Batch
+from siftune.models.language_part import is_linear
 from siftune.models.supervised_logits import mean_loss_per_row, supervised_logits
 
 
@@ -60,8 +61,8 @@ class LayerGradient:
         return torch.bmm(self.left.float().transpose(1, 2), self.right.float()).flatten(1)
 
 
-_ROUTED = re.compile(r"experts?\.")
-_ADAPTER_OR_ROUTED = re.compile(r"\.lora_|experts?\.")
+_ROUTED = re.compile(r"(?<!shared_)experts\.\d+\.")
+_ADAPTER_OR_ROUTED = re.compile(rf"\.lora_|{_ROUTED.pattern}")
 
 Consumer = Callable[[LayerGradient], None]
 """Called once per parameter and batch."""
@@ -88,10 +89,10 @@ def _sites(model: nn.Module) -> list[_Site]:
     output = model.get_output_embeddings()  # type: ignore[operator]
     head = set(output.modules()) if output is not None else set()
     for module in model.modules():
-        if not isinstance(module, nn.Linear | Conv1D):
+        if not is_linear(module):
             continue
         weight = names.get(id(module.weight))
-        bias = names.get(id(module.bias)) if module.bias is not None else None
+        bias = names.get(id(module.bias)) if getattr(module, "bias", None) is not None else None
         first = weight or bias
         if first is None:
             continue
@@ -204,7 +205,7 @@ class GradientEngine:
         """
         reduced = torch.autocast(batch.input_ids.device.type, self.autocast, enabled=self.autocast is not None)
         for recorder in self._recorders:
-            recorder.runs, recorder.parts = 0, []  # of a pass that failed half-way
+            recorder.ran, recorder.runs, recorder.parts = False, 0, []  # of a pass that failed half-way
         rows, tokens = batch.input_ids.shape
         self.shape, self.forward_runs = (rows, tokens), True
         try:
@@ -227,9 +228,9 @@ class GradientEngine:
 
         An adapter has none unless its layer runs, and an expert that no token was sent to has none either.
         """
-        idle = [name for r in self._recorders if not r.runs and not _ADAPTER_OR_ROUTED.search(name := r.name)]
+        idle = [name for r in self._recorders if not r.ran and not _ADAPTER_OR_ROUTED.search(name := r.name)]
         if idle:
-            ran = sorted({r.name.split(".")[-2] for r in self._recorders if r.runs})
+            ran = sorted({r.name.split(".")[-2] for r in self._recorders if r.ran})
             raise ModelError(f"{len(idle)} layers of {type(self.model).__name__} do not run as layers, e.g. "
                              f"{idle[0].rpartition('.')[0]!r}",
                              why="Either a row of text does not pass through them, or their weights are used past "
@@ -243,10 +244,11 @@ class _Recorder:
     def __init__(self, engine: GradientEngine, site: _Site, consume: Consumer):
         self.engine, self.site, self.consume = engine, site, consume
         self.name = site.weight or site.bias or ""
-        self.runs = 0
+        self.ran, self.runs = False, 0
         self.parts: list[tuple[Tensor, Tensor]] = []  # (what came in, gradient of what went out)
 
     def after_forward(self, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+        self.ran = True
         if not torch.is_grad_enabled():
             return  # a run that autograd does not see either
         if not output.requires_grad:
