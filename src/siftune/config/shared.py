@@ -78,7 +78,8 @@ class ModelConfig:
     model: str = option("embedded", "Hub id, local folder, PEFT adapter folder, or embedded (SmolLM2-135M-Instruct, "
                         "offline).", group=MODEL)
     device: str = option("auto", "auto, cpu, cuda, cuda:1, mps.", group=MODEL, decides="nothing")
-    dtype: str = option("auto", "auto, float32, bfloat16, float16.", group=MODEL)
+    dtype: str = option("auto", "Type of the weights: auto (float32; bfloat16 on a GPU that is no slower in it), "
+                        "float32, bfloat16, float16.", group=MODEL)
     trust_remote_code: bool = option(False, "Run code that comes with the model.", group=MODEL)
     lora_rank: int = option(8, "Rank of the LoRA adapter.", group=MODEL, rule=COUNT, paper="LESS: 128")
     lora_alpha: float = option(16.0, "LoRA alpha.", group=MODEL, rule=POSITIVE, paper="LESS: 512 at rank 128")

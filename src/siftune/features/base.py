@@ -101,7 +101,10 @@ class Context:
         config = self.config
         wanted = ("model", config.model, config.device, config.dtype, config.trust_remote_code)
         if wanted not in self.shared:
+            from siftune.models.half_precision import say_if_slow
+
             self.shared[wanted] = self.load(config)
+            say_if_slow("--autocast", config.autocast, self.shared[wanted].device)
         return self.shared[wanted]
 
     @property

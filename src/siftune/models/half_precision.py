@@ -16,6 +16,7 @@ SHAPE = (512, 576, 1536)
 SLOWER = 1.2
 """From this ratio on half precision counts as slower: below it may be chance."""
 _REPEATS, _ENOUGH = 3, 0.2  # products, seconds
+_FEW = 64  # rows of the first, short product
 
 
 def is_slower(full: float, half: float) -> bool:
@@ -35,11 +36,14 @@ def product_seconds(dtype: str, device: str) -> float:
     def timed(rows: int) -> float:
         _finish(device)
         start = time.perf_counter()
-        a[:rows] @ b
+        torch.matmul(a[:rows], b)
         _finish(device)
         return time.perf_counter() - start
 
     timed(8)  # whatever the first call costs is not the speed
+    some = timed(_FEW) * rows / _FEW
+    if some > _ENOUGH:  # so slow that the whole product is not needed to see it
+        return some
     found = [timed(rows)]
     while len(found) < _REPEATS and sum(found) < _ENOUGH:
         found.append(timed(rows))
@@ -56,13 +60,13 @@ def _finish(device: str) -> None:
 
 
 def slow_half(dtype: str, device: str) -> str:
-    """A warning where passes in this type are slower than in float32 on this device; empty where they are not."""
+    """How much slower products of this type are than float32 on this device, measured; empty where they are not."""
     if dtype not in ("bfloat16", "float16"):
         return ""
     full, half = product_seconds("float32", device), product_seconds(dtype, device)
     if not is_slower(full, half):
         return ""
-    return (f"warning: {dtype} is {half / full:,.1f} times slower than float32 on this {_place(device)} (measured: "
+    return (f"{dtype} is {half / full:,.1f} times slower than float32 on this {_place(device)} (measured: "
             f"{_gflops(half)} against {_gflops(full)} GFLOP/s)")
 
 
@@ -73,13 +77,15 @@ def say_if_slow(flag: str, dtype: str, device: str) -> None:
         flag: the setting that asks for it, ``--dtype`` or ``--autocast``.
         dtype, device: what it asks for, and where.
     """
-    if message := slow_half(dtype, device):
-        _say(f"{message}; hint: {advice(flag)}")
+    if message := warning(flag, dtype, device):
+        _say(f"warning: {message}")
 
 
-def advice(flag: str) -> str:
-    """What to type instead of half precision that is slow."""
-    return "--autocast none" if flag == "--autocast" else f"{flag} float32, or auto"
+def warning(flag: str, dtype: str, device: str) -> str:
+    """What is slow, and what to type instead; empty where nothing is."""
+    message = slow_half(dtype, device)
+    instead = "--autocast none" if flag == "--autocast" else "--dtype float32, or auto"
+    return f"{message}; hint: {instead}" if message else ""
 
 
 @cache

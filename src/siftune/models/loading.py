@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,7 @@ class LoadedModel:
 
     @property
     def parameters(self) -> int:
-        return sum(p.numel() for p in self.model.parameters())
+        return int(self.model.num_parameters())  # of 4-bit weights too, two of which share a byte
 
     @property
     def identity(self) -> str:
@@ -131,7 +132,9 @@ def load_model(name: str = "embedded", *, device: str = "auto", dtype: str = "au
         ModelError: it cannot be found, read, or is not a decoder-only language model.
     """
     if is_object(name):
-        return borrowed(name, device=device, dtype=dtype)
+        loaded = borrowed(name, device=device, dtype=dtype)
+        say_if_slow("--dtype", loaded.dtype, loaded.device)
+        return loaded
     import torch
 
     device = choose_device(device)
@@ -178,10 +181,14 @@ def locate(name: str) -> tuple[Path | str, Path | str | None]:
 
 
 def weights_hash(model: Any) -> str:
-    """BLAKE2 over name, dtype, shape and bytes of every parameter and persistent buffer (about 1 GB/s)."""
+    """BLAKE2 over name, dtype, shape and bytes of every parameter and persistent buffer (about 1 GB/s), and over how
+    quantised weights are computed with."""
     import torch
 
     digest = hashlib.blake2b(digest_size=16)
+    if (quantized := getattr(getattr(model, "config", None), "quantization_config", None)) is not None:
+        settings = quantized if isinstance(quantized, dict) else quantized.to_dict()
+        digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
     for name, tensor in model.state_dict().items():
         digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)

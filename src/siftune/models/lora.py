@@ -99,6 +99,7 @@ def attach_lora(model: Any, settings: LoraSettings, seed: int) -> PeftModel:
         try:
             wrapped = get_peft_model(model, config)
         except (ValueError, NotImplementedError, TypeError, ImportError) as error:
+            _take_off(model)
             raise ModelError(f"PEFT cannot adapt this {type(model).__name__}", where="--lora-targets",
                              why=first_line(error),
                              hint=f"for example --lora-targets {_suggestion(model, _linear_modules(model))}") from error
@@ -121,12 +122,22 @@ def attach_lora(model: Any, settings: LoraSettings, seed: int) -> PeftModel:
     return wrapped.eval()  # type: ignore[return-value]
 
 
+def _take_off(model: Any) -> None:
+    """Put back what PEFT has replaced before it gave up."""
+    for name, module in list(model.named_modules()):
+        if hasattr(module, "base_layer") and hasattr(module, "lora_A"):
+            owner, _, own = name.rpartition(".")
+            setattr(model.get_submodule(owner), own, module.base_layer)
+
+
 def detach_lora(model: PeftModel) -> Any:
     """Take the adapters off again and give back the plain model, unchanged, its weights no longer frozen."""
     base = model.unload()
     if hasattr(base, "peft_config"):
         del base.peft_config  # left behind, it makes PEFT believe in a second adapter
-    return base.requires_grad_(True)
+    for parameter in base.parameters():
+        parameter.requires_grad_(parameter.is_floating_point())  # quantised weights cannot have gradients
+    return base
 
 
 def target_modules(model: Any, settings: LoraSettings) -> list[str]:
@@ -237,7 +248,8 @@ def _of_attention(model: Any, name: str) -> bool:
     owner, _, kind = name.rpartition(".")
     if kind == "gate_proj":  # of attention's output; PEFT takes every module of that name for one of experts
         return False
-    return bool(_ATTENTION.search(owner.lower()) or _ATTENTION.search(type(model.get_submodule(owner)).__name__.lower()))
+    around = type(model.get_submodule(owner)).__name__
+    return bool(_ATTENTION.search(owner.lower()) or _ATTENTION.search(around.lower()))
 
 
 def _suggestion(model: Any, names: list[str]) -> str:

@@ -123,8 +123,8 @@ def _check_complete(model: Any, info: dict[str, Any], name: str) -> None:
         key, saved, own = other[0]
         raise ModelError(f"{len(other)} weights of {name} have other shapes than {kind} needs", where="--model",
                          why=f"{key} is {_shape(saved)} in the checkpoint, {_shape(own)} by config.json.",
-                         hint="use the config.json that was saved with these weights; after tokens were added, save the "
-                              "model itself again (model.save_pretrained)")
+                         hint="use the config.json that was saved with these weights; after tokens were added, save "
+                              "the model itself again (model.save_pretrained)")
     if missing := sorted(info["missing_keys"]):
         head = all(re.search(r"(^|\.)(lm_head|embed_out|output)\.", key) for key in missing)
         raise ModelError(

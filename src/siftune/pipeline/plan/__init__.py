@@ -38,6 +38,11 @@ def plan(config: SelectConfig) -> Plan:
     ]
     representation = representation_of(method.representation)
     estimate_method(representation, context.of(method.representation), SELECTORS.get(method.selector).info, made)
+    if (loaded := context.loaded) is not None:
+        from siftune.models.half_precision import warning
+
+        asked = (warning("--dtype", loaded.dtype, loaded.device), warning("--autocast", config.autocast, loaded.device))
+        made.lines += [("warning", told) for told in asked if told]
     return made
 
 
