@@ -219,8 +219,8 @@ def one_row(model: Any, row: Rendered) -> dict[str, torch.Tensor]:
             for name, p in model.named_parameters() if p.requires_grad}
 
 
-def largest_error(model: Any, examples: Sequence[Rendered]) -> tuple[float, int]:
-    """(largest relative error of a row's gradient in a padded batch, parameters whose gradient is zero for all)."""
+def batched(model: Any, examples: Sequence[Rendered]) -> dict[str, torch.Tensor]:
+    """Per-row gradients [rows, n] of one padded batch by parameter name."""
     engine = GradientEngine(model)
     found: dict[str, torch.Tensor] = {}
 
@@ -230,11 +230,24 @@ def largest_error(model: Any, examples: Sequence[Rendered]) -> tuple[float, int]
 
     with engine.capture(consume):
         engine.backward(collate(examples, pad_id=0))
+    return found
+
+
+def largest_error(model: Any, examples: Sequence[Rendered], *, alone: bool = False) -> tuple[float, int]:
+    """(largest relative error of a row's gradient, parameters whose gradient is zero for all rows).
+
+    Args:
+        model: with its trainable parameters.
+        examples: the rows; in one padded batch, or each in a batch of its own.
+        alone: the latter.
+    """
+    batch = {} if alone else batched(model, examples)
     worst, seen = 0.0, set()
     for i, row in enumerate(examples):
+        found = {n: g[0] for n, g in batched(model, [row]).items()} if alone else {n: g[i] for n, g in batch.items()}
         want = one_row(model, row)
         whole = torch.cat(list(want.values()))
-        got = torch.cat([found[name][i] if name in found else torch.zeros_like(g) for name, g in want.items()])
+        got = torch.cat([found[name] if name in found else torch.zeros_like(g) for name, g in want.items()])
         seen |= {name for name, g in want.items() if bool(g.any())}
         worst = max(worst, float((got - whole).norm() / whole.norm()))
     return worst, sum(p.requires_grad for p in model.parameters()) - len(seen)

@@ -43,7 +43,8 @@ def quantised(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
     return model, str(tmp_path / "quantised")
 
 
-def test_gradients_of_a_batch_are_those_of_each_row_alone(quantised: Any, table: ModuleType) -> None:
+def test_gradients_are_those_of_autograd_through_the_quantised_base(
+        quantised: Any, table: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
     loaded = load_model(quantised[1], device="cpu", dtype="float32")
     assert not loaded.model.model.layers[0].self_attn.q_proj.weight.is_floating_point()
     assert loaded.parameters == sum(p.numel() for p in tiny.model("qwen2", **SIZES).parameters())
@@ -52,13 +53,15 @@ def test_gradients_of_a_batch_are_those_of_each_row_alone(quantised: Any, table:
         for name, parameter in adapted.named_parameters():
             if "lora_B" in name:
                 parameter.normal_(std=0.3, generator=torch.Generator().manual_seed(0))
-    error, without = table.largest_error(adapted, table.rows())
+    eight = "depends on its batch" in capsys.readouterr().err  # which columns are outliers is seen over all rows of it
+    assert eight == loaded.model.config.quantization_config.load_in_8bit
+    error, without = table.largest_error(adapted, table.rows(), alone=eight)
     assert error < 1e-4
     assert not without
     assert table.trains(adapted, table.rows())
     loaded.model = detach_lora(adapted)
     for reader in (table.PositionWeightedMean(), table.ActiveNeurons("gated", "response", "mean", 4, 0.0)):
-        assert not table.readings(loaded, table.rows(), reader)
+        assert eight or not table.readings(loaded, table.rows(), reader)
 
 
 def test_their_own_weights_have_no_gradients_and_that_is_said(quantised: Any) -> None:

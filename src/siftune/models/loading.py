@@ -17,6 +17,7 @@ from siftune.models.lent import borrowed, is_object
 from siftune.models.pretrained import (
     base_of_adapter,
     check_reads_onward,
+    depends_on_batch,
     from_pretrained,
     load_checkpoint,
     merge_adapter,
@@ -156,6 +157,8 @@ def load_model(name: str = "embedded", *, device: str = "auto", dtype: str = "au
         model.to(device)
     loaded = LoadedModel(model, load_tokenizer(name, trust_remote_code=trust_remote_code), name, device, chosen, "")
     check_reads_onward(model, loaded.tokenizer, name)
+    if told := depends_on_batch(model):
+        log(f"warning: {told}")
     loaded.weights = weights_hash(model)
     return loaded
 

@@ -245,6 +245,19 @@ def check_reads_onward(model: Any, tokenizer: Any, name: str) -> None:
                          why="So it does not predict the next token: encoders such as BERT do that.", hint=DECODERS)
 
 
+def depends_on_batch(model: Any) -> str:
+    """Why numbers of a row depend on the rows beside it, and what to do; empty where they do not.
+
+    In bitsandbytes' 8 bits, features that are large anywhere in a batch are multiplied apart, in higher precision.
+    """
+    quantized = getattr(model.config, "quantization_config", None)
+    threshold = getattr(quantized, "llm_int8_threshold", 0.0) if getattr(quantized, "load_in_8bit", False) else 0.0
+    if not threshold:
+        return ""
+    return (f"in 8 bits with outliers (llm_int8_threshold {threshold:g}) what is computed of a row depends on its batch "
+            "a little; hint: --batch-tokens 1 takes rows one at a time, and 4 bits do not have this")
+
+
 def _asks_for_more(error: Exception) -> bool:
     return re.search(r"pixel_values|input_features|image|missing \d+ required positional", str(error)) is not None
 
