@@ -53,7 +53,6 @@ from siftune.features.forward.engine import forward_features
 from siftune.features.forward.hidden import PositionWeightedMean
 from siftune.features.gradients.engine import GradientEngine, train_linear_weights
 from siftune.models.batching import collate
-from siftune.models.language_part import number_of_blocks
 from siftune.models.loading import LoadedModel, load_model
 from siftune.models.lora import LoraSettings, adapted_layers, attach_lora, block_modules, detach_lora, target_modules
 
@@ -294,7 +293,7 @@ class Case:
     def record(self) -> dict[str, Any]:
         model, examples = self.loaded.model, rows()
         made: dict[str, Any] = {"class": type(model).__name__, "parameters": self.loaded.parameters,
-                                "layers": number_of_blocks(model) or 0}
+                                "layers": adapted_layers(model, [])[1]}
         settings = LoraSettings(rank=4, alpha=8, dropout=0.0)
         try:
             names = target_modules(model, settings)
@@ -304,6 +303,7 @@ class Case:
             settings = LoraSettings(rank=4, alpha=8, dropout=0.0, targets=tuple(suggested))
             names = target_modules(model, settings)
             made["targets"] = suggested
+        made["kind"] = kind_of(self.family, model, names, "targets" in made)
         made["adapted_layers"], made["adapted_modules"] = adapted_layers(model, names)[0], len(names)
         made["modules"] = sorted({name.rpartition(".")[2] for name in names})
         adapted = attach_lora(model, settings, seed=0)
@@ -330,6 +330,19 @@ class Case:
         finally:
             model.requires_grad_(False)
         return made
+
+
+def kind_of(family: str, model: Any, names: Sequence[str], suggested: bool) -> str:
+    """What is special about a family, in words."""
+    some, blocks = adapted_layers(model, list(names))
+    parts = {
+        "multimodal": is_multimodal(family),
+        "state space": suggested,
+        "hybrid": some < blocks and not suggested,
+        "latent attention": any(name.endswith("kv_b_proj") for name in names),
+        "experts": any("expert" in name for name, _ in model.named_parameters()),
+    }
+    return ", ".join(part for part, true in parts.items() if true) or "dense"
 
 
 def _first(error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""Write the tables of docs/{gradients,selectors,representations,choosing}.md from the recorded results.
+"""Write the tables of docs/{gradients,selectors,representations,choosing,models}.md from the recorded results.
 
     python benchmarks/write_tables.py
 
@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 from siftune._common.files import read_json, write_text
 
@@ -175,10 +176,49 @@ def choice_parts() -> str:
          *(_gain(recorded[name][n]) if n in recorded[name] else "" for n in ("25", "100", "all"))] for name in rules])
 
 
+def _families() -> dict[str, dict[str, Any]]:
+    return read_json(RESULTS / "model_families.json")["families"]
+
+
+def _error(one: Mapping[str, Any], key: str, failed: str) -> str:
+    return f"{one[key]:.0e}" if key in one else "refused" if failed in one else ""
+
+
+def families_right() -> str:
+    """Families whose gradients were compared, each with what was found."""
+    rows = [[f"`{name}`", one["class"], one["kind"], f"{one['parameters']:,}",
+             f"{one['adapted_layers']} of {one['layers']}" + (f" ({', '.join(one['targets'])})" if "targets" in one
+                                                              else ""),
+             _error(one, "error", "failed"), _error(one, "full_error", "full_failed"),
+             "yes" if not one["hidden"] else "no", "yes" if not one["activations"] else "no"]
+            for name, one in _families().items() if "class" in one]
+    return markdown(["family", "class", "kind", "parameters", "layers adapted", "LoRA", "own weights", "RDS+",
+                     "MADS, NAG"], rows)
+
+
+def families_refused() -> str:
+    """Families that are refused, by reason."""
+    reasons: dict[str, list[str]] = {}
+    for name, one in _families().items():
+        if "refused" in one:
+            told = re.sub(r"^\S+ (?=lets|cannot|is an)", "", one["refused"]).replace(name, "").strip()
+            reasons.setdefault(told, []).append(f"`{name}`")
+    return markdown(["a model of this family", "families"], [[told, ", ".join(names)]
+                                                             for told, names in reasons.items()])
+
+
+def families_left() -> str:
+    """Families of which no tiny model could be made, or that are no language models."""
+    rows = [[f"`{name}`", one.get("not_run") or one["not_made"].replace("|", "/")[:140]]
+            for name, one in _families().items() if "not_run" in one or "not_made" in one]
+    return markdown(["family", "why"], rows)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "speed": speed, "accuracy-lora-8": accuracy("lora-8"), "accuracy-lora-64": accuracy("lora-64"),
     "accuracy-full": accuracy("full"), "memory": memory, "submodular": submodular, "streaming": streaming,
     "forward": forward, "sparse-utility": sparse_utility, "stages": stages, "methods": methods,
+    "families-right": families_right, "families-refused": families_refused, "families-left": families_left,
     "choice-by-rows": choice_by_rows, "choice-parts": choice_parts,
 }
 
@@ -196,7 +236,7 @@ def fill(page: str, tables: Mapping[str, Callable[[], str]]) -> None:
 
 
 def main() -> None:
-    for page in ("gradients.md", "selectors.md", "representations.md", "choosing.md"):
+    for page in ("gradients.md", "selectors.md", "representations.md", "choosing.md", "models.md"):
         fill(page, TABLES)
 
 

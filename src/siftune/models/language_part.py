@@ -55,12 +55,6 @@ def is_linear(module: Any) -> bool:
     return isinstance(module, torch.nn.Linear) and not own
 
 
-def number_of_blocks(model: Any) -> int | None:
-    """How many blocks the language model has; None where its configuration does not say."""
-    count = getattr(text_config(model), "num_hidden_layers", None)
-    return count if isinstance(count, int) and count > 0 else None
-
-
 def _same(config: Any, other: Any) -> bool:
     return config is other or type(config) is type(other)
 

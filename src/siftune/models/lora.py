@@ -18,7 +18,7 @@ import torch
 from siftune._common import seeds
 from siftune._common.errors import ConfigError, ModelError, first_line
 from siftune._common.progress import log
-from siftune.models.language_part import is_linear, language_modules, number_of_blocks
+from siftune.models.language_part import is_linear, language_modules
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -168,9 +168,13 @@ def target_modules(model: Any, settings: LoraSettings) -> list[str]:
 
 
 def adapted_layers(model: Any, names: list[str]) -> tuple[int, int]:
-    """(blocks that have one of these modules, blocks in all); the second is 0 where the model does not say."""
-    inside = {match.group(1) for name in names if (match := _LAYER_INDEX.search(name))}
-    return len(inside), number_of_blocks(model) or 0
+    """(blocks of the language model that have one of these modules, blocks in all)."""
+    return len(_blocks_of(names)), len(_blocks_of(_linear_modules(model)))
+
+
+def _blocks_of(names: list[str]) -> set[str]:
+    """The numbers of the blocks that these modules are in."""
+    return {match.group(1) for name in names if (match := _LAYER_INDEX.search(name))}
 
 
 @cache
@@ -183,9 +187,8 @@ def _say_what_has_none(model: Any, names: list[str], settings: LoraSettings) -> 
     some, blocks = adapted_layers(model, names)
     if settings.targets != "auto" or settings.layers != "all" or not 0 < some < blocks:
         return
-    others = [name for name in _linear_modules(model) if name not in set(names)]
-    adapted = {match.group(1) for name in names if (match := _LAYER_INDEX.search(name))}
-    bare = [n for n in others if (match := _LAYER_INDEX.search(n)) and match.group(1) not in adapted]
+    adapted = _blocks_of(names)
+    bare = [n for n in _linear_modules(model) if (match := _LAYER_INDEX.search(n)) and match.group(1) not in adapted]
     example = _suggestion(model, bare)
     _say_once(f"adapters on {some} of {blocks} layers: the others of {type(model).__name__} have no attention"
               + (f" (to adapt them too: --lora-targets {_suggestion(model, names)},{example})" if example else ""))

@@ -254,8 +254,8 @@ def depends_on_batch(model: Any) -> str:
     threshold = getattr(quantized, "llm_int8_threshold", 0.0) if getattr(quantized, "load_in_8bit", False) else 0.0
     if not threshold:
         return ""
-    return (f"in 8 bits with outliers (llm_int8_threshold {threshold:g}) what is computed of a row depends on its batch "
-            "a little; hint: --batch-tokens 1 takes rows one at a time, and 4 bits do not have this")
+    return (f"in 8 bits with outliers (llm_int8_threshold {threshold:g}) what is computed of a row depends on its "
+            "batch a little; hint: --batch-tokens 1 takes rows one at a time, and 4 bits do not have this")
 
 
 def _asks_for_more(error: Exception) -> bool:
