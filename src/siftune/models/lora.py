@@ -187,8 +187,14 @@ def _say_what_has_none(model: Any, names: list[str], settings: LoraSettings) -> 
     some, blocks = adapted_layers(model, names)
     if settings.targets != "auto" or settings.layers != "all" or not 0 < some < blocks:
         return
-    adapted = _blocks_of(names)
-    bare = [n for n in _linear_modules(model) if (match := _LAYER_INDEX.search(n)) and match.group(1) not in adapted]
+    adapted, own, other = _blocks_of(names), set(), []
+    for name in _linear_modules(model):
+        inside = _blocks_of([name])
+        if inside & adapted:
+            own.add(name.rpartition(".")[2])
+        elif inside:
+            other.append(name)
+    bare = [name for name in other if name.rpartition(".")[2] not in own]  # what takes the place of attention there
     example = _suggestion(model, bare)
     _say_once(f"adapters on {some} of {blocks} layers: the others of {type(model).__name__} have no attention"
               + (f" (to adapt them too: --lora-targets {_suggestion(model, names)},{example})" if example else ""))
