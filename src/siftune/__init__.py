@@ -13,7 +13,7 @@ from siftune._common.version import __version__
 
 if TYPE_CHECKING:  # for editors and type checkers; at run time __getattr__ imports what is asked for
     from siftune._common.errors import SiftuneError
-    from siftune.api import compare, encode, export, inspect, load_run, plan, select, study
+    from siftune.api import choose, compare, encode, export, inspect, load_run, plan, select, study
     from siftune.config.settings import CompareConfig, SelectConfig
     from siftune.selectors.core.budget import Budget
     from siftune.selectors.core.problem import Problem
@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time __getattr__ impo
 _EXPORTS = {
     "select": "siftune.api",
     "encode": "siftune.api",
+    "choose": "siftune.api",
     "compare": "siftune.api",
     "study": "siftune.api",
     "plan": "siftune.api",
@@ -44,6 +45,7 @@ __all__ = [
     "Selection",
     "SiftuneError",
     "__version__",
+    "choose",
     "compare",
     "encode",
     "export",

@@ -24,11 +24,13 @@ from siftune._common.artefacts.sealed import remove
 from siftune._common.errors import ConfigError, DataError
 from siftune._common.files import read_json
 from siftune._common.progress import log
+from siftune.config.choosing import ChooseConfig
 from siftune.config.settings import CompareConfig, DataConfig, SelectConfig
 from siftune.pipeline.run import Run, load_run
 from siftune.pipeline.runfolder import Outcome, write_run
 
 if TYPE_CHECKING:
+    from siftune.experiments.choosing.finished import Chosen
     from siftune.experiments.config import StudyConfig
     from siftune.experiments.finished import Experiment
     from siftune.export import Exported
@@ -36,7 +38,7 @@ if TYPE_CHECKING:
     from siftune.pipeline.inspection import Inspection
     from siftune.pipeline.plan import Plan
 
-__all__ = ["Run", "compare", "encode", "export", "finish", "inspect", "load_run", "plan", "select", "study"]
+__all__ = ["Run", "choose", "compare", "encode", "export", "finish", "inspect", "load_run", "plan", "select", "study"]
 
 
 def select(config: SelectConfig | None = None, *, pool: Any = None, target: Any = None, existing: Any = None,
@@ -95,6 +97,51 @@ def finish(outcome: Outcome) -> Run:
         remove(damaged)
         build(folder)
     return Run(folder, outcome)
+
+
+def choose(config: ChooseConfig | None = None, *, pool: Any = None, target: Any = None, validation: Any = None,
+           test: Any = None, existing: Any = None, model: Any = None, budget: Any = None, command: str = "",
+           **settings: Any) -> Chosen:
+    """Measure methods on the user's own targets, and select with the one that is worth it; see
+    :func:`siftune.experiments.choosing.run.choose_arm` and docs/choosing.md.
+
+    Args:
+        config: all settings at once, instead of those below, which are as for :func:`select`.
+        pool, target, existing, model, budget: what is selected, from what and for which model.
+        validation: labelled rows of the task to score on; without them the target rows are, in folds.
+        test: held-out rows, kept out of the pool and never looked at.
+        command: the command line, for the manifest.
+        settings: any other, such as ``arms=["bm25", "less-round-robin"]``, ``within="2h"``, ``epochs=2``.
+
+    Returns:
+        What was chosen and why, with the winner's selection (``.run``), the page and its first sentences.
+
+    Raises:
+        SiftuneError: anything the user can mend; see its hint.
+    """
+    from siftune.experiments.choosing.finished import Chosen
+    from siftune.experiments.choosing.run import choose_arm, complete
+    from siftune.experiments.results.choice import CHOICE, read_choice
+    from siftune.pipeline.request import requested
+    from siftune.report import build
+    from siftune.report.choice import sentences
+
+    given = {"pool": pool, "target": target, "validation": validation, "test": test, "existing": existing,
+             "model": model, "budget": budget, **settings}
+    with requested(ChooseConfig, config, given) as request:
+        config = complete(request.config)
+        runs: list[Run] = []
+        choose_arm(config, lambda outcome: runs.append(finish(outcome)), command=command)
+        folder = Path(config.output_dir)
+        results = read_choice(folder / CHOICE)  # what was written, not what was meant
+        page, _ = build(folder)
+        for run in runs:
+            run.temporary = request.temporary is not None
+            if run.outcome:
+                run.outcome.context.__dict__.pop("model", None)
+        chosen = Chosen(folder / CHOICE, results, runs[0] if runs else None, page, "\n".join(sentences(results)))
+        request.keep_with(chosen, settings.get("from_run"), runs)
+        return chosen
 
 
 def encode(rows: Any, *, model: Any = None, representation: str = "rds", target: Any = None,

@@ -11,7 +11,9 @@ import typer
 
 from siftune._common.errors import ConfigError, SiftuneError
 from siftune.cli.options import Grouped, with_options
+from siftune.config.choosing import NOT_HERE, ChooseConfig
 from siftune.config.settings import CompareConfig, DataConfig, SelectConfig, load
+from siftune.config.shared import FIRST
 
 app = typer.Typer(
     name="siftune",
@@ -34,12 +36,49 @@ def _command() -> str:
 
 @app.command(cls=Grouped)
 @with_options(SelectConfig)
-def select(flags: dict[str, Any], config_file: str | None) -> None:
+def select(
+    flags: dict[str, Any],
+    config_file: str | None,
+    choose: Annotated[bool, typer.Option("--choose", help="Measure which method is worth it first, as `siftune choose` "
+                                         "does, and select with that one.", rich_help_panel=FIRST)] = False,
+) -> None:
     """Choose a subset of a pool: the main job."""
+    if choose:
+        _choose(flags, config_file)
+        return
     from siftune.api import select as run
     from siftune.cli.printing import print_run
 
     print_run(run(load(SelectConfig, config_file, flags), command=_command()))
+
+
+@app.command(cls=Grouped)
+@with_options(ChooseConfig, leave_out=tuple(NOT_HERE))
+def choose(
+    flags: dict[str, Any],
+    config_file: str | None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Tell what will be trained, how long that takes and what "
+                                          "is cut to fit; write nothing.", rich_help_panel=FIRST)] = False,
+) -> None:
+    """Measure which method is worth it on your targets, and select with it.
+
+    Arms (random rows, the untuned model, methods) are trained on small subsets and scored on rows that did not select,
+    in rounds that drop the hopeless ones. Run again, it continues. See docs/choosing.md.
+    """
+    _choose(flags, config_file, dry_run=dry_run)
+
+
+def _choose(flags: dict[str, Any], config_file: str | None, *, dry_run: bool = False) -> None:
+    config = load(ChooseConfig, config_file, flags)
+    if dry_run:
+        from siftune.experiments.choosing.prepared import preview
+
+        print(preview(config))
+        return
+    from siftune.api import choose as run
+    from siftune.cli.printing import print_choice
+
+    print_choice(run(config, command=_command()))
 
 
 @app.command(cls=Grouped)

@@ -15,7 +15,7 @@ from siftune.config.shared import DATA, FIRST, MODEL, RUN, SELECTION, TRAINING
 
 _METAVARS = {int: "N", float: "X", bool: None}
 _GROUPS = (FIRST, MODEL, DATA, SELECTION, TRAINING, RUN)
-_FIRST = ("--pool", "--target", "--budget", "--method", "--methods", "--set")
+_FIRST = ("--pool", "--target", "--validation", "--budget", "--within", "--method", "--methods", "--arms", "--set")
 
 
 class Grouped(TyperCommand):

@@ -6,6 +6,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from siftune.experiments.choosing.finished import Chosen
     from siftune.experiments.finished import Experiment
     from siftune.pipeline.inspection import Inspection
     from siftune.pipeline.run import Run
@@ -47,6 +48,20 @@ def print_comparison(finished: Experiment) -> None:
     print(f"subset:  {finished.folder / 'selected.jsonl'}")
     print(f"report:  {finished.report}")
     _print_failures(finished)
+
+
+def print_choice(chosen: Chosen) -> None:
+    """What to take and why, every arm in a line, and where everything is."""
+    from siftune._common.text import visible
+    from siftune.report.choice import arms_table
+
+    print(visible(arms_table(chosen.results)))
+    print()
+    print(visible(chosen.verdict))
+    if chosen.run is not None:
+        print(f"subset:  {chosen.folder / 'selected.jsonl'}")
+    print(f"results: {chosen.file}")
+    print(f"report:  {chosen.report}")
 
 
 def print_study(finished: Experiment) -> None:

@@ -39,7 +39,7 @@ def built(kind: type[S], values: Mapping[str, Any], called: Mapping[str, str], w
     types, fields = get_type_hints(kind), {f.name: f for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
     values = dict(values)
     for name, value in values.items():
-        if isinstance(value, str) and types[name] == tuple[str, ...]:  # one source may be written without a list
+        if isinstance(value, str) and get_origin(types[name]) is tuple:  # one source may be written without a list
             values[name] = (value,)
         elif isinstance(value, bool) and bool not in (types[name], *get_args(types[name])):  # else true would be 1
             raise _wrong(called[name], value, _wanted(types[name]), fields[name], where)

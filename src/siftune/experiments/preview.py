@@ -89,14 +89,29 @@ def _features(selecting: Selecting, unmade: Iterable[SubsetSpec], made: Preview)
             name, ablation = representation_named(wanted.method, config.common), config.ablation(wanted.name)
             seen.setdefault(ablation.label(name) if ablation else name, (name, wanted.target, ablation))
     for label, (name, target, ablation) in seen.items():
-        context, plan = selecting.context(target, name, ablation), Plan()
-        representation = representation_of(name)
-        if not isinstance(representation, GradientMethod | PlannedMethod):
+        seconds = feature_seconds(selecting, name, target, ablation)
+        if seconds is None:
             made.features.append((f"features of {label}", "not known"))
             continue
-        estimate_method(representation, context, SELECTORS.get("top-k").info, plan)
-        made.features.append((f"features of {label}", f"{about(plan.seconds)}, less what is in the store"))
-        made.seconds += plan.seconds
+        made.features.append((f"features of {label}", f"{about(seconds)}, less what is in the store"))
+        made.seconds += seconds
+
+
+def feature_seconds(selecting: Selecting, representation: str, target: str | None, ablation: Ablation | None = None,
+                    ) -> float | None:
+    """What computing a representation for a target takes, from a short probe; None where it does not say.
+
+    Args:
+        selecting: of the study.
+        representation, target: which.
+        ablation: whose settings it is to have.
+    """
+    context, plan = selecting.context(target, representation, ablation), Plan()
+    found = representation_of(representation)
+    if not isinstance(found, GradientMethod | PlannedMethod):
+        return None
+    estimate_method(found, context, SELECTORS.get("top-k").info, plan)
+    return plan.seconds
 
 
 def _trainings(inputs: StudyInputs, settings: dict[str, Setting], cells: Cells, unmade: Iterable[SubsetSpec]) -> float:
@@ -117,7 +132,7 @@ def _trainings(inputs: StudyInputs, settings: dict[str, Setting], cells: Cells, 
         if one.tokens and cells.done(one) and one.model == config.common.model:
             read += one.tokens
             seconds += float((cells.scores(one, one.targets[0]) or {})["seconds"])
-    per_token = seconds / read if read else _probed(inputs)
+    per_token = seconds / read if read else training_speed(inputs)
     return tokens * per_token / config.common.workers
 
 
@@ -133,7 +148,8 @@ def _tokens(inputs: StudyInputs, wanted: SubsetSpec) -> float:
     return rows * mean * epochs_of(config.common, max(1, round(rows)), config.steps)
 
 
-def _probed(inputs: StudyInputs) -> float:
+def training_speed(inputs: StudyInputs) -> float:
+    """Seconds of a token in training, from a short probe."""
     from siftune.pipeline.plan.work import estimate
 
     plan, tokens = Plan(), 1_000_000

@@ -18,7 +18,7 @@ from siftune.data.objects import ObjectFiles
 from siftune.models.lent import is_object
 from siftune.selectors.core.budget import Budget
 
-ROLES = ("pool", "target", "test", "existing")
+ROLES = ("pool", "target", "test", "existing", "validation")
 
 C = TypeVar("C", bound=DataConfig)
 
@@ -55,9 +55,9 @@ def requested(kind: type[C], config: Any, given: Mapping[str, Any], *, folder: b
     Args:
         kind: of the settings.
         config: settings that are complete already, or None.
-        given: what was given by name instead; None stands for not given. ``pool``, ``target``, ``test`` and
-            ``existing`` are paths or objects, ``model`` is a name or an object, ``from_run`` a folder or a
-            :class:`~siftune.pipeline.run.Run`; all others are settings.
+        given: what was given by name instead; None stands for not given. ``pool``, ``target``, ``test``, ``existing``
+            and (where there is such a setting) ``validation`` are paths or objects, ``model`` is a name or an object,
+            ``from_run`` a folder or a :class:`~siftune.pipeline.run.Run`; all others are settings.
         folder: whether the job writes a run folder. One that does not has its objects in a temporary folder.
         called: how messages call ``pool`` and the others, where their arguments have other names.
 
@@ -78,7 +78,8 @@ def requested(kind: type[C], config: Any, given: Mapping[str, Any], *, folder: b
         return
     from siftune.models.objects import named
 
-    values = {name: _setting(value) for name, value in given.items() if name not in (*ROLES, "model")}
+    roles = [role for role in ROLES if role in {f.name for f in dataclasses.fields(kind)}]
+    values = {name: _setting(value) for name, value in given.items() if name not in (*roles, "model")}
     with ExitStack() as stack:
         has_model = any(f.name == "model" for f in dataclasses.fields(kind))
         if "model" in given and has_model:
@@ -95,7 +96,7 @@ def requested(kind: type[C], config: Any, given: Mapping[str, Any], *, folder: b
         request = Request(settings, temporary)
         try:
             paths = {role: files.paths(given[role], role, (called or {}).get(role, ""))
-                     for role in ROLES if role in given}
+                     for role in roles if role in given}
             named_folder = {"output_dir": place} if folder and isinstance(settings, SelectConfig) else {}
             request.config = dataclasses.replace(settings, **paths, **named_folder)
             yield request

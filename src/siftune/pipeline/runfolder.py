@@ -88,7 +88,8 @@ def write_run(folder: Path, outcome: Outcome) -> None:
     nearly = list(islice((i for i in ranking(problem, selection) if i not in taken and not problem.exclude[i]), NEARLY))
 
     if _selected_before(folder) != [rows[i].id for i in chosen]:
-        (folder / "comparison.json").unlink(missing_ok=True)  # it speaks of another subset
+        for name in ("comparison.json", "choice.json"):  # they speak of another subset
+            (folder / name).unlink(missing_ok=True)
     (folder / "manifest.json").unlink(missing_ok=True)  # until all is written, the folder is not a finished run
     write_rows(folder / "selected.jsonl", (rows[i] for i in chosen))
     write_with(folder / "selection.parquet", lambda path: _write_selection(path, outcome))
@@ -98,6 +99,19 @@ def write_run(folder: Path, outcome: Outcome) -> None:
     write_dropped(folder / "dropped.jsonl", outcome.dropped)
     write_text(folder / "config.yaml", to_yaml(outcome.config, outcome.owners))
     write_json(folder / "manifest.json", _manifest(outcome))
+
+
+def clear_selection(folder: Path) -> bool:
+    """Take away what an earlier run has written of its selection; features, trainings and results of trainings stay.
+
+    Returns:
+        Whether there was a selection.
+    """
+    there = (folder / "selected.jsonl").exists()
+    for name in ("manifest.json", "selected.jsonl", "selection.parquet", "scores.parquet", "rejected_sample.jsonl",
+                 "targets.jsonl", "dropped.jsonl", "config.yaml", "comparison.json"):
+        (folder / name).unlink(missing_ok=True)
+    return there
 
 
 def _selected_before(folder: Path) -> list[str] | None:

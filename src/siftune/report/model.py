@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from siftune._common.text import clip, shorten, strict
+from siftune.report import choice as choices
 from siftune.report import composition, turns
 from siftune.report.comparison import comparison_section
 from siftune.report.runfolder import PURPOSE, RunFolder
@@ -47,7 +48,7 @@ def build_report(run: str | Path) -> dict[str, Any]:
         DataError: the folder is missing, is not a run folder, or one of its files cannot be read.
     """
     folder = RunFolder(Path(run))
-    manifest, comparison = folder.manifest(), folder.comparison()
+    manifest, comparison, choice = folder.manifest(), folder.comparison(), folder.choice()
     pool = folder.table("scores.parquet", ("id", "selected"))
     selection = folder.table("selection.parquet", ("id", "rank"))
     if selection is None and pool is not None:
@@ -61,10 +62,12 @@ def build_report(run: str | Path) -> dict[str, Any]:
         "schema": SCHEMA,
         "siftune": manifest.siftune,
         "run": folder.path.resolve().name,
-        "verdict": verdict(comparison, manifest),
+        "verdict": choices.verdict(choice) if choice and not comparison else verdict(comparison, manifest),
         "warnings": manifest.warnings + _findings(tables),
         "missing": [{"file": name, "shows": PURPOSE[name]} for name in folder.missing],
         "summary": _summary(manifest, tables, targets),
+        "has_selection": folder.has_selection,
+        "choice": choices.choice_section(choice) if choice else None,
         "comparison": comparison_section(comparison) if comparison else None,
         "composition": _composition(tables),
         "scores": _scores(tables),

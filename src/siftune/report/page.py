@@ -18,6 +18,7 @@ from markupsafe import Markup
 
 from siftune._common.text import pretty_json, shorten, visible
 from siftune.report import charts, formats
+from siftune.report import choice as choices
 
 _HERE = Path(__file__).parent
 
@@ -42,7 +43,7 @@ def environment(*folders: Path) -> Environment:
     environment.filters.update(
         number=formats.number, loss=formats.loss, score=formats.score, p_value=formats.p_value, verdict=formats.verdict,
         percent=formats.percent, signed_percent=formats.signed_percent, signed=formats.signed,
-        duration=formats.duration, size=formats.size, pretty_json=pretty_json, shorten=shorten,
+        duration=formats.duration, points=choices.points, size=formats.size, pretty_json=pretty_json, shorten=shorten,
     )
     environment.globals.update(count=formats.count, cell_bar=charts.bar, f=formats)
     return environment
@@ -57,7 +58,10 @@ def _shown(value: Any) -> Any:
 
 def _charts(report: dict[str, Any]) -> dict[str, Markup | None]:
     parts, comparison = report["composition"] or {}, report["comparison"]
+    choice = report["choice"]
     return {
+        "choice_gains": choices.gains_chart(choice) if choice else None,
+        "choice_rounds": choices.rounds_chart(choice) if choice else None,
         "arms": _arms(comparison, "loss") if comparison else None,
         "arms_exact": _arms(comparison, "exact_match") if comparison else None,
         "arms_acc": _arms(comparison, "acc") if comparison else None,

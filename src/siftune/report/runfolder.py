@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from siftune._common.errors import DataError, at
 from siftune._common.reading import read_as
 from siftune.experiments.results import COMPARISON, Results, read_results
+from siftune.experiments.results.choice import CHOICE, Choice, read_choice
 from siftune.report.manifest import Manifest
 
 if TYPE_CHECKING:
@@ -44,7 +45,10 @@ class RunFolder:
             raise DataError("no such run folder", where=str(path),
                             hint="give the folder that `siftune select --output-dir` wrote")
         self.missing = [name for name in PURPOSE if not (path / name).is_file()]
-        if len(self.missing) == len(PURPOSE):
+        self.has_selection = len(self.missing) < len(PURPOSE)
+        if not self.has_selection and self.has(CHOICE):
+            self.missing = []  # a choice that takes the untuned model selects nothing
+        elif not self.has_selection:
             raise DataError("this is not a run folder", where=str(path),
                             why=f"It holds none of {', '.join(PURPOSE)}.",
                             hint="give the folder that `siftune select --output-dir` wrote")
@@ -57,6 +61,9 @@ class RunFolder:
 
     def comparison(self) -> Results | None:
         return read_results(self.path / COMPARISON) if self.has(COMPARISON) else None
+
+    def choice(self) -> Choice | None:
+        return read_choice(self.path / CHOICE) if self.has(CHOICE) else None
 
     def lines(self, name: str, limit: int | None = None) -> list[Any]:
         """The first ``limit`` values of a JSONL file (all of them by default); none where there is no file."""

@@ -1,0 +1,1 @@
+"""`siftune choose`: which arm to take is measured on the user's own targets."""
