@@ -194,13 +194,12 @@ def _shorter(schedule: Schedule, costs: Costs, limit: float, least: float) -> Sc
     if len(schedule.arms) > _FEWEST_ARMS:
         longest = max(reversed(schedule.arms), key=lambda arm: (features[arm], costs.looks[arm]))
         return without(longest, "there is no time for it")
-    if schedule.random[-1] > _FEWEST_RANDOM:
-        return cut(f"{schedule.random[-1] - 1} trainings on random rows instead of {schedule.random[-1]}",
-                   random=(schedule.random[-1] - 1,))
-    if schedule.rounds[-1] / 2 >= least and not sum("arms are compared" in words for words in schedule.cuts) >= 2:
-        half = schedule.rounds[-1] // 2
-        return cut(f"the arms are compared at {half:,} {schedule.unit} instead of {schedule.rounds[-1]:,}",
-                   rounds=(half,))
+    [budget], [random] = schedule.rounds, schedule.random  # one round is left
+    if random > _FEWEST_RANDOM:
+        return cut(f"{random - 1} trainings on random rows instead of {random}", random=(random - 1,))
+    if budget / 2 >= least and sum("arms are compared" in words for words in schedule.cuts) < 2:
+        return cut(f"the arms are compared at {budget // 2:,} {schedule.unit} instead of {budget:,}",
+                   rounds=(budget // 2,))
     return None
 
 
@@ -219,9 +218,8 @@ def kept_plan(folder: Path, key: str) -> tuple[Schedule, float | None] | None:
     told = read_usable(folder / FILE, KIND, key)
     if told is None:
         return None
-    told = {name: tuple(value) if isinstance(value, list) else value for name, value in told.items()}
-    seconds = told.pop("seconds")
-    return Schedule(**told), seconds
+    seconds: float | None = told.pop("seconds")
+    return Schedule(**{name: tuple(value) if isinstance(value, list) else value for name, value in told.items()}), seconds
 
 
 def keep_plan(folder: Path, key: str, schedule: Schedule, seconds: float | None) -> None:
