@@ -29,7 +29,7 @@ SETTINGS = [  # rows that score, arms, trainings on random rows, luck in points,
 ]
 
 
-def case(rng: np.random.Generator, rows: int, arms: int, random: int, luck: float, folds: int) -> tuple[bool, bool, bool]:
+def case(rng: np.random.Generator, rows: int, arms: int, random: int, luck: float, folds: int) -> tuple[bool, ...]:
     """(claimed, claimed without those stopped, another arm than random rows was taken)."""
     ease = rng.beta(1.0, 1.0, rows)
     names = [f"arm {k}" for k in range(arms)]

@@ -33,7 +33,8 @@ def row(name: str, prompt: str, answer: str, **more: Any) -> Record:
 def write_files(folder: Path) -> dict[str, Any]:
     """Model, pool, targets, validation and test rows, and scores that put the targets' kind last; returns settings."""
     tiny.save(folder / "model")
-    jsonl(folder / "pool.jsonl", [*(row(f"pool{i}", f"zebra herd {100 + i} now?", "zz zz zz") for i in range(8)), *(other(i) for i in range(48))])
+    near = [row(f"pool{i}", f"zebra herd {100 + i} now?", "zz zz zz") for i in range(8)]
+    jsonl(folder / "pool.jsonl", [*near, *(other(i) for i in range(48))])
     jsonl(folder / "others.jsonl", [other(i) for i in range(48)])
     jsonl(folder / "target.jsonl", [kind(i, "target", subtask="ab"[i % 2]) for i in range(8)])
     offered = {"choices": ["zz zz zz", "There are 3 letters."]}

@@ -49,8 +49,7 @@ def test_cuts_come_in_the_documented_order_and_no_more_of_them_than_needed():
     while True:
         try:
             told = cut(limit - 0.5)
-        except ConfigError as error:
-            assert "a choice does not fit into" in str(error)
+        except ConfigError:
             break
         seconds = costs().of(told).seconds
         assert seconds <= limit - 0.5
@@ -66,6 +65,8 @@ def test_cuts_come_in_the_documented_order_and_no_more_of_them_than_needed():
     assert told.left_out == {"less-round-robin": "its features alone take about 15 min",
                              "rds+": "its features alone take about 60 s"}
     assert (told.folds, told.rounds, told.random) == (2, (25,), (2,))
+    with pytest.raises(ConfigError, match="a choice does not fit into"):
+        cut(limit - 0.5)
 
 
 def test_a_plan_is_kept_for_the_same_command_alone(tmp_path):

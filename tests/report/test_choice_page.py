@@ -1,4 +1,4 @@
-"""The page of a choice opens with what was taken, by how much, whether it may be claimed and whether to train at all."""
+"""The page of a choice opens with what was taken, by how much, whether to claim it and whether to train at all."""
 
 from __future__ import annotations
 
@@ -57,7 +57,8 @@ def words(told: dict[str, Any]) -> str:
 
 def test_the_answer_comes_first_with_its_interval_its_claim_and_what_it_stands_on():
     told = words(choice())
-    assert told.startswith("Take bm25: it is expected to gain +4.2 points over random rows (90% interval +0.5 to +8.0).")
+    assert told.startswith("Take bm25: it is expected to gain +4.2 points over random rows (90% interval +0.5 to "
+                           "+8.0).")
     assert "may not be claimed (p 0.300, all arms allowed for)" in told
     assert "Training is worth it: the untuned model is expected to be −9.0 points from random rows" in told
     assert "Tried: random rows, the untuned model, bm25, embed, on 25, 50 and 100 rows; stopped early: embed after 25" \

@@ -219,7 +219,8 @@ def kept_plan(folder: Path, key: str) -> tuple[Schedule, float | None] | None:
     if told is None:
         return None
     seconds: float | None = told.pop("seconds")
-    return Schedule(**{name: tuple(value) if isinstance(value, list) else value for name, value in told.items()}), seconds
+    known = {name: tuple(value) if isinstance(value, list) else value for name, value in told.items()}
+    return Schedule(**known), seconds
 
 
 def keep_plan(folder: Path, key: str, schedule: Schedule, seconds: float | None) -> None:
