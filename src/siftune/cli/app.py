@@ -78,7 +78,10 @@ def _choose(flags: dict[str, Any], config_file: str | None, *, dry_run: bool = F
     from siftune.api import choose as run
     from siftune.cli.printing import print_choice
 
-    print_choice(run(config, command=_command()))
+    chosen = run(config, command=_command())
+    print_choice(chosen)
+    if chosen.results.failed:
+        raise typer.Exit(1)
 
 
 @app.command(cls=Grouped)

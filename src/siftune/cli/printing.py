@@ -62,6 +62,11 @@ def print_choice(chosen: Chosen) -> None:
         print(f"subset:  {chosen.folder / 'selected.jsonl'}")
     print(f"results: {chosen.file}")
     print(f"report:  {chosen.report}")
+    if chosen.results.failed:
+        import sys
+
+        told = "\n".join(f"failed: {name}: {why}" for name, why in chosen.results.failed.items())
+        print(f"{visible(told)}\nhint: run the same command again to try these again", file=sys.stderr)
 
 
 def print_study(finished: Experiment) -> None:

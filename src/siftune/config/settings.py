@@ -15,6 +15,7 @@ from siftune._common.errors import ConfigError
 from siftune._common.progress import log
 from siftune._common.registry import unknown_name
 from siftune.config.catalogue import NAME_PARTS, RECIPES, owner_named, owners
+from siftune.config.choosing import ChooseConfig
 from siftune.config.earlier import HINTS, OWNERS, TRAINED, is_earlier, translated
 from siftune.config.options import plain, shown
 from siftune.config.owned import (
@@ -104,9 +105,10 @@ def _unknown_key(key: str, known: Iterable[str], where: str | None, value: Any =
                 if found else HINTS[key])
         whose = f"is one of {', '.join(found)}" if found else "is not one of this command"
         return ConfigError(f"the setting {key!r} {whose}", where=where, hint=hint)
-    if key in shared_names(CompareConfig):
-        return ConfigError(f"the setting {key!r} belongs to `siftune compare`", where=where,
-                           hint="take it out, or run `siftune compare`")
+    for command, kind in (("compare", CompareConfig), ("choose", ChooseConfig)):
+        if key in shared_names(kind):
+            return ConfigError(f"the setting {key!r} belongs to `siftune {command}`", where=where,
+                               hint=f"take it out, or run `siftune {command}`")
     mine = [name for owner in owners() for name in own_names(owner)] if where is None else []
     return unknown_name("setting", key, [*known, *owners(), *mine], flag=where)
 

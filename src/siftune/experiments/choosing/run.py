@@ -99,9 +99,9 @@ def _tell(made: Prepared, expected: float | None) -> None:
     for words in schedule.cuts:
         log(f"cut to fit {made.arms.config.within}: {words}")
     at = " and ".join(filter(None, [", ".join(f"{b:,}" for b in schedule.rounds[:-1]), f"{schedule.rounds[-1]:,}"]))
-    log(f"choosing between random rows, the untuned model and {len(schedule.arms)} arms ({', '.join(schedule.arms)}): "
-        f"at most {work.trainings - 1:,} trainings on {at} {schedule.unit}, {work.tokens:,.0f} tokens"
-        + (f", {about(expected)}" if expected is not None else ""))
+    takes = f", {about(expected)}" if expected is not None else ""
+    log(f"choosing between {', '.join(('random rows', 'the untuned model', *schedule.arms))}: at most "
+        f"{work.trainings - 1:,} trainings on {at} {schedule.unit}, {work.tokens:,.0f} tokens{takes}")
     log(f"scored by {made.scored.metric.words}: {made.scored.metric.why}")
 
 
