@@ -1,6 +1,6 @@
 """How often `siftune choose` claims a winner where there is none: every arm is itself a random subset.
 
-    python benchmarks/choice_null.py [--cases 1000]
+    python benchmarks/choice_null.py [--cases 300]
 
 Each case draws rows that are hard or easy, and for every training on a subset its luck; arms and random rows alike. A
 subset of a later round holds that of the earlier one, so that half of a training's luck is that of the round before,
@@ -24,8 +24,7 @@ from siftune.experiments.choosing.summary import tested
 
 ROUNDS, LEVEL = (25, 50, 100), 0.05
 SETTINGS = [  # rows that score, arms, trainings on random rows, luck in points, folds
-    (8, 5, 4, 3.0, 2), (12, 5, 4, 3.0, 4), (50, 5, 4, 2.0, 1), (100, 5, 4, 2.0, 1), (100, 5, 8, 2.0, 1),
-    (100, 10, 4, 4.0, 1), (100, 5, 2, 2.0, 1),
+    (8, 5, 4, 3.0, 2), (12, 5, 4, 3.0, 4), (100, 5, 4, 2.0, 1), (100, 5, 8, 2.0, 1), (100, 10, 4, 4.0, 1),
 ]
 
 
@@ -58,7 +57,7 @@ def case(rng: np.random.Generator, rows: int, arms: int, random: int, luck: floa
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--cases", type=int, default=1000)
+    parser.add_argument("--cases", type=int, default=300)
     cases = parser.parse_args().cases
     results = []
     for place, (rows, arms, random, luck, folds) in enumerate(SETTINGS):

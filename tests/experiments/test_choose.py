@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -17,8 +18,10 @@ from siftune._common.seeds import permutation
 from siftune.config.settings import CompareConfig, SelectConfig, load
 from siftune.evaluation.choosing import Training, choose, claim
 from siftune.experiments.choosing import summary
+from siftune.experiments.choosing.arms import read_arms
 from siftune.experiments.choosing.prepared import prepared
 from siftune.experiments.choosing.rows import folds_of, read_rows
+from siftune.experiments.choosing.schedule import plan_key
 from siftune.experiments.results.choice import read_choice
 from siftune.training import sft
 from tests.cli.pools import jsonl
@@ -299,3 +302,33 @@ def test_an_arm_whose_package_is_missing_is_left_out_and_that_is_told(setting, m
     assert made.arms.names == ("rds+",)
     assert made.schedule.left_out["bm25"] == "it needs the package bm25s: pip install 'siftune[lexical]'"
     assert "bm25s" in made.schedule.left_out["fusion"], "one of whose signals it is"
+
+
+def test_an_arm_that_is_stopped_is_trained_no_more_and_random_rows_never_are(setting, done, tmp_path, monkeypatch,
+                                                                              trained):
+    folder, values = setting
+    last = f"file:{folder / 'last.npy'}"
+    shutil.copytree(done.folder, tmp_path / "run")
+    monkeypatch.setattr("siftune.evaluation.choosing.DROP", 0.9)  # only the arm in front is as likely to be the best
+    stopped = api.choose(config(tmp_path, values, "run", budget="8", smallest_round=4, random_trainings=4,
+                                arms=("bm25", last)))
+    first, second = stopped.results.rounds
+    assert first.trained == ["bm25", last]
+    assert first.stopped == {last: f"less than 5% chance to be better than {first.front}"}
+    assert (second.trained, second.random) == (["bm25"], 4)
+    assert {one.arm for one in stopped.results.trainings if one.budget == 8} == {"bm25", "random"}
+    assert {one.arm for one in stopped.results.claim.tests} == {"bm25", "untuned"}
+    assert not trained, "whatever is left was trained before"
+    assert f"stopped early: {last} after 4" in stopped.verdict
+
+
+def test_a_plan_belongs_to_all_that_decides_what_is_tried(setting):
+    def key(name="one", **changes):
+        made = config(*setting, name, **{"arms": ("bm25", "rds+"), "within": "1h", **changes})
+        arms = read_arms(made)
+        return plan_key(read_rows(arms.config), arms)
+
+    assert key() == key("another", workers=3, shard_rows=5)
+    others = [key(seed=1), key(arms=("bm25",)), key(within="2h"), key(epochs=2), key(budget="3"), key(folds=3),
+              key(target=(str(setting[0] / "test.jsonl"),)), key(validation=(str(setting[0] / "validation.jsonl"),))]
+    assert len({key(), *others}) == 1 + len(others)
