@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -68,6 +69,20 @@ def test_a_preview_tells_trainings_and_time_and_writes_nothing(files: tuple[Path
     assert not (tmp_path / "new").exists()
 
 
+def test_a_time_is_expected_before_and_its_plan_kept(files: tuple[Path, Path], tmp_path: Path, calm: Path) -> None:
+    run = Path(shutil.copytree(calm, tmp_path / "run"))
+    before = scores(run)
+    command = ("choose", "--config", files[1], "--within", "2h", "--output-dir", run)
+    siftune(*command).ok()
+    plan = (run / "choice-plan.json").read_bytes()
+    expected = json.loads((run / "choice.json").read_text())["costs"]["expected_seconds"]
+    assert 0 < expected < 7200
+    assert "at most were expected" in siftune(*command).ok().out
+    assert (run / "choice-plan.json").read_bytes() == plan
+    assert json.loads((run / "choice.json").read_text())["costs"]["expected_seconds"] == expected
+    assert scores(run) == before
+
+
 def test_select_chooses_first_where_it_is_asked_to(files: tuple[Path, Path], calm: Path) -> None:
     before = scores(calm)
     chosen = siftune("select", "--choose", "--config", files[1], "--output-dir", calm).ok()
@@ -77,11 +92,20 @@ def test_select_chooses_first_where_it_is_asked_to(files: tuple[Path, Path], cal
         "'method' is not one of a choice", "arms")
 
 
+def test_settings_of_a_choice_are_named_where_they_are_not_read(files: tuple[Path, Path], tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    siftune("select", "--config", files[1], "--output-dir", run).refused("`siftune c", "take it out, or run")
+    other = tmp_path / "other.yaml"
+    other.write_text("pool: [pool.jsonl]\narms: [bm25]\n")
+    siftune("compare", "--config", other).refused("the setting 'arms' belongs to `siftune choose`")
+    other.write_text("pool: [pool.jsonl]\nmethod: bm25\n")
+    siftune("choose", "--config", other, "--output-dir", run).refused(
+        "the setting 'method' is not one of a choice", "name what is tried under arms")
+
+
 def test_a_selection_by_another_method_takes_the_choice_away(files: tuple[Path, Path], tmp_path: Path,
                                                              calm: Path) -> None:
     folder, _ = files
-    import shutil
-
     run = Path(shutil.copytree(calm, tmp_path / "run"))
     siftune("select", "--pool", folder / "others.jsonl", "--target", folder / "target.jsonl", "--model",
             folder / "model", "--method", "longest", "--budget", 3, "--output-dir", run, "--recompute").ok()
@@ -90,8 +114,6 @@ def test_a_selection_by_another_method_takes_the_choice_away(files: tuple[Path, 
 
 
 def test_results_that_were_edited_are_refused(calm: Path, tmp_path: Path) -> None:
-    import shutil
-
     run = Path(shutil.copytree(calm, tmp_path / "run"))
     told = json.loads((run / "choice.json").read_text())
 

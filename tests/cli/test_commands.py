@@ -17,7 +17,7 @@ from tests.cli.conftest import Files
 from tests.cli.pools import jsonl, record, records
 from tests.cli.runs import check_run_folder, ids_of, lines, objects, table, temporary_files
 
-COMMANDS = ("select", "compare", "study", "plan", "inspect", "report", "export", "methods", "doctor")
+COMMANDS = ("select", "choose", "compare", "study", "plan", "inspect", "report", "export", "methods", "doctor")
 
 
 def test_help_names_every_command_and_each_has_its_own() -> None:
@@ -31,6 +31,7 @@ def test_help_names_every_command_and_each_has_its_own() -> None:
 
 @pytest.mark.parametrize(("command", "flags"), [
     ("select", ["--pool", "--target", "--model", "--budget", "--output-dir", "--from", "--config", "--bad-rows"]),
+    ("choose", ["--validation", "--within", "--arms", "--metric", "--folds", "--seed", "--budget", "--dry-run"]),
     ("compare", ["--test", "--methods", "--baselines", "--seeds", "--budget", "--output-dir"]),
     ("doctor", ["--repair", "--model"]), ("export", ["--to", "--output"]), ("inspect", ["--show", "--format"]),
 ])
