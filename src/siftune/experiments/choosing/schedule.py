@@ -194,7 +194,7 @@ def _shorter(schedule: Schedule, costs: Costs, limit: float, least: float) -> Sc
     if len(schedule.arms) > _FEWEST_ARMS:
         longest = max(reversed(schedule.arms), key=lambda arm: (features[arm], costs.looks[arm]))
         return without(longest, "there is no time for it")
-    [budget], [random] = schedule.rounds, schedule.random  # one round is left
+    budget, random = max(schedule.rounds), max(schedule.random)  # of the one round that is left
     if random > _FEWEST_RANDOM:
         return cut(f"{random - 1} trainings on random rows instead of {random}", random=(random - 1,))
     if budget / 2 >= least and sum("arms are compared" in words for words in schedule.cuts) < 2:
@@ -219,7 +219,7 @@ def kept_plan(folder: Path, key: str) -> tuple[Schedule, float | None] | None:
     if told is None:
         return None
     seconds: float | None = told.pop("seconds")
-    known = {name: tuple(value) if isinstance(value, list) else value for name, value in told.items()}
+    known: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in told.items()}
     return Schedule(**known), seconds
 
 
