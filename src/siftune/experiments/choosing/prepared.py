@@ -120,17 +120,18 @@ def _costs(rows: ChoiceRows, arms: Arms, split: Split, scored: Scored, mean_toke
 
     def of(arm: str, folds: int) -> float | None:
         seconds = features[arm]
-        # Features that are made for one target file are made for each fold, and once more for the winner.
-        return seconds if seconds is None or arm not in each_fold or folds == 1 else seconds * (folds + 1)
+        # Scores that are made for certain targets are made for all folds in one pass, and once more for the winner.
+        return seconds if seconds is None or arm not in each_fold or folds == 1 else 2 * seconds
 
     return Costs(mean_tokens, config.epochs, scored.tokens, targets_matter(arms), config.seeds, config.workers, of,
                  per_token)
 
 
 def _signals(arms: Arms, name: str) -> set[str]:
+    """The methods whose similarities an arm adds up."""
     owner, variant = arms.representation(name), arms.variant(name)
     config = variant.of(arms.config) if variant else arms.config
-    return set(config.parts_of(owner)) if ":" not in owner else set()
+    return set(config.parts_of(owner)) if owner == "fusion" else set()
 
 
 def _for_these_targets(arms: Arms, name: str) -> bool:
