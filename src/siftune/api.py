@@ -82,6 +82,9 @@ def finish(outcome: Outcome) -> Run:
     from siftune.report import build
 
     folder = Path(outcome.config.output_dir)
+    for finding in outcome.findings:
+        if finding != outcome.shortfall:  # told as soon as it was known
+            log(f"warning: {finding}")
     write_run(folder, outcome)
     try:
         build(folder)

@@ -289,7 +289,8 @@ def _by_score(problem: Problem, budget: Budget | str | int, plan: _Columns, scor
     ledger.offer_in_order(ordering.best_first(score, problem.tiebreak))
     taken = np.array(ledger.taken, dtype=np.int64)
     return conclude(problem, ledger, score=score[taken], gain=plan.mass[taken], nearest=plan.nearest[taken],
-                    ties_at_cut=ties_at_cut(ledger, score), nested=nested, transport_cost=round(plan.cost, 9),
+                    ties_at_cut=ties_at_cut(ledger, score), nested=nested, row_scores=score,
+                    transport_cost=round(plan.cost, 9),
                     mass_selected=round(float(plan.mass[taken].sum()), 9), **more)
 
 
