@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from siftune.pipeline.runfolder import Outcome
 
 CONCENTRATED, RARE, FEWEST = 0.5, 0.2, 4
-"""A subset is concentrated where more than half of it, of four rows or more, has what less than a fifth of the pool has."""
+"""A subset of four rows or more is concentrated where over half of it has what under a fifth of the pool has."""
 
 _NAMED = 3
 
@@ -82,7 +82,7 @@ def _concentrated(outcome: Outcome) -> list[str]:
         name, count = taken.most_common(1)[0]
         share, of_pool = count / len(chosen), pool[name] / len(rows)
         if share > CONCENTRATED and of_pool < RARE:
-            told = f"{share:.0%} of the selected rows are of the {what} {name[:60]}, which has {of_pool:.1%} of the pool"
-            if not any(f" {name[:60]}, which" in other for other in found):  # a row without a group is of its source
-                found.append(told)
+            shown = f" {name[:60]}, which has {of_pool:.1%} of the pool"
+            if not any(shown in other for other in found):  # a row without a group is of its source
+                found.append(f"{share:.0%} of the selected rows are of the {what}{shown}")
     return found

@@ -162,8 +162,9 @@ def _scores(tables: _Tables, manifest: Manifest) -> dict[str, Any] | None:
         if len(own):
             cut = float(np.nanmin(own))
             histogram["cut"], histogram["passed_over"] = cut, int((free & ~tables.selected & (scores > cut)).sum())
-    return {**histogram, "of": column, "ranked": ranked if isinstance(ranked, str) else None, "summary": {"pool": composition.summary(scores),
-                                     "selected": composition.summary(scores[tables.selected])}}
+    return {**histogram, "of": column, "ranked": ranked if isinstance(ranked, str) else None,
+            "summary": {"pool": composition.summary(scores),
+                        "selected": composition.summary(scores[tables.selected])}}
 
 
 def _targets(targets: list[dict[str, Any]], tables: _Tables) -> dict[str, Any] | None:

@@ -271,8 +271,8 @@ def _by_mass(problem: Problem, budget: Budget | str | int, mass: np.ndarray, dra
     ledger.offer_in_order(ordering.best_first(score, problem.tiebreak))
     taken = np.array(ledger.taken, dtype=np.int64)
     return conclude(
-        problem, ledger, score=score[taken], gain=mass[taken], row_scores=score, nearest=problem.summary().nearest[taken],
-        ties_at_cut=ties_at_cut(ledger, mass) if draw == "heaviest" else None, draw=draw, rows_with_mass=len(heavy),
+        problem, ledger, score=score[taken], gain=mass[taken], row_scores=score,
+        nearest=problem.summary().nearest[taken], ties_at_cut=ties_at_cut(ledger, mass) if draw == "heaviest" else None, draw=draw, rows_with_mass=len(heavy),
         filled_without_mass=int((mass[taken[ledger.included:]] == 0).sum()),
         mass_outside=round(max(0.0, 1 - float(mass[taken].sum())), 9), **more)
 

@@ -45,8 +45,8 @@ class Selection:
 
 
 def conclude(problem: Problem, ledger: Ledger, *, score: np.ndarray | None, nearest: np.ndarray | None,
-             gain: np.ndarray | None, ties_at_cut: int | None, nested: bool = True, row_scores: np.ndarray | None = None,
-             other_rules: bool = False, **more: Any) -> Selection:
+             gain: np.ndarray | None, ties_at_cut: int | None, nested: bool = True,
+             row_scores: np.ndarray | None = None, other_rules: bool = False, **more: Any) -> Selection:
     """Turn a finished ledger into a :class:`Selection`.
 
     Args:
@@ -68,8 +68,8 @@ def conclude(problem: Problem, ledger: Ledger, *, score: np.ndarray | None, near
         ``skipped_too_long``: rows whose turn came but that did not fit the remaining tokens.
         ``quotas``: under quotas, for each group its floor and ceiling, and the rows and budget given to it, with
             ``closed_by_ceilings`` and ``refused_for_floors``, the rows whose turn came in vain.
-        ``ranked``: what the scores say of the order: ``all rows`` (the open rows sorted by :attr:`Selection.row_scores`,
-            ties by mean similarity, then id, are the selection), ``with other rules`` (all rows have one, but clusters
+        ``ranked``: what the scores say of the order: ``all rows`` (the open rows sorted by ``row_scores``, ties by
+            mean similarity, then id, are the selection), ``with other rules`` (all rows have one, but clusters
             or distances passed some over), ``when taken`` (a row has its score only at the moment it was taken) or
             ``no rows``.
         ``exhausted``: whether the budget was not met because no further row could be taken.
