@@ -24,9 +24,12 @@ from siftune._common.artefacts.sealed import remove
 from siftune._common.errors import ConfigError, DataError
 from siftune._common.files import read_json
 from siftune._common.progress import log
+from siftune._common.text import one_line, writable
 from siftune.config.settings import CompareConfig, DataConfig, SelectConfig
+from siftune.pipeline.findings import findings, shortfall
+from siftune.pipeline.outcome import Outcome
 from siftune.pipeline.run import Run, load_run
-from siftune.pipeline.runfolder import Outcome, write_run
+from siftune.pipeline.runfolder import write_run
 
 if TYPE_CHECKING:
     from siftune.experiments.config import StudyConfig
@@ -66,6 +69,7 @@ def select(config: SelectConfig | None = None, *, pool: Any = None, target: Any 
 
     given = {"pool": pool, "target": target, "existing": existing, "test": test, "model": model, "method": method,
              "budget": budget, **settings}
+    command = writable(command)
     with requested(SelectConfig, config, given) as request:
         config = complete(request.config)
         with working_in(config.output_dir, *reused_folders(config), command=command or "siftune.select"):
@@ -82,8 +86,8 @@ def finish(outcome: Outcome) -> Run:
     from siftune.report import build
 
     folder = Path(outcome.config.output_dir)
-    for finding in outcome.findings:
-        if finding != outcome.shortfall:  # told as soon as it was known
+    for finding in findings(outcome):
+        if finding != shortfall(outcome):  # told as soon as it was known
             log(f"warning: {finding}")
     write_run(folder, outcome)
     try:
@@ -157,11 +161,12 @@ def compare(config: CompareConfig | None = None, *, pool: Any = None, target: An
 
     given = {"pool": pool, "target": target, "test": test, "existing": existing, "model": model, "budget": budget,
              **settings}
+    command = writable(command)
     with requested(CompareConfig, config, given) as request:
         finished = run(request.config, finish, command=command)
         judged = read_json(finished.folder / "report.json")["verdict"]
         finished.report = finished.folder / "report.html"
-        finished.verdict = "\n".join([*judged["sentences"], *judged["cautions"]])
+        finished.verdict = "\n".join(map(one_line, [*judged["sentences"], *judged["cautions"]]))
         request.keep_with(finished, settings.get("from_run"))
         return finished
 
@@ -227,6 +232,10 @@ def inspect(pool: Any, *, model: Any = "embedded", show: int = 3, **settings: An
     from siftune.pipeline.inspection import inspect as run
     from siftune.pipeline.request import requested
 
+    if pool is None:
+        raise ConfigError("no pool is given", where="pool", hint="give a path, or rows")
+    if not isinstance(show, int) or isinstance(show, bool) or show < 0:
+        raise ConfigError(f"show cannot be {show!r}", where="show", hint="give a number of rows, 0 or more")
     if isinstance(pool, DataConfig):
         with named(model) as name:
             return run(pool, name, show=show)

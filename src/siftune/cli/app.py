@@ -10,6 +10,8 @@ from typing import Annotated, Any
 import typer
 
 from siftune._common.errors import ConfigError, SiftuneError
+from siftune._common.terminal import protected
+from siftune._common.text import one_line
 from siftune.cli.options import Grouped, with_options
 from siftune.config.settings import CompareConfig, DataConfig, SelectConfig, load
 
@@ -123,9 +125,8 @@ def report(run: RunArgument) -> None:
     """Write report.html and report.json of a run folder, or study.html of a study's, again."""
     from siftune.report import build
 
-    page, numbers = build(run)
-    print(page)
-    print(numbers)
+    for path in build(run):
+        print(one_line(path))
 
 
 @app.command()
@@ -139,9 +140,9 @@ def export(
 
     written = write(run, to, output or None)
     for path in written.files:
-        print(path)
+        print(one_line(path))
     if written.note:
-        print(written.note, file=sys.stderr)
+        print(one_line(written.note), file=sys.stderr)
 
 
 @app.command()
@@ -216,6 +217,12 @@ def main() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")  # they move the cursor, beside our own bars
+    with protected():
+        _run()
+
+
+def _run() -> None:
     try:
         # Its mistakes come back as exceptions, and are told as all others are.
         code = app(prog_name="siftune", standalone_mode=False)
@@ -233,6 +240,9 @@ def main() -> None:
     except (KeyboardInterrupt, typer.Abort):
         print("interrupted: run the same command again to continue where it was", file=sys.stderr)
         sys.exit(130)
+    except BrokenPipeError:  # whoever read the output has seen enough, as `head` does
+        sys.stdout = sys.stderr = None  # type: ignore[assignment]  # Python would try to write the rest when it ends
+        os._exit(141)
     except OSError as error:
         if error.filename is None and error.errno is None:
             raise

@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from siftune._common.errors import ConfigError, ModelError, first_line
+from siftune._common.hub import hub_or_cache, not_reached
 from siftune._common.progress import log
+from siftune._common.reading import read_json_of
+from siftune.config.options import shown
 from siftune.models.embedded import embedded_model
 from siftune.models.lent import borrowed, is_object
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+_PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+_OF_TRAINING = ("training_args", "optimizer", "scheduler", "rng_state", "scaler")  # beside the weights, never read
+_ADAPTER = "the folder should be one that PEFT's `save_pretrained` wrote"
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
@@ -76,8 +84,8 @@ def choose_device(device: str) -> str:
         return "mps" if torch.backends.mps.is_available() else "cpu"
     try:
         torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"the device {device!r} cannot be used", where="--device", why=str(error).splitlines()[0],
+    except Exception as error:  # of whatever kind of device: its package may be missing, or its driver
+        raise ConfigError(f"the device {device!r} cannot be used", where="--device", why=first_line(error),
                           hint="use --device auto, or cpu") from error
     return device
 
@@ -130,14 +138,17 @@ def load_model(name: str = "embedded", *, device: str = "auto", dtype: str = "au
         # torch's fused attention takes nine times as long backward there as in float32 (torch 2.13, AMX): a quarter of
         # a training step. Written out, it does not.
         options["attn_implementation"] = "eager"
-    model = _from_pretrained("AutoModelForCausalLM", base or path, name, **options)
+    for folder in (path, base):
+        if isinstance(folder, Path):
+            _refuse_pickles(folder)
+    model = _from_pretrained("AutoModelForCausalLM", base or path, name, use_safetensors=True, **options)
     if base is not None:
         from peft import PeftModel
 
         try:
             model = PeftModel.from_pretrained(model, str(path)).merge_and_unload()  # pyright: ignore[reportCallIssue]
-        except (OSError, ValueError, RuntimeError, KeyError) as error:
-            raise ModelError("cannot load the adapter", where=str(path), why=first_line(error),
+        except Exception as error:  # as above
+            raise ModelError("cannot load the adapter", where=str(path), why=_told(error),
                              hint="check that the adapter belongs to the base model that its adapter_config.json "
                                   "names") from error
     if getattr(model.config, "is_encoder_decoder", False):
@@ -149,47 +160,89 @@ def load_model(name: str = "embedded", *, device: str = "auto", dtype: str = "au
                        weights_hash(model))
 
 
-def locate(name: str) -> tuple[Path | str, Path | str | None]:
-    """(where the model is, base model if that is an adapter folder)."""
+def locate(name: str, seen: tuple[Path, ...] = ()) -> tuple[Path | str, Path | str | None]:
+    """(where the model is, base model if that is an adapter folder).
+
+    Args:
+        name: as for :func:`load_model`.
+        seen: the adapter folders that led there.
+
+    Raises:
+        ModelError: there is no such model, or an adapter does not say what it belongs to.
+    """
     if name == "embedded":
         return embedded_model(), None
-    path = Path(name).expanduser()
-    if path.is_dir():
+    try:
+        path = Path(name).expanduser()
+        there = path.is_dir()
+    except (OSError, ValueError, RuntimeError):  # too long for a path, with a NUL, or a home folder of nobody
+        path, there = Path(), False
+    if there and path.resolve() in seen:
+        raise ModelError("adapters name each other as their base model", where=str(path / "adapter_config.json"),
+                         hint='give "base_model_name_or_path" the model that the adapter was trained on')
+    if there:
         if (path / "adapter_config.json").exists():
-            base = json.loads((path / "adapter_config.json").read_text(encoding="utf-8")).get("base_model_name_or_path")
-            if not base:
-                raise ModelError("the adapter does not say which base model it belongs to",
-                                 where=str(path / "adapter_config.json"),
-                                 hint='add "base_model_name_or_path" to it')
-            return path, locate(base)[0]
+            return path, locate(_base_of(path), (*seen, path.resolve()))[0]
         if not (path / "config.json").exists():
             raise ModelError("the folder holds no model", where=str(path), why="There is no config.json in it.",
                              hint="name the folder that `save_pretrained` wrote")
         return path, None
-    looks_local = name.startswith((".", "/", "~")) or name.count("/") != 1
+    looks_local = not _HUB_ID.fullmatch(name)
     if looks_local:
-        near = difflib.get_close_matches(name, ["embedded"], cutoff=0.6)
+        near = difflib.get_close_matches(name[:80], ["embedded"], cutoff=0.6)
         hint = "did you mean --model embedded?" if near else "give a folder that exists, a hub id, or embedded"
-        raise ModelError(f"there is no model {name!r}", where="--model", hint=hint)
+        raise ModelError(f"there is no model {shown(name)}", where="--model", hint=hint)
     return name, None
 
 
 def _from_pretrained(loader: str, path: Path | str, name: str, **options: Any) -> Any:
     import transformers
-    from safetensors import SafetensorError
-
     transformers.utils.logging.disable_progress_bar()  # a bar of a second per load only hides what matters
+    of_hub, silence = isinstance(path, str), None
     try:
-        return getattr(transformers, loader).from_pretrained(str(path), **options)
-    except (OSError, ValueError, ImportError, KeyError, RuntimeError, SafetensorError) as error:
-        offline = isinstance(path, str)
+        if not of_hub:
+            return getattr(transformers, loader).from_pretrained(str(path), **options)
+        with hub_or_cache() as silence:
+            if silence is not None:
+                options["local_files_only"] = True
+            return getattr(transformers, loader).from_pretrained(path, **options)
+    except Exception as error:  # files with whatever in them, read by as many packages
         raise ModelError(
             f"cannot load {'the tokenizer of ' if loader == 'AutoTokenizer' else ''}{name}",
             where="--model",
-            why=first_line(error),
+            why=not_reached(silence) if silence else _told(error),
             hint="check the id and your connection to the hub, or give a local folder; --model embedded works offline"
-            if offline else "the folder should be one that `save_pretrained` wrote, with model and tokenizer",
+            if of_hub else "the folder should be one that `save_pretrained` wrote, with model and tokenizer",
         ) from error
+
+
+def _told(error: Exception) -> str:
+    """The first line of an error, with its kind where the text alone says little (as that of a missing key)."""
+    plain = isinstance(error, OSError | ValueError | ImportError | RuntimeError)
+    return first_line(error) if plain else f"{type(error).__name__}: {first_line(error)}"
+
+
+def _base_of(adapter: Path) -> str:
+    """The base model that an adapter folder names."""
+    file = adapter / "adapter_config.json"
+    told = read_json_of(file, _ADAPTER)
+    base = told.get("base_model_name_or_path") if isinstance(told, dict) else None
+    if not isinstance(base, str) or not base:
+        raise ModelError("the adapter does not say which base model it belongs to", where=str(file),
+                         why=None if base is None else f"It says {shown(base)}, which is no name.",
+                         hint='give "base_model_name_or_path" in it the name of a model')
+    return base
+
+
+def _refuse_pickles(folder: Path) -> None:
+    """Raises: ModelError: the folder has weights only in a form that can run code when it is read."""
+    files = {file.name for file in folder.iterdir()}
+    pickled = sorted(name for name in files if name.endswith(_PICKLED) and not name.startswith(_OF_TRAINING))
+    if pickled and not any(name.endswith((".safetensors", ".safetensors.index.json", ".gguf")) for name in files):
+        raise ModelError(f"the weights in {folder.name} are pickled ({pickled[0]})", where=str(folder / pickled[0]),
+                         why="Reading a pickle can run code that stands in it; siftune reads safetensors alone.",
+                         hint="if you trust the file, save the model again: model.save_pretrained(folder) writes "
+                              "safetensors")
 
 
 def weights_hash(model: Any) -> str:

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from siftune.pipeline.runfolder import Outcome, ranking
+from siftune._common.text import one_line
+from siftune.pipeline.outcome import Outcome
+from siftune.pipeline.runfolder import ranking
 
 if TYPE_CHECKING:
     from siftune.selectors import Problem
@@ -72,7 +74,7 @@ class Explanation:
         for near in self.nearest:
             similarity = "" if near.similarity is None else f"{near.similarity:8.4f}  "
             lines.append(f"  {similarity}{near.id}" + (f"  {near.text}" if near.text else ""))
-        return "\n".join(lines)
+        return "\n".join(map(one_line, lines))
 
 
 def explain(row_id: str, place: int | None, pool: Any, dropped: Sequence[Mapping[str, Any]],

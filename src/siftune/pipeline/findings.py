@@ -5,14 +5,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from siftune.pipeline.outcome import Outcome
 from siftune.selectors.core.constraints import CEILING, DUPLICATE, KEPT_FOR_FLOORS, TOO_LONG
-
-if TYPE_CHECKING:
-    from siftune.pipeline.runfolder import Outcome
 
 CONCENTRATED, RARE, FEWEST = 0.5, 0.2, 4
 """A subset of four rows or more is concentrated where over half of it has what under a fifth of the pool has."""

@@ -19,7 +19,7 @@ from siftune._common.errors import ConfigError, DataError, at, first_line
 from siftune._common.files import read_json
 from siftune._common.registry import unknown_name
 from siftune.pipeline.explain import Explanation, explain
-from siftune.pipeline.runfolder import Outcome
+from siftune.pipeline.outcome import Outcome
 
 _AGAIN = "run the selection again with the same output_dir: finished work is reused"
 _FILES = ("manifest.json", "config.yaml", "selected.jsonl", "selection.parquet", "scores.parquet")
@@ -180,7 +180,7 @@ class Run:
                 for number, line in enumerate(file, 1):
                     if line.strip():
                         found.append(json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8")))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise DataError(f"{name} holds a line that is not JSON", where=at(path, number), why=first_line(error),
                             hint=_AGAIN) from error
         except OSError as error:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime, timezone
-from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -17,13 +15,10 @@ import numpy as np
 from siftune._common.errors import SiftuneError
 from siftune._common.files import make_folder, write_json, write_lines, write_text, write_with
 from siftune._common.version import __version__
-from siftune.config.catalogue import Recipe, owner_of
-from siftune.config.settings import SelectConfig, to_yaml
-from siftune.data.load import Inputs
-from siftune.data.rows import Dropped
+from siftune.config.settings import to_yaml
 from siftune.data.write import write_dropped, write_rows
-from siftune.features.base import Computed, Context
-from siftune.pipeline.findings import findings, shortfall
+from siftune.pipeline.findings import findings
+from siftune.pipeline.outcome import Outcome
 from siftune.selectors import Problem, Selection
 from siftune.selectors.core.constraints import CEILING, DUPLICATE, KEPT_FOR_FLOORS, TOO_LONG
 
@@ -43,44 +38,6 @@ def prepare(folder: str | Path) -> Path:
     write_text(path / ".writable", "")  # what the permission bits say is not always what the file system does
     (path / ".writable").unlink()
     return path
-
-
-@dataclass
-class Outcome:
-    """A finished selection with all it came from; ``constrained`` is the pool under the user's constraints alone."""
-
-    config: SelectConfig
-    method: Recipe
-    inputs: Inputs
-    context: Context
-    output: Computed
-    constrained: Problem
-    problem: Problem
-    selection: Selection
-    command: str = ""
-
-    @property
-    def owners(self) -> list[str]:
-        """The method and the selector."""
-        return [owner_of(self.method.representation), self.method.selector]
-
-    @property
-    def dropped(self) -> list[Dropped]:
-        """Every row that could not be selected: for what it is, or because the method rules it out."""
-        rows, wanted = self.inputs.pool.rows, set(self.constrained.include.tolist())  # what must be included stays in
-        return [*self.inputs.dropped, *(
-            Dropped(rows[i].id, rows[i].source, rows[i].where, reason, f"ruled out by {self.method.representation}")
-            for reason, found in self.output.excluded.items() for i in found.tolist() if i not in wanted)]
-
-    @property
-    def shortfall(self) -> str | None:
-        """What to tell the user where the budget could not be met."""
-        return shortfall(self)
-
-    @cached_property
-    def findings(self) -> list[str]:
-        """What the user should know of the selection; a shortfall first."""
-        return findings(self)
 
 
 def write_run(folder: Path, outcome: Outcome) -> None:
@@ -278,7 +235,7 @@ def _manifest(outcome: Outcome) -> dict[str, Any]:
         "store": {"folder": str(outcome.context.folder / "store"),
                   "bytes": sum(p.stat().st_size for p in (outcome.context.folder / "store").rglob("*") if p.is_file()),
                   "fingerprint": output.fingerprint},
-        "warnings": [*inputs.warnings, *outcome.findings],
+        "warnings": [*inputs.warnings, *findings(outcome)],
         "versions": _versions(),
     }
 

@@ -272,7 +272,8 @@ def _by_mass(problem: Problem, budget: Budget | str | int, mass: np.ndarray, dra
     taken = np.array(ledger.taken, dtype=np.int64)
     return conclude(
         problem, ledger, score=score[taken], gain=mass[taken], row_scores=score,
-        nearest=problem.summary().nearest[taken], ties_at_cut=ties_at_cut(ledger, mass) if draw == "heaviest" else None, draw=draw, rows_with_mass=len(heavy),
+        nearest=problem.summary().nearest[taken],
+        ties_at_cut=ties_at_cut(ledger, mass) if draw == "heaviest" else None, draw=draw, rows_with_mass=len(heavy),
         filled_without_mass=int((mass[taken[ledger.included:]] == 0).sum()),
         mass_outside=round(max(0.0, 1 - float(mass[taken].sum())), 9), **more)
 

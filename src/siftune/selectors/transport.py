@@ -26,6 +26,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -284,7 +285,7 @@ def _columns(problem: Problem, blocks: _Pool, log_u: np.ndarray, rule: Rule) -> 
 
 
 def _by_score(problem: Problem, budget: Budget | str | int, plan: _Columns, score: np.ndarray, *, nested: bool = True,
-              **more: object) -> Selection:
+              **more: Any) -> Selection:
     ledger = Ledger(problem, problem.resolve(budget))
     ledger.offer_in_order(ordering.best_first(score, problem.tiebreak))
     taken = np.array(ledger.taken, dtype=np.int64)

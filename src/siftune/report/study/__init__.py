@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from siftune._common import files
 from siftune._common.errors import DataError
+from siftune._common.text import one_line
 
 if TYPE_CHECKING:
     from siftune.experiments.results import Results
@@ -54,4 +55,4 @@ def verdict_of(results: Results) -> str:
     from siftune.report.study.verdict import verdict
 
     found = verdict(results)
-    return "\n".join([found["headline"], *found["cautions"]])
+    return "\n".join(map(one_line, [found["headline"], *found["cautions"]]))
