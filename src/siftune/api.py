@@ -91,7 +91,7 @@ def finish(outcome: Outcome) -> Run:
             log(f"warning: {finding}")
     write_run(folder, outcome)
     try:
-        build(folder)
+        build(folder, share=outcome.config.share)
     except DataError as error:
         damaged = folder / "comparison.json"
         if not str(error.where).startswith(str(damaged)) or "newer" in error.what:
@@ -100,7 +100,7 @@ def finish(outcome: Outcome) -> Run:
         # the way, none of them could.
         log(f"{damaged.name} was damaged and is removed: {error.what}; `siftune compare` makes it again")
         remove(damaged)
-        build(folder)
+        build(folder, share=outcome.config.share)
     return Run(folder, outcome)
 
 
@@ -194,10 +194,13 @@ def study(config: StudyConfig | str | Path, *, flags: Mapping[str, Any] | None =
         raise ConfigError(f"a study is not made from {type(config).__name__}", where="siftune.study",
                           hint="give the path of a study file, as in docs/study.md, or a StudyConfig")
 
-    def page(so_far: Experiment) -> None:
-        so_far.report, so_far.verdict = build(so_far.folder), verdict_of(so_far.results)
+    wanted = config if isinstance(config, StudyConfig) else load_study(config, flags)
 
-    return run(config if isinstance(config, StudyConfig) else load_study(config, flags), after=page)
+    def page(so_far: Experiment) -> None:
+        so_far.report = build(so_far.folder, share=wanted.common.share)
+        so_far.verdict = verdict_of(so_far.results)
+
+    return run(wanted, after=page)
 
 
 def plan(config: SelectConfig | None = None, *, pool: Any = None, target: Any = None, existing: Any = None,

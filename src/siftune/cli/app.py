@@ -64,6 +64,8 @@ def study(
     output_dir: Annotated[str, typer.Option(help="Folder to write; wins over the file.", show_default=False)] = "",
     workers: Annotated[int, typer.Option(help="Processes; wins over the file.", show_default=False)] = 0,
     executor: Annotated[str, typer.Option(help="local or ray; wins over the file.", show_default=False)] = "",
+    share: Annotated[bool, typer.Option("--share", help="Write the page without machine paths, names of users and "
+                                                        "machines.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Tell the trainings, how many are done, and how long the "
                                                             "others will take.")] = False,
 ) -> None:
@@ -71,7 +73,7 @@ def study(
 
     Run again, it continues, and tries again what failed. Results come in STUDY/study.json after each training.
     """
-    flags = {"output_dir": output_dir, "workers": workers, "executor": executor}
+    flags = {"output_dir": output_dir, "workers": workers, "executor": executor, "share": share}
     given = {name: value for name, value in flags.items() if value}
     if dry_run:
         from siftune.experiments.config import load_study
@@ -121,11 +123,15 @@ def inspect(
 
 
 @app.command()
-def report(run: RunArgument) -> None:
+def report(
+    run: RunArgument,
+    share: Annotated[bool, typer.Option("--share", help="Without machine paths, names of users and machines, and "
+                                                        "command lines, so that it can be given away.")] = False,
+) -> None:
     """Write report.html and report.json of a run folder, or study.html of a study's, again."""
     from siftune.report import build
 
-    for path in build(run):
+    for path in build(run, share=share):
         print(one_line(path))
 
 
