@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from siftune._common.errors import ConfigError, DataError, at, first_line
-from siftune._common.files import read_json
+from siftune._common.reading import read_json_of
 from siftune._common.registry import unknown_name
 from siftune.pipeline.explain import Explanation, explain
 from siftune.pipeline.outcome import Outcome
@@ -77,7 +77,7 @@ class Run:
     @cached_property
     def manifest(self) -> dict[str, Any]:
         """What ``manifest.json`` holds: method, model, data, budget, diagnostics, times, versions."""
-        return read_json(self.folder / "manifest.json")
+        return read_json_of(self.folder / "manifest.json", _AGAIN)
 
     @property
     def report(self) -> Path:
