@@ -73,6 +73,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--inputs", type=int, default=20_000, help="of all kinds together, at least")
     parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--kinds", nargs="*", default=[], help="these alone")
     parser.add_argument("--piece", nargs=3, metavar=("KIND", "NUMBER", "INPUTS"), help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.piece:
@@ -83,6 +84,8 @@ def main() -> None:
     weights = sum(kind.weight for kind in KINDS.values())
     done = json.loads(given.results.read_text()) if given.results.is_file() else {"kinds": {}}
     for name, kind in KINDS.items():
+        if given.kinds and name not in given.kinds:
+            continue
         wanted = -(-given.inputs * kind.weight // weights)
         told = done["kinds"].setdefault(name, {"inputs": 0, "pieces": 0, "faults": [], "slow": [],
                                                "longest_seconds": 0.0, "most_bytes": 0})

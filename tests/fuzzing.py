@@ -239,7 +239,7 @@ KINDS: dict[str, Kind] = {
     "formats": Kind(records(), _format, 20),
     "columns, limits and sources": Kind(st.tuples(st.lists(COLUMN_TEXTS, max_size=2), st.lists(LIMIT_TEXTS, max_size=2),
                                                   COLUMN_TEXTS), _flags, 20),
-    "--set": Kind(st.lists(SET_TEXTS, max_size=3), _sets, 15),
+    "settings on the command line": Kind(st.lists(SET_TEXTS, max_size=3), _sets, 15),
     "quotas, budgets and strata": Kind(st.tuples(st.lists(QUOTA_TEXTS, max_size=3), BUDGET_TEXTS, st.one_of(
         TEXTS, st.sampled_from(["group", "length:4", "score:0", "length:" + "9" * 40]))), _quotas, 20),
     "configuration files": Kind(YAML_TEXTS, _yaml, 20),

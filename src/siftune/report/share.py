@@ -18,7 +18,7 @@ ROWS = frozenset(("view", "gist", "target_gist"))
 """Keys of what rows say."""
 
 # A path that begins at the root, at home or at a drive; not a slash inside a word ("and/or") or an address (https://).
-_PATH = re.compile(r"(?<![\w./~\\-])(?:~[\w.-]*/|/(?!/)|[A-Za-z]:[\\/])[^\s'\"`,;()\[\]{}<>|]*")
+_PATH = re.compile(r"(?<![\w./~\\-])(?:~[\w.-]*/|/(?!/)|[A-Za-z]:[\\/])[^\s'\"`,;()\[\]{}<>|]+")
 _HOME = re.compile(r"\b(?:home|Users)[\\/][^\s\\/'\",;()\[\]{}<>|]+[\\/]")  # inside names that were made of folders
 
 
@@ -34,7 +34,7 @@ class Private:
         known = {os.path.expanduser("~"), str(Path.cwd()), str(folder.resolve()), *_paths(config)}  # noqa: PTH111
         known = {path.rstrip("/\\") for path in known}
         self._known = sorted((path for path in known if len(path) > 1), key=len, reverse=True)
-        self._names = [name for name in {platform.node(), _user()} if len(name) > 3 and name != "localhost"]
+        self._names = [name for name in {platform.node(), _user()} if len(name) > 1 and name != "localhost"]
 
     def text(self, text: str) -> str:
         """The text with paths cut to their last part, and without the names of machine and user."""
