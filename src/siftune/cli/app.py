@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from siftune._common.errors import ConfigError, SiftuneError
-from siftune._common.terminal import protected
+from siftune._common.terminal import Shown, protected
 from siftune._common.text import one_line
 from siftune.cli.options import Grouped, with_options
 from siftune.config.settings import CompareConfig, DataConfig, SelectConfig, load
@@ -224,8 +224,16 @@ def main() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")  # they move the cursor, beside our own bars
+    sys.excepthook = _fault
     with protected():
         _run()
+
+
+def _fault(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+    """A traceback, which is a fault of siftune's; it may quote what a file holds."""
+    import traceback
+
+    print("".join(traceback.format_exception(kind, error, trace)), end="", file=Shown(sys.stderr))
 
 
 def _run() -> None:
