@@ -46,7 +46,7 @@ def patterns() -> dict[str, re.Pattern[str]]:
 def go_through() -> None:
     """Every expression on every long text; called in a process of its own, which says how far it has come."""
     for name, pattern in patterns().items():
-        print(name, flush=True)
+        print(ascii(name), flush=True)
         for run in RUNS:
             long = run * ((LENGTH if run == " " else SHORTER) // len(run))
             for wrapped in WRAPPED:
