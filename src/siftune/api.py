@@ -24,10 +24,13 @@ from siftune._common.artefacts.sealed import remove
 from siftune._common.errors import ConfigError, DataError
 from siftune._common.files import read_json
 from siftune._common.progress import log
+from siftune._common.text import one_line, writable
 from siftune.config.choosing import ChooseConfig
 from siftune.config.settings import CompareConfig, DataConfig, SelectConfig
+from siftune.pipeline.findings import findings, shortfall
+from siftune.pipeline.outcome import Outcome
 from siftune.pipeline.run import Run, load_run
-from siftune.pipeline.runfolder import Outcome, write_run
+from siftune.pipeline.runfolder import write_run
 
 if TYPE_CHECKING:
     from siftune.experiments.choosing.finished import Chosen
@@ -68,6 +71,7 @@ def select(config: SelectConfig | None = None, *, pool: Any = None, target: Any 
 
     given = {"pool": pool, "target": target, "existing": existing, "test": test, "model": model, "method": method,
              "budget": budget, **settings}
+    command = writable(command)
     with requested(SelectConfig, config, given) as request:
         config = complete(request.config)
         with working_in(config.output_dir, *reused_folders(config), command=command or "siftune.select"):
@@ -84,9 +88,12 @@ def finish(outcome: Outcome) -> Run:
     from siftune.report import build
 
     folder = Path(outcome.config.output_dir)
+    for finding in findings(outcome):
+        if finding != shortfall(outcome):  # told as soon as it was known
+            log(f"warning: {finding}")
     write_run(folder, outcome)
     try:
-        build(folder)
+        build(folder, share=outcome.config.share)
     except DataError as error:
         damaged = folder / "comparison.json"
         if not str(error.where).startswith(str(damaged)) or "newer" in error.what:
@@ -95,7 +102,7 @@ def finish(outcome: Outcome) -> Run:
         # the way, none of them could.
         log(f"{damaged.name} was damaged and is removed: {error.what}; `siftune compare` makes it again")
         remove(damaged)
-        build(folder)
+        build(folder, share=outcome.config.share)
     return Run(folder, outcome)
 
 
@@ -201,11 +208,12 @@ def compare(config: CompareConfig | None = None, *, pool: Any = None, target: An
 
     given = {"pool": pool, "target": target, "test": test, "existing": existing, "model": model, "budget": budget,
              **settings}
+    command = writable(command)
     with requested(CompareConfig, config, given) as request:
         finished = run(request.config, finish, command=command)
         judged = read_json(finished.folder / "report.json")["verdict"]
         finished.report = finished.folder / "report.html"
-        finished.verdict = "\n".join([*judged["sentences"], *judged["cautions"]])
+        finished.verdict = "\n".join(map(one_line, [*judged["sentences"], *judged["cautions"]]))
         request.keep_with(finished, settings.get("from_run"))
         return finished
 
@@ -233,10 +241,13 @@ def study(config: StudyConfig | str | Path, *, flags: Mapping[str, Any] | None =
         raise ConfigError(f"a study is not made from {type(config).__name__}", where="siftune.study",
                           hint="give the path of a study file, as in docs/study.md, or a StudyConfig")
 
-    def page(so_far: Experiment) -> None:
-        so_far.report, so_far.verdict = build(so_far.folder), verdict_of(so_far.results)
+    wanted = config if isinstance(config, StudyConfig) else load_study(config, flags)
 
-    return run(config if isinstance(config, StudyConfig) else load_study(config, flags), after=page)
+    def page(so_far: Experiment) -> None:
+        so_far.report = build(so_far.folder, share=wanted.common.share)
+        so_far.verdict = verdict_of(so_far.results)
+
+    return run(wanted, after=page)
 
 
 def plan(config: SelectConfig | None = None, *, pool: Any = None, target: Any = None, existing: Any = None,
@@ -271,6 +282,10 @@ def inspect(pool: Any, *, model: Any = "embedded", show: int = 3, **settings: An
     from siftune.pipeline.inspection import inspect as run
     from siftune.pipeline.request import requested
 
+    if pool is None:
+        raise ConfigError("no pool is given", where="pool", hint="give a path, or rows")
+    if not isinstance(show, int) or isinstance(show, bool) or show < 0:
+        raise ConfigError(f"show cannot be {show!r}", where="show", hint="give a number of rows, 0 or more")
     if isinstance(pool, DataConfig):
         with named(model) as name:
             return run(pool, name, show=show)

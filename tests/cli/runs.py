@@ -72,7 +72,7 @@ def check_run_folder(run: Path, *, pool_rows: int, selected: int) -> None:
         assert len(nearly) == min(100, usable - selected)
         for row in nearly:
             assert (row["score"], row["nearest_target"]) == (
-                scores["score"][place[row["id"]]], scores["nearest_target"][place[row["id"]]])
+                scores[row["by"]][place[row["id"]]], scores["nearest_target"][place[row["id"]]])
 
     # Each selected row counts for one target at most, and targets have the similarity of their best row.
     targets = objects(run / "targets.jsonl")

@@ -22,7 +22,8 @@ def _parts(scores: dict[str, list[object]], column: str, parts: int) -> dict[str
 
 def test_strata_of_scores_and_lengths_bound_what_is_taken(finished: Path, tmp_path: Path) -> None:
     for column, strata, quotas in (
-            ("score", "score:4", {1: (2, None), 4: (None, 3)}), ("supervised", "length:3", {1: (3, 4), 3: (None, 1)})):
+            ("similarity", "score:4", {1: (2, None), 4: (None, 3)}),
+            ("supervised", "length:3", {1: (3, 4), 3: (None, 1)})):
         by = strata.partition(":")[0]
         run = tmp_path / by
         flags = [part for k, (low, high) in quotas.items()

@@ -219,7 +219,7 @@ def test_resampling_is_the_order_of_perturbed_scores(instance, temperature, seed
     got = resampling(instance.problem(), budget, seed=seed, temperature=temperature)
     expected = walk(instance, instance.ranked(perturbed), limit, in_tokens)
     assert got.indices.tolist() == expected
-    assert got.score.tolist() == [best[row] for row in expected]
+    assert got.score.tolist() == [perturbed[row] for row in expected]
 
 
 def test_resampling_draws_in_proportion_to_the_weights():

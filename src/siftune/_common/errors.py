@@ -9,6 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from siftune._common.text import one_line, visible
+
 
 class SiftuneError(Exception):
     """A mistake or a refusal that the user can resolve.
@@ -31,13 +33,14 @@ class SiftuneError(Exception):
         return _restored, (type(self), self.what, self.__dict__)
 
     def __str__(self) -> str:
-        lines = [self.what]
+        # What is quoted comes from files: it neither begins a line that looks like one of ours nor steers a terminal.
+        lines = [one_line(self.what)]
         if self.where:
-            lines.append(f"  --> {self.where}")
+            lines.append(f"  --> {one_line(self.where)}")
         if self.why:
-            lines.append(f"  {self.why}")
+            lines += [f"  {line.strip()}" for line in visible(self.why).split("\n") if line.strip()]
         if self.hint:
-            lines.append(f"hint: {self.hint}")
+            lines.append(f"hint: {one_line(self.hint)}")
         return "\n".join(lines)
 
 

@@ -37,13 +37,14 @@ _HINTS = {
 }
 
 
-def write_error(path: str | Path, error: OSError) -> SiftuneError:
+def write_error(path: str | Path, error: OSError | ValueError) -> SiftuneError:
     """What the operating system said about a write, as an error the user can act on."""
+    number = getattr(error, "errno", None) or 0
     return SiftuneError(
-        f"cannot write {Path(path).name}: {os.strerror(error.errno) if error.errno else error}",
+        f"cannot write {Path(path).name}: {os.strerror(number) if number else error}",
         where=str(path),
         why="Nothing half-written was left behind; what was finished before is kept and will be reused.",
-        hint=_HINTS.get(error.errno or 0, "check the folder of --output-dir"),
+        hint=_HINTS.get(number, "check the folder of --output-dir"),
     )
 
 
@@ -56,7 +57,7 @@ def make_folder(path: str | Path) -> Path:
     path = Path(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
+    except (OSError, ValueError) as error:  # the latter of a NUL in it
         raise write_error(path, error) from error
     return path
 

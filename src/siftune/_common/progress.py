@@ -12,6 +12,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from siftune._common.terminal import encodable, unprotected
+from siftune._common.text import one_line
+
 _silent = False
 
 
@@ -35,7 +38,7 @@ def quiet() -> Iterator[None]:
 def log(message: str) -> None:
     """One line of what is going on, to stderr; results go to stdout and to files."""
     if not _silent:
-        print(message, file=sys.stderr, flush=True)
+        print(encodable(one_line(message), getattr(sys.stderr, "encoding", None)), file=sys.stderr, flush=True)
 
 
 def about(seconds: float) -> str:
@@ -87,10 +90,11 @@ def bar(title: str, total: float, unit: str = "rows") -> Iterator[Bar]:
         yield state
         return
     from rich.console import Console
+    from rich.markup import escape
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:,.0f}/{task.total:,.0f} "
                + unit), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=False) as rich:
-        state._rich = (rich, rich.add_task(title, total=total))
+    with Progress(*columns, console=Console(file=unprotected(sys.stderr)), transient=False) as rich:
+        state._rich = (rich, rich.add_task(escape(one_line(title)), total=total))
         yield state

@@ -12,16 +12,19 @@ from typing import Any
 from siftune._common.errors import ConfigError
 from siftune._common.progress import log
 
+_LONGEST = 200  # characters of a name that is told and compared
 _SHOWN = 60  # names in a hint: all methods and selectors, not all ids of a pool
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str], *, flag: str | None = None) -> ConfigError:
     """The error for a name that is not known, with the nearest known one in the hint."""
+    name = str(name)  # whatever a file or a program gives
     names = sorted(set(known))  # a recipe may have the name of its method
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(name[:_LONGEST], names, n=1, cutoff=0.5)
     shown = ", ".join(names) if len(names) <= _SHOWN else f"{', '.join(names[:_SHOWN])}, ... ({len(names):,} in all)"
     hint = f"did you mean {near[0]!r}?" if near else f"choose one of: {shown}"
-    return ConfigError(f"unknown {kind} {name!r}", where=flag, hint=hint)
+    told = repr(name) if len(name) <= _LONGEST else f"{name[:_LONGEST]!r}..."
+    return ConfigError(f"unknown {kind} {told}", where=flag, hint=hint)
 
 
 class Registry:

@@ -12,8 +12,6 @@ import re
 import unicodedata
 from typing import Any
 
-import numpy as np
-
 # C0 and C1 controls (tab and newline stay), zero-width and bidirectional controls (Unicode TR 9), line separators,
 # the byte-order mark, lone surrogates, tag characters and noncharacters: "Trojan Source" (arXiv 2111.00169).
 # The zero-width (non-)joiners U+200C and U+200D stay: Persian, Indic scripts and emoji need them.
@@ -27,6 +25,16 @@ def visible(text: str) -> str:
     """``text`` with every invisible or reordering character written as ``[U+202E]``; line ends become ``\\n``."""
     text = text.replace("\r\n", "\n")
     return _HIDDEN.sub(lambda found: f"[U+{ord(found.group()):04X}]", text)
+
+
+def one_line(text: object) -> str:
+    """``text`` for a line of its own on a terminal: as :func:`visible`, with line ends as an arrow."""
+    return visible(str(text)).replace("\n", "↵")
+
+
+def writable(text: object) -> str:
+    """``text`` with halves of surrogate pairs, which no file can hold, as escapes."""
+    return str(text).encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def shorten(text: str, width: int) -> str:
@@ -59,14 +67,12 @@ def strict(value: Any) -> Any:
         return {strict(str(key)): strict(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [strict(item) for item in value]
-    if isinstance(value, np.ndarray):
+    if type(value).__module__ == "numpy":  # an array or a scalar; NumPy is not imported for it, since --help reads this
         return strict(value.tolist())
-    if isinstance(value, np.generic):
-        return strict(value.item())
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, str):
-        return value.encode("utf-8", "backslashreplace").decode("utf-8")
+        return writable(value)
     if value is None or isinstance(value, (bool, int)):
         return value
     return str(value)

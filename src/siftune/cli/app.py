@@ -10,6 +10,8 @@ from typing import Annotated, Any
 import typer
 
 from siftune._common.errors import ConfigError, SiftuneError
+from siftune._common.terminal import Shown, protected
+from siftune._common.text import one_line
 from siftune.cli.options import Grouped, with_options
 from siftune.config.choosing import NOT_HERE, ChooseConfig
 from siftune.config.settings import CompareConfig, DataConfig, SelectConfig, load
@@ -104,6 +106,8 @@ def study(
     output_dir: Annotated[str, typer.Option(help="Folder to write; wins over the file.", show_default=False)] = "",
     workers: Annotated[int, typer.Option(help="Processes; wins over the file.", show_default=False)] = 0,
     executor: Annotated[str, typer.Option(help="local or ray; wins over the file.", show_default=False)] = "",
+    share: Annotated[bool, typer.Option("--share", help="Write the page without machine paths, names of users and "
+                                                        "machines.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Tell the trainings, how many are done, and how long the "
                                                             "others will take.")] = False,
 ) -> None:
@@ -111,7 +115,7 @@ def study(
 
     Run again, it continues, and tries again what failed. Results come in STUDY/study.json after each training.
     """
-    flags = {"output_dir": output_dir, "workers": workers, "executor": executor}
+    flags = {"output_dir": output_dir, "workers": workers, "executor": executor, "share": share}
     given = {name: value for name, value in flags.items() if value}
     if dry_run:
         from siftune.experiments.config import load_study
@@ -161,13 +165,16 @@ def inspect(
 
 
 @app.command()
-def report(run: RunArgument) -> None:
+def report(
+    run: RunArgument,
+    share: Annotated[bool, typer.Option("--share", help="Without machine paths, names of users and machines, and "
+                                                        "command lines, so that it can be given away.")] = False,
+) -> None:
     """Write report.html and report.json of a run folder, or study.html of a study's, again."""
     from siftune.report import build
 
-    page, numbers = build(run)
-    print(page)
-    print(numbers)
+    for path in build(run, share=share):
+        print(one_line(path))
 
 
 @app.command()
@@ -181,9 +188,9 @@ def export(
 
     written = write(run, to, output or None)
     for path in written.files:
-        print(path)
+        print(one_line(path))
     if written.note:
-        print(written.note, file=sys.stderr)
+        print(one_line(written.note), file=sys.stderr)
 
 
 @app.command()
@@ -258,6 +265,20 @@ def main() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")  # they move the cursor, beside our own bars
+    sys.excepthook = _fault
+    with protected():
+        _run()
+
+
+def _fault(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+    """A traceback, which is a fault of siftune's; it may quote what a file holds."""
+    import traceback
+
+    print("".join(traceback.format_exception(kind, error, trace)), end="", file=Shown(sys.stderr))
+
+
+def _run() -> None:
     try:
         # Its mistakes come back as exceptions, and are told as all others are.
         code = app(prog_name="siftune", standalone_mode=False)
@@ -275,6 +296,9 @@ def main() -> None:
     except (KeyboardInterrupt, typer.Abort):
         print("interrupted: run the same command again to continue where it was", file=sys.stderr)
         sys.exit(130)
+    except BrokenPipeError:  # whoever read the output has seen enough, as `head` does
+        sys.stdout = sys.stderr = None  # type: ignore[assignment]  # Python would try to write the rest when it ends
+        os._exit(141)
     except OSError as error:
         if error.filename is None and error.errno is None:
             raise

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from typing import TYPE_CHECKING
+
+from siftune._common.terminal import encodable, unprotected
+from siftune._common.text import one_line
 
 if TYPE_CHECKING:
     from siftune.experiments.choosing.finished import Chosen
@@ -19,10 +23,10 @@ def print_run(run: Run) -> None:
     manifest = read_json(run.folder / "manifest.json")
     method, data, budget = manifest["method"], manifest["data"], manifest["budget"]
     print(f"selected {budget['rows']:,} of {data['usable_rows']:,} usable rows ({budget['tokens']:,} tokens) "
-          f"with {method['representation']} + {method['selector']}")
+          f"with {one_line(method['representation'])} + {one_line(method['selector'])}")
     _print_groups(run)
-    print(f"subset:  {run.folder / 'selected.jsonl'}")
-    print(f"report:  {run.report}")
+    print(f"subset:  {one_line(run.folder / 'selected.jsonl')}")
+    print(f"report:  {one_line(run.report)}")
 
 
 def _print_groups(run: Run) -> None:
@@ -32,7 +36,7 @@ def _print_groups(run: Run) -> None:
     pool = Counter(scores["group"])
     chosen = Counter(g for g, s in zip(scores["group"], scores["selected"], strict=True) if s)
     for group, count in chosen.most_common(8):
-        print(f"  {count:5,} of {pool[group]:6,}  {group}")
+        print(f"  {count:5,} of {pool[group]:6,}  {one_line(group)}")
     if len(chosen) > 8:
         print(f"  ... and {len(chosen) - 8} more groups; {len(pool) - len(chosen)} groups of the pool have none")
 
@@ -45,8 +49,8 @@ def print_comparison(finished: Experiment) -> None:
     print()
     print(finished.verdict)
     print(f"{legend(finished.results)} Lower loss is better.")
-    print(f"subset:  {finished.folder / 'selected.jsonl'}")
-    print(f"report:  {finished.report}")
+    print(f"subset:  {one_line(finished.folder / 'selected.jsonl')}")
+    print(f"report:  {one_line(finished.report)}")
     _print_failures(finished)
 
 
@@ -74,14 +78,12 @@ def print_study(finished: Experiment) -> None:
     from siftune.experiments.text import tables
 
     print(tables(finished.results))
-    print(f"\nresults: {finished.file}")
-    print(f"report:  {finished.report}")
+    print(f"\nresults: {one_line(finished.file)}")
+    print(f"report:  {one_line(finished.report)}")
     _print_failures(finished)
 
 
 def _print_failures(finished: Experiment) -> None:
-    import sys
-
     from siftune.experiments.text import failures
 
     if finished.failed:
@@ -93,14 +95,17 @@ def print_inspection(found: Inspection) -> None:
     brackets where there are no colours, as in a file."""
     from rich.console import Console
 
-    from siftune.data.inspect import mask_preview, visible
+    from siftune.data.inspect import mask_preview
 
-    console = Console(highlight=False)
+    # Colours are escape sequences: all else is made visible first.
+    encoding = getattr(sys.stdout, "encoding", None)
+    console = Console(highlight=False, file=unprotected(sys.stdout))
     plain = console.color_system is None
     mark = "[[so]]" if plain else "(green)"
     for line in found.lines():
-        console.print(visible(line), markup=False, soft_wrap=True)
+        console.print(encodable(line, encoding), markup=False, soft_wrap=True)
     for row, rendered in list(zip(found.examples.rows, found.examples.rendered, strict=True))[: found.show]:
-        console.print(f"\n{row.where}  id {row.id}  {len(rendered)} tokens, {rendered.supervised} supervised {mark}",
+        head = f"{one_line(row.where)}  id {one_line(row.id)}"
+        console.print(encodable(f"\n{head}  {len(rendered)} tokens, {rendered.supervised} supervised {mark}", encoding),
                       style="bold", markup=False, soft_wrap=True)
-        console.print(mask_preview(rendered, found.tokenizer, brackets=plain), soft_wrap=True)
+        console.print(mask_preview(rendered, found.tokenizer, brackets=plain, encoding=encoding), soft_wrap=True)

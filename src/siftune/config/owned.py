@@ -15,6 +15,7 @@ from siftune._common.registry import unknown_name
 from siftune.config.catalogue import METHODS, RECIPES, owner_named, owners, settings_type
 from siftune.config.earlier import HINTS
 from siftune.config.options import shown
+from siftune.config.plain_yaml import check_text, load_yaml
 
 Blocks = dict[str, dict[str, Any]]
 S = TypeVar("S")
@@ -39,6 +40,7 @@ def built(kind: type[S], values: Mapping[str, Any], called: Mapping[str, str], w
     types, fields = get_type_hints(kind), {f.name: f for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
     values = dict(values)
     for name, value in values.items():
+        check_text(value, called[name], where)
         if isinstance(value, str) and get_origin(types[name]) is tuple:  # one source may be written without a list
             values[name] = (value,)
         elif isinstance(value, bool) and bool not in (types[name], *get_args(types[name])):  # else true would be 1
@@ -197,7 +199,12 @@ def read_sets(entries: Sequence[str], among: Sequence[str], *, certain: bool = T
         ConfigError: another form, a name that nobody in use has, or a wrong value.
     """
     found: Blocks = {}
+    given: dict[tuple[str, str], tuple[str, bool]] = {}
     for entry in entries:
+        if not isinstance(entry, str):
+            raise ConfigError(f"a setting cannot be {shown(entry)}", where="--set",
+                              hint='write a text such as "projection_dim=2048"; from Python, name the setting: '
+                                   "projection_dim=2048")
         where = f"--set {shown(entry)[1:-1]}"
         name, equals, text = entry.partition("=")
         owner, _, name = name.strip().rpartition(".")
@@ -219,6 +226,11 @@ def read_sets(entries: Sequence[str], among: Sequence[str], *, certain: bool = T
             value = written(text, known[0], name, where) if known else text
             part = unqualified(name, value, among, where, certain=certain)
         for one, values in part.items():
+            before, named = given.get((one, name), ("", False))
+            if before and (certain or named == bool(owner)):  # what is meant for one owner wins over what is for all
+                raise ConfigError(f"{name!r} of {one} is set twice", where=where,
+                                  why=f"Before: --set {shown(before)[1:-1]}", hint="keep one of the two")
+            given[one, name] = entry, bool(owner)
             found.setdefault(one, {}).update(values)
     return found
 
@@ -229,8 +241,6 @@ def written(text: str, owner: str, name: str, where: str) -> Any:
     Raises:
         ConfigError: it is neither a plain value nor a list of such, or longer than 10,000 characters.
     """
-    import yaml
-
     text = text.strip()
     if len(text) > _LONGEST:
         raise ConfigError(f"a value of {len(text):,} characters", where=where,
@@ -240,9 +250,9 @@ def written(text: str, owner: str, name: str, where: str) -> Any:
     if hint is str or (choices and all(isinstance(choice, str) for choice in choices)):
         return text
     try:
-        value = yaml.safe_load(text)
-    except Exception as error:  # YAML's constructors raise whatever a strange tag, date or number makes them
-        raise ConfigError(f"{shown(text)} is not a value", where=where, why=f"{type(error).__name__} in reading it.",
+        value = load_yaml(text, where)
+    except ConfigError as error:
+        raise ConfigError(f"{shown(text)} is not a value", where=where, why=error.why or error.what,
                           hint="give a number, a word, true or false, or [a, list]") from error
     if isinstance(value, bool | int | float | str | None) or (
             isinstance(value, list) and all(isinstance(one, str | int | float) for one in value)):

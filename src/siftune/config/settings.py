@@ -29,6 +29,7 @@ from siftune.config.owned import (
     read_sets,
     unqualified,
 )
+from siftune.config.plain_yaml import read_yaml_file
 from siftune.config.shared import (
     CompareConfig,
     DataConfig,
@@ -94,7 +95,7 @@ def _parted(kind: type[C], values: Mapping[str, Any], where: str | None,
         else:
             others[name] = value
     if isinstance(shared.get("budget"), int | float) and not isinstance(shared["budget"], bool):
-        shared["budget"] = str(shared["budget"])  # YAML reads `budget: 500` as a number
+        shared["budget"] = shown(shared["budget"])  # YAML reads `budget: 500` as a number
     return shared, blocks_of(blocks, where), others
 
 
@@ -105,10 +106,15 @@ def _unknown_key(key: str, known: Iterable[str], where: str | None, value: Any =
                 if found else HINTS[key])
         whose = f"is one of {', '.join(found)}" if found else "is not one of this command"
         return ConfigError(f"the setting {key!r} {whose}", where=where, hint=hint)
-    for command, kind in (("compare", CompareConfig), ("choose", ChooseConfig)):
+    for command, kind in (("select", SelectConfig), ("compare", CompareConfig), ("choose", ChooseConfig)):
         if key in shared_names(kind):
             return ConfigError(f"the setting {key!r} belongs to `siftune {command}`", where=where,
                                hint=f"take it out, or run `siftune {command}`")
+    if key in ("set", "limit", "quota"):
+        name = {"limit": "limits", "quota": "quotas"}.get(key)
+        return ConfigError(f"there is no setting {key!r}", where=where, why=f"It is a flag: --{key}.",
+                           hint=f"write {name}=[...]" if name else
+                           "name the setting itself, such as projection_dim=2048, or a block: less={'adam': 'none'}")
     mine = [name for owner in owners() for name in own_names(owner)] if where is None else []
     return unknown_name("setting", key, [*known, *owners(), *mine], flag=where)
 
@@ -128,7 +134,11 @@ def load(kind: type[C], path: str | Path | None, flags: Mapping[str, Any]) -> C:
         ConfigError: a file is missing, not YAML, or holds an unknown key or a wrong value.
     """
     flags = dict(flags)
-    sets: Sequence[str] = flags.pop("own", ())
+    sets: Any = flags.pop("own", ())
+    if isinstance(sets, Mapping):  # from Python: blocks by owner
+        flags, sets = {**sets, **flags}, ()
+    if isinstance(sets, str) or not isinstance(sets, Sequence):
+        raise ConfigError(f"settings cannot be {shown(sets)}", where="--set", hint="name each, as projection_dim=2048")
     earlier = _earlier_run(kind, flags) if flags.get("from_run") else None
     values = {} if earlier is None else _shared_of(kind, earlier)
     blocks: Blocks = {}
@@ -198,21 +208,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     Raises:
         ConfigError: it is missing or is not that.
     """
-    import yaml
-
-    try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"cannot read the configuration: {error.strerror}", where=str(path),
-                          hint="give the path of a YAML file, such as the config.yaml of a run folder") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        mark = getattr(error, "problem_mark", None)
-        raise ConfigError("the configuration is not YAML", where=f"{path}:{mark.line + 1}" if mark else str(path),
-                          why=str(error).splitlines()[0], hint="write one `key: value` a line") from error
-    except Exception as error:  # dates that are none, numbers beyond all bounds, nesting without end
-        raise ConfigError("the configuration holds a value that cannot be read", where=str(path),
-                          why=f"{type(error).__name__}: {error}".splitlines()[0],
-                          hint="write one `key: value` a line, with words in quotes") from error
+    values = read_yaml_file(path, str(path))
     if values is None:
         return {}
     if not isinstance(values, dict):

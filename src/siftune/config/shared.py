@@ -125,6 +125,8 @@ class SelectConfig(DataConfig, ModelConfig):
     output_dir: str = option("", "Run folder to write.", group=RUN, decides="nothing")
     from_run: str = option("", "Reuse pool, model and features of this run folder.", group=RUN, flag="--from",
                            decides="nothing")
+    share: bool = option(False, "Write the report without machine paths, names of users and machines, and command "
+                         "lines, so that it can be given away.", group=RUN, decides="nothing")
     recompute: bool = option(False, "Replace stored features that were made with other settings.", group=RUN,
                              decides="nothing")
     seed: int = option(0, "The seed from which all others derive.", group=RUN,

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from siftune._common.errors import DataError
+from siftune._common.hub import hub_or_cache, not_reached
 from siftune.data.raw import RawRecord, as_line
 from siftune.data.sources import Source
 
@@ -42,14 +43,17 @@ def _load(source: Source) -> Any:
         except Exception as error:
             raise DataError("cannot read the saved data set", where=source.location, why=_first_line(error),
                             hint="save it again with datasets' save_to_disk") from error
-    try:
-        return datasets.load_dataset(source.location, source.config, revision=source.revision)
-    except Exception as error:
-        raise DataError(
-            f"cannot load {source.location!r} from the hub", where=source.location, why=_first_line(error),
-            hint="check the spelling, configuration and revision (org/name@revision:config:split) and the network; a "
-            "local file is named by its path",
-        ) from error
+    with hub_or_cache() as silence:
+        try:
+            return datasets.load_dataset(source.location, source.config, revision=source.revision)
+        except Exception as error:
+            failed = error
+    raise DataError(
+        f"cannot load {source.location!r} from the hub", where=source.location,
+        why=not_reached(silence) if silence else _first_line(failed),
+        hint="check the spelling, configuration and revision (org/name@revision:config:split) and the network; a "
+        "local file is named by its path",
+    ) from failed
 
 
 def _choose_split(loaded: Any, source: Source) -> Any:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from siftune._common.terminal import encodable
+from siftune._common.text import one_line
 from siftune.data.overlap import normalised_key
 from siftune.data.readers import SourceSummary
 from siftune.data.rows import Dropped, Examples, Rendered, Row
@@ -126,9 +128,9 @@ def _quantiles(lengths: Sequence[int]) -> dict[float, int]:
     return {share: int(value) for share, value in zip(QUANTILES, values, strict=True)}
 
 
-def mask_preview(rendered: Rendered, tokenizer: Any, *, brackets: bool = False) -> Text:
+def mask_preview(rendered: Rendered, tokenizer: Any, *, brackets: bool = False, encoding: str | None = None) -> Text:
     """The row as the model sees it: supervised tokens green (and in ``[[ ]]``, for where there are no colours), the
-    rest dim, control characters made visible."""
+    rest dim, control characters made visible, and those that the output's encoding does not have as escapes."""
     from rich.text import Text
 
     preview = Text()
@@ -137,7 +139,7 @@ def mask_preview(rendered: Rendered, tokenizer: Any, *, brackets: bool = False) 
     # Stretch by stretch: a character may be made of several tokens, which say nothing one by one.
     for t in range(1, len(ids) + 1):
         if t == len(ids) or mask[t] != mask[start]:
-            text = visible(tokenizer.decode(ids[start:t]))
+            text = encodable(visible(tokenizer.decode(ids[start:t])), encoding)
             preview.append(f"[[{text}]]" if brackets and mask[start] else text, style="green" if mask[start] else "dim")
             start = t
     if rendered.cut_tokens:
@@ -152,7 +154,7 @@ def describe_source(source: SourceSummary, most: int = 40) -> list[str]:
              f"  kept, not used: {_listed(source.kept, most)}"]
     if source.note:
         found.append(f"  {source.note}")
-    return [visible(line) for line in found]
+    return [one_line(line) for line in found]
 
 
 def _listed(counts: Mapping[str, int], most: int) -> str:

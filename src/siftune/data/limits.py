@@ -60,6 +60,8 @@ class Limits:
             if not equals or value < 1:
                 raise ConfigError(f"{text!r} is no limit", where=FLAG,
                                   hint=f"write NAME=NUMBER with a number of 1 or more, such as {FLAG} {name}=20m")
+            if name in found:
+                raise ConfigError(f"two limits are given for {name}", where=FLAG, hint="give one")
             found[name] = value
         if found.get("nesting", 0) > DEEPEST:
             raise ConfigError(f"records nested {found['nesting']:,} deep cannot be read", where=FLAG,

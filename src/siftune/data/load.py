@@ -95,7 +95,7 @@ def load_inputs(config: DataConfig, tokenizer: Any, shape: ModelShape | None = N
 
 def window_warning(max_length: int, renderer: Renderer) -> list[str]:
     """What to say where the model's window is shorter than the length that was asked for."""
-    if renderer.max_length >= max_length:
+    if renderer.max_length >= max_length or max_length == DataConfig.max_length:  # nobody asked for the default
         return []
     return [f"--max-length {max_length:,} is beyond the model's window: rows are cut at its {renderer.max_length:,} "
             "positions"]

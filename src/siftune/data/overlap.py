@@ -16,6 +16,7 @@ from functools import cache
 from typing import Literal
 
 from siftune._common.errors import ConfigError, DataError
+from siftune._common.text import one_line
 from siftune.data.rows import Dropped, Message, Row
 
 Kind = Literal["exact", "normalised", "prompt"]
@@ -184,7 +185,7 @@ def _left_out(row: Row, reason: str, overlap: Overlap) -> Dropped:
 
 
 def _refusal(found: Sequence[Overlap], a: str, b: str, hint: str) -> DataError:
-    shown = [f"{o.a_where} is {o.b_where} ({o.kind} match)" for o in found[:3]]
+    shown = [one_line(f"{o.a_where} is {o.b_where} ({o.kind} match)") for o in found[:3]]
     if len(found) > 3:
         shown.append(f"... and {len(found) - 3} more")
     rows = "row is" if len(found) == 1 else "rows are"

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from siftune._common.errors import DataError
+from siftune._common.text import one_line
 from siftune.data.rows import Dropped
 
 REASONS = {
@@ -57,7 +58,7 @@ def bad_rows_error(bad: Sequence[Dropped], total: int, role: str, hint: str | No
     """
     counts = ", ".join(f"{n} {reason} ({REASONS[reason]})" for reason, n in
                        Counter(row.reason for row in bad).most_common())
-    shown = [f"{row.where}: {row.reason}{f': {row.detail}' if row.detail else ''}" for row in bad[:_SHOWN]]
+    shown = [one_line(f"{row.where}: {row.reason}{f': {row.detail}' if row.detail else ''}") for row in bad[:_SHOWN]]
     if len(bad) > _SHOWN:
         shown.append(f"... and {len(bad) - _SHOWN} more")
     advice = [hint or ("fix the file" if len(bad) == total else "fix them")]

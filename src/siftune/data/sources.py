@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from siftune._common.errors import DataError
+from siftune._common.text import one_line
 from siftune.data.opening import COMPRESSED, without_compression
 
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".parquet", ".csv", ".tsv")
@@ -81,7 +82,21 @@ def find_sources(given: Sequence[str | Path], *, train: bool = True) -> list[Sou
             raise DataError("the same data was given twice", where=source.location,
                             why=f"It is also given as {seen[key].location}.", hint="name it once")
         seen[key] = source
-    return _distinct(found)
+    named = _distinct(found)
+    for source in named:
+        _check_name(source)
+    return named
+
+
+def _check_name(source: Source) -> None:
+    """Raises: DataError: a name that is not UTF-8, which neither ids nor the files of a run could hold."""
+    for text in (source.name, source.location):
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise DataError("the name of a file or folder is not UTF-8", where=one_line(source.location),
+                            why=f"Character {error.start + 1} of it is byte {ord(text[error.start]) & 0xFF:#04x}.",
+                            hint="rename it") from error
 
 
 def _find(text: str, train: bool) -> list[Source]:

@@ -16,6 +16,7 @@ from siftune._common.errors import ModelError
 from siftune.data.chat import as_turn
 from siftune.data.problems import BadRow
 from siftune.data.rows import Message, Tools
+from siftune.data.template_limits import Overrun, checked, within_limits
 from siftune.data.training_templates import training_template
 
 PLAIN_TEMPLATE = (
@@ -27,6 +28,8 @@ PLAIN_TEMPLATE = (
 """The plain template of Tulu (arXiv 2306.04751, section 3.2), used where the tokenizer has no chat template."""
 
 Span = tuple[int, int]
+
+_OVERRUNS = 3  # rows that a template may take too long for, before it is refused for all
 
 _MARKERS = re.compile(r"(\{%[-+]?)\s*(end)?generation\s*([-+]?%\})")
 # Templates may print today's date (Llama 3.2, SmolLM3), but a run that is continued tomorrow must see the same
@@ -49,11 +52,13 @@ class Variant:
         text: The Jinja source.
         bordered: The source with its ``{% generation %}`` markers made visible, ``None`` where it has none.
         in_parts: Whether it reads contents as lists of parts only, as those of some vision models do.
+        grows: Whether it can make more text than it is given, see :mod:`siftune.data.template_limits`.
     """
 
     text: str
     bordered: str | None
     in_parts: bool = False
+    grows: bool = False
 
 
 class ChatTemplate:
@@ -66,15 +71,17 @@ class ChatTemplate:
         text: The Jinja source that is rendered (all variants), for fingerprints.
 
     Raises:
-        ModelError: the tokenizer has named templates and none of them is the default.
+        ModelError: the tokenizer has named templates and none of them is the default, or one is no template.
     """
 
     def __init__(self, tokenizer: Any):
         self._tokenizer = tokenizer
+        self._overruns, self._probing = 0, True
         sources = _sources(tokenizer)
         self._variants = {name: self._variant(source) for name, source in sources.items()}
         self.text: str = "\0".join(variant.text for variant in self._variants.values())
         self._cache: dict[Any, Any] = {}
+        self._probing = False
 
     def has_markers(self, tools: Tools | None = None) -> bool:
         """Whether it marks the assistant's text with ``{% generation %}``."""
@@ -151,7 +158,7 @@ class ChatTemplate:
         bordered = None
         if any(not found.group(2) for found in _MARKERS.finditer(text)):
             bordered = clock + _BLOCK + _MARKERS.sub(_as_call, text)
-        variant = Variant(clock + text, bordered)
+        variant = Variant(clock + text, bordered, grows=checked(text))
         variant = replace(variant, in_parts=self._reads_parts(variant))
         return variant if self._borders_hold(variant) else replace(variant, bordered=None)
 
@@ -207,10 +214,17 @@ class ChatTemplate:
         turns = [as_turn(message, arguments_as_text=as_text) for message in messages]
         if variant.in_parts:
             turns = [{**turn, "content": [{"type": "text", "text": turn["content"]}]} for turn in turns]
-        # A limit on the time and the memory that a template takes belongs here.
         try:
-            return self._tokenizer.apply_chat_template(turns, tools=tools, chat_template=text, tokenize=False,
-                                                       **options)
+            return within_limits(lambda: self._tokenizer.apply_chat_template(
+                turns, tools=tools, chat_template=text, tokenize=False, **options), grows=variant.grows)
+        except Overrun as error:
+            self._overruns += 1
+            if self._probing or self._overruns > _OVERRUNS:
+                rows = "a conversation of two words" if self._probing else f"more than {_OVERRUNS} rows"
+                raise ModelError(str(error), where="--model",
+                                 why=f"It comes with the tokenizer, and does so for {rows}.",
+                                 hint="use another model's tokenizer, or mend its chat template") from error
+            raise BadRow("template-error", str(error)) from error
         except (TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError,
                 RecursionError) as error:
             # Most come from expressions inside the template: the messages are plain text by now.
@@ -254,10 +268,15 @@ def _sources(tokenizer: Any) -> dict[str, str]:
         return {"default": ("{{ bos_token }}" if _adds_bos(tokenizer) else "") + PLAIN_TEMPLATE}
     if isinstance(given, str):
         return {"default": given}
-    named = dict(given) if isinstance(given, dict) else {one["name"]: one["template"] for one in given}
+    try:
+        named = dict(given) if isinstance(given, dict) else {one["name"]: one["template"] for one in given}
+    except (KeyError, TypeError, ValueError) as error:
+        raise ModelError(f"the tokenizer's chat template is a {type(given).__name__}", where="--model",
+                         hint="it should be a text, or texts by name, in tokenizer_config.json") from error
     if "default" not in named:
-        raise ModelError(f"the tokenizer's chat templates have names ({', '.join(sorted(named))}), and none is the "
-                         "default", where="--model", hint="call one of them 'default' in the tokenizer's files")
+        names = ", ".join(sorted(map(str, named)))
+        raise ModelError(f"the tokenizer's chat templates have names ({names}), and none is the default",
+                         where="--model", hint="call one of them 'default' in the tokenizer's files")
     return {name: named[name] for name in ("default", "tool_use") if name in named}
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from siftune._common.errors import ConfigError, DataError, at, first_line
+from siftune.config.plain_yaml import read_yaml_file
 
 ROW_HINT = ('write {"prompt": "2 + 2 =", "choices": ["3", "4"], "answer": 1} (the right one by place, from 0, or as it '
             'stands in choices) or {"prompt": "2 + 2 =", "answer": "4"}, in all rows alike')
@@ -80,11 +81,12 @@ def task_of_yaml(path: Path, *, code: bool, hint: str) -> dict[str, Any]:
 
 def _plain_yaml(path: Path, hint: str, seen: tuple[Path, ...]) -> dict[str, Any]:
     try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.constructor.ConstructorError as error:
-        raise ConfigError("the task file brings code", where=str(path), why=str(error.problem), hint=hint) from error
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError("cannot read the task file", where=str(path), why=first_line(error),
+        found = read_yaml_file(path, str(path))
+    except ConfigError as error:
+        if isinstance(error.__cause__, yaml.constructor.ConstructorError):
+            raise ConfigError("the task file brings code", where=str(path), why=str(error.__cause__.problem),
+                              hint=hint) from error
+        raise ConfigError("cannot read the task file", where=str(path), why=error.why or error.what,
                           hint="give a YAML file as the harness reads it") from error
     if not isinstance(found, dict):
         raise ConfigError("the file describes no task", where=str(path), hint="write task: NAME and its settings")
@@ -130,7 +132,7 @@ def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     if path.suffix == ".json":
         try:
             listed = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise DataError("the file is not JSON", where=str(path), why=str(error), hint=ROW_HINT) from error
         if not isinstance(listed, list):
             raise DataError("the file holds no list of rows", where=str(path), hint="write [{...}, {...}]")
@@ -141,7 +143,7 @@ def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             if line.strip():
                 try:
                     found.append((at(path, i), json.loads(line)))
-                except ValueError as error:
+                except (ValueError, RecursionError) as error:
                     raise DataError("the line is not JSON", where=at(path, i), why=str(error), hint=ROW_HINT) from error
     for where, row in found:
         if not isinstance(row, dict) or not isinstance(row.get("prompt"), str) or "answer" not in row:

@@ -37,8 +37,9 @@ from siftune.experiments.summary.arms import Study
 from siftune.experiments.summary.summarise import summarise
 from siftune.experiments.trainings import Executor, study_cells, study_settings
 from siftune.features.collect import check as check_collect
+from siftune.pipeline.outcome import Outcome
 from siftune.pipeline.recipes import representation_of, resolve
-from siftune.pipeline.runfolder import Outcome, prepare
+from siftune.pipeline.runfolder import prepare
 from siftune.pipeline.select import check_own, choose, complete, method_of, reused_folders
 from siftune.selectors import Budget
 

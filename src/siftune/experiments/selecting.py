@@ -33,8 +33,9 @@ from siftune.experiments.inputs import StudyInputs
 from siftune.experiments.subsets import BINS, Subset, SubsetSpec, wanted_subsets
 from siftune.experiments.variants import varied_context
 from siftune.features.base import Computed, Context, content_key
+from siftune.pipeline.findings import shortfall
+from siftune.pipeline.outcome import Outcome
 from siftune.pipeline.recipes import representation_of, resolve
-from siftune.pipeline.runfolder import Outcome
 from siftune.pipeline.select import choose, constrain, to_problem
 from siftune.selectors import Problem, Selection
 from siftune.selectors import select as run_selector
@@ -165,7 +166,8 @@ class Selecting:
         label = ablation.label(method.representation) if ablation else method.representation
         asked = self._asked.setdefault((label, wanted.target, method.selector), [])
         asked += self.costs.charge(label, wanted.target, inside)
-        notes = {"shortfall": outcome.shortfall} if outcome.shortfall else {}
+        told = shortfall(outcome)
+        notes = {"shortfall": told} if told else {}
         if self.after:
             self.after(wanted, outcome)
         return _told(wanted, outcome.selection, seconds, [*steps, *asked], notes)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from siftune._common.text import one_line
 from siftune.experiments.ablations import in_words
 from siftune.experiments.results import FULL, RANDOM, ZERO_SHOT, Ablation, Arm, Estimate, Rank, Results, Target
 
@@ -44,7 +45,7 @@ def tables(results: Results) -> str:
     for target in results.targets:
         arms = [arm for arm in results.own if arm.target == target.name]
         if arms:
-            parts.append(f"## {target.name} (n={target.tested})\n\n{_table(arms, target, results)}")
+            parts.append(f"## {one_line(target.name)} (n={target.tested})\n\n{_table(arms, target, results)}")
     if results.ranking:
         head = ["", "lower loss than random", "better", "worse", "of"]
         lines = [[r.name, "-" if r.improvement is None else f"{r.improvement:+.1%}", *_counts(r), str(r.comparisons)]
@@ -52,7 +53,7 @@ def tables(results: Results) -> str:
         parts.append(f"## Ranking\n\n{aligned([head, *lines])}")
     if settings := _settings(results.analyses.ablations):
         parts.append(f"## What a setting changes\n\n{settings}")
-    notes = "\n".join(results.notes)
+    notes = "\n".join(map(one_line, results.notes))
     parts.append(f"{notes}\n{legend(results)}")
     return "\n\n".join(parts)
 
@@ -67,7 +68,8 @@ def legend(results: Results) -> str:
 
 def failures(results: Results) -> str:
     """One line for each failure, and where its traceback is; empty where nothing failed."""
-    return "\n".join(f"failed {one.what}: {one.title}: {(one.message.splitlines() or [''])[0]} ({one.traceback})"
+    return "\n".join(one_line(f"failed {one.what}: {one.title}: {(one.message.splitlines() or [''])[0]} "
+                              f"({one.traceback})")
                      for one in results.failures)
 
 
@@ -124,6 +126,7 @@ def _table(arms: Sequence[Arm], target: Target, results: Results) -> str:
 
 def aligned(lines: Sequence[Sequence[str]]) -> str:
     """A Markdown table of these lines, the first its head, with columns of one width."""
+    lines = [[one_line(cell) for cell in line] for line in lines]
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     padded = ["| " + " | ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) + " |" for line in lines]
     return "\n".join([padded[0], "|" + "|".join("-" * (w + 2) for w in widths) + "|", *padded[1:]])

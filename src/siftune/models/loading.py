@@ -5,12 +5,15 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import re
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from siftune._common.errors import ConfigError, ModelError
+from siftune._common.errors import ConfigError, ModelError, first_line
 from siftune._common.progress import log
+from siftune.config.options import shown
 from siftune.models.embedded import embedded_model
 from siftune.models.half_precision import say_if_slow, slow_half
 from siftune.models.lent import borrowed, is_object
@@ -21,7 +24,10 @@ from siftune.models.pretrained import (
     from_pretrained,
     load_checkpoint,
     merge_adapter,
+    refuse_pickles,
 )
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
@@ -86,8 +92,8 @@ def choose_device(device: str) -> str:
         return "mps" if torch.backends.mps.is_available() else "cpu"
     try:
         torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"the device {device!r} cannot be used", where="--device", why=str(error).splitlines()[0],
+    except Exception as error:  # of whatever kind of device: its package may be missing, or its driver
+        raise ConfigError(f"the device {device!r} cannot be used", where="--device", why=first_line(error),
                           hint="use --device auto, or cpu") from error
     return device
 
@@ -148,6 +154,9 @@ def load_model(name: str = "embedded", *, device: str = "auto", dtype: str = "au
         # torch's fused attention takes nine times as long backward there as in float32 (torch 2.13, AMX): a quarter of
         # a training step. Written out, it does not.
         options["attn_implementation"] = "eager"
+    for folder in (path, base):
+        if isinstance(folder, Path):
+            refuse_pickles(folder)
     model = load_checkpoint(base or path, name, **options)
     if base is not None:
         model = merge_adapter(model, Path(path))
@@ -163,23 +172,38 @@ def load_model(name: str = "embedded", *, device: str = "auto", dtype: str = "au
     return loaded
 
 
-def locate(name: str) -> tuple[Path | str, Path | str | None]:
-    """(where the model is, base model if that is an adapter folder)."""
+def locate(name: str, seen: tuple[Path, ...] = ()) -> tuple[Path | str, Path | str | None]:
+    """(where the model is, base model if that is an adapter folder).
+
+    Args:
+        name: as for :func:`load_model`.
+        seen: the adapter folders that led there.
+
+    Raises:
+        ModelError: there is no such model, or an adapter does not say what it belongs to.
+    """
     if name == "embedded":
         return embedded_model(), None
-    path = Path(name).expanduser()
-    if path.is_dir():
+    try:
+        path = Path(name).expanduser()
+        there = path.is_dir()
+    except (OSError, ValueError, RuntimeError):  # too long for a path, with a NUL, or a home folder of nobody
+        path, there = Path(), False
+    if there and path.resolve() in seen:
+        raise ModelError("adapters name each other as their base model", where=str(path / "adapter_config.json"),
+                         hint='give "base_model_name_or_path" the model that the adapter was trained on')
+    if there:
         if (path / "adapter_config.json").exists():
-            return path, base_of_adapter(path, locate)
+            return path, base_of_adapter(path, partial(locate, seen=(*seen, path.resolve())))
         if not (path / "config.json").exists():
             raise ModelError("the folder holds no model", where=str(path), why="There is no config.json in it.",
                              hint="name the folder that `save_pretrained` wrote")
         return path, None
-    looks_local = name.startswith((".", "/", "~")) or name.count("/") != 1
+    looks_local = not _HUB_ID.fullmatch(name)
     if looks_local:
-        near = difflib.get_close_matches(name, ["embedded"], cutoff=0.6)
+        near = difflib.get_close_matches(name[:80], ["embedded"], cutoff=0.6)
         hint = "did you mean --model embedded?" if near else "give a folder that exists, a hub id, or embedded"
-        raise ModelError(f"there is no model {name!r}", where="--model", hint=hint)
+        raise ModelError(f"there is no model {shown(name)}", where="--model", hint=hint)
     return name, None
 
 

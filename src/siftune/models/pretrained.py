@@ -8,20 +8,24 @@ error or a line that the user sees.
 from __future__ import annotations
 
 import contextlib
-import json
 import re
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
 from siftune._common.errors import ModelError, first_line
+from siftune._common.hub import hub_or_cache, not_reached
 from siftune._common.progress import log
+from siftune._common.reading import read_json_of
+from siftune.config.options import shown
 
 DECODERS = "siftune works with decoder-only models (Llama, Qwen, Gemma, Mistral, GPT-2, ...)"
-_READ_ERRORS = (OSError, ValueError, ImportError, KeyError, RuntimeError, TypeError, AttributeError)
 _OTHER_TASK = re.compile(r"For(MaskedLM|PreTraining|(Sequence|Token|Image|Audio|Video)Classification|QuestionAnswering|"
                          r"MultipleChoice|NextSentencePrediction|CTC|SpeechSeq2Seq|MaskedImageModeling)$")
 _SHOWN = 3
+_PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+_OF_TRAINING = ("training_args", "optimizer", "scheduler", "rng_state", "scaler")  # beside the weights, never read
+_ADAPTER = "the folder should be one that PEFT's `save_pretrained` wrote"
 
 
 def from_pretrained(loader: str, path: Path | str, name: str, **options: Any) -> Any:
@@ -31,20 +35,45 @@ def from_pretrained(loader: str, path: Path | str, name: str, **options: Any) ->
         ModelError: it cannot be read.
     """
     import transformers
-    from safetensors import SafetensorError
 
     transformers.utils.logging.disable_progress_bar()  # a bar of a second per load only hides what matters
+    of_hub, silence = isinstance(path, str), None
     try:
-        return getattr(transformers, loader).from_pretrained(str(path), **options)
-    except (*_READ_ERRORS, SafetensorError) as error:
-        offline = isinstance(path, str)
+        if not of_hub:
+            return getattr(transformers, loader).from_pretrained(str(path), **options)
+        with hub_or_cache() as silence:
+            if silence is not None:
+                options["local_files_only"] = True
+            return getattr(transformers, loader).from_pretrained(path, **options)
+    except Exception as error:  # files with whatever in them, read by as many packages
         raise ModelError(
             f"cannot load {'the tokenizer of ' if loader == 'AutoTokenizer' else ''}{name}",
             where="--model",
-            why=first_line(error),
+            why=not_reached(silence) if silence else _told(error),
             hint="check the id and your connection to the hub, or give a local folder; --model embedded works offline"
-            if offline else "the folder should be one that `save_pretrained` wrote, with model and tokenizer",
+            if of_hub else "the folder should be one that `save_pretrained` wrote, with model and tokenizer",
         ) from error
+
+
+def _told(error: Exception) -> str:
+    """The first line of an error, with its kind where the text alone says little (as that of a missing key)."""
+    plain = isinstance(error, OSError | ValueError | ImportError | RuntimeError)
+    return first_line(error) if plain else f"{type(error).__name__}: {first_line(error)}"
+
+
+def refuse_pickles(folder: Path) -> None:
+    """Refuse weights that are there only in a form that can run code when it is read.
+
+    Raises:
+        ModelError: they are.
+    """
+    files = {file.name for file in folder.iterdir()}
+    pickled = sorted(name for name in files if name.endswith(_PICKLED) and not name.startswith(_OF_TRAINING))
+    if pickled and not any(name.endswith((".safetensors", ".safetensors.index.json", ".gguf")) for name in files):
+        raise ModelError(f"the weights in {folder.name} are pickled ({pickled[0]})", where=str(folder / pickled[0]),
+                         why="Reading a pickle can run code that stands in it; siftune reads safetensors alone.",
+                         hint="if you trust the file, save the model again: model.save_pretrained(folder) writes "
+                              "safetensors")
 
 
 def load_checkpoint(path: Path | str, name: str, *, trust_remote_code: bool = False, **options: Any) -> Any:
@@ -66,7 +95,8 @@ def load_checkpoint(path: Path | str, name: str, *, trust_remote_code: bool = Fa
     options.pop("on", None)
     with _quiet_transformers():
         model, info = from_pretrained(loader, path, name, trust_remote_code=trust_remote_code,
-                                      output_loading_info=True, ignore_mismatched_sizes=True, **options)
+                                      output_loading_info=True, ignore_mismatched_sizes=True, use_safetensors=True,
+                                      **options)
     _check_complete(model, info, name)
     if getattr(model, "_hf_peft_config_loaded", False):
         raise ModelError(f"{name} is an adapter on the hub", where="--model",
@@ -157,18 +187,17 @@ def base_of_adapter(folder: Path, locate: Callable[[str], tuple[Path | str, Path
         ModelError: it names none, or one that is not there, or another adapter.
     """
     file = folder / "adapter_config.json"
-    try:
-        settings = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError("the adapter's settings cannot be read", where=str(file), why=first_line(error),
-                         hint="save the adapter again: model.save_pretrained(folder)") from error
+    settings = read_json_of(file, _ADAPTER)
     named = settings.get("base_model_name_or_path") if isinstance(settings, dict) else None
     if not isinstance(named, str) or not named:
         raise ModelError("the adapter does not say which base model it belongs to", where=str(file),
-                         hint='add "base_model_name_or_path" to it')
+                         why=None if named is None else f"It says {shown(named)}, which is no name.",
+                         hint='give "base_model_name_or_path" in it the name of a model')
     try:
         base, below = locate(named)
     except ModelError as error:
+        if "adapters name each other" in error.what:
+            raise
         raise ModelError(f"the base model {named!r} of the adapter is not there", where=str(file), why=error.what,
                          hint='write where it is now into "base_model_name_or_path"') from error
     if below is not None:
@@ -187,7 +216,6 @@ def merge_adapter(model: Any, folder: Path) -> Any:
     """
     from peft import PeftConfig, PeftModel, get_peft_model_state_dict
     from peft.utils import load_peft_weights
-    from safetensors import SafetensorError
 
     hint = "check that the adapter belongs to the base model that its adapter_config.json names"
     try:
@@ -201,7 +229,9 @@ def merge_adapter(model: Any, folder: Path) -> Any:
             warnings.simplefilter("ignore", UserWarning)  # of missing weights: an error below
             adapted = PeftModel.from_pretrained(model, str(folder))
         saved, own = set(load_peft_weights(str(folder), device="cpu")), set(get_peft_model_state_dict(adapted))
-    except (*_READ_ERRORS, SafetensorError) as error:
+    except ModelError:
+        raise
+    except Exception as error:  # files with whatever in them
         raise ModelError("cannot load the adapter", where=str(folder), why=first_line(error), hint=hint) from error
     if not hasattr(adapted, "merge_and_unload"):
         raise ModelError(f"an adapter of this kind cannot be merged: {type(adapted.active_peft_config).__name__}",

@@ -7,6 +7,7 @@ package's file list; the package itself is never imported.
 from __future__ import annotations
 
 import difflib
+from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from siftune._common.errors import ModelError, first_line
+from siftune._common.hub import hub_or_cache, not_reached
 from siftune.models.embedded import file_of
 from siftune.models.half_precision import say_if_slow
 from siftune.models.loading import choose_device, weights_hash
@@ -101,19 +103,19 @@ def load_sentence_model(name: str = "minilm", *, device: str = "auto", dtype: st
         raise ModelError("sentence embeddings need the package sentence-transformers", why=str(error),
                          hint="pip install 'siftune[embed]'") from error
     import torch
-    from safetensors import SafetensorError
     from transformers.utils import logging
 
     logging.disable_progress_bar()
     chosen, place = "float32" if dtype == "auto" else dtype, choose_device(device)
     say_if_slow("--dtype", chosen, place)
+    silence = None
     try:
-        model = SentenceTransformer(path, device=place, trust_remote_code=trust_remote_code,
-                                    model_kwargs={"dtype": getattr(torch, chosen)})
-    except (OSError, ValueError, ImportError, KeyError, RuntimeError, TypeError, AttributeError,
-            SafetensorError) as error:
+        with nullcontext() if Path(path).is_dir() else hub_or_cache() as silence:
+            model = SentenceTransformer(path, device=place, trust_remote_code=trust_remote_code,
+                                        model_kwargs={"dtype": getattr(torch, chosen)})
+    except Exception as error:  # files with whatever in them, read by as many packages
         raise ModelError(f"cannot load the embedding model {name}", where="--embedding-model",
-                         why=first_line(error),
+                         why=not_reached(silence) if silence else first_line(error),
                          hint="check the id and your connection to the hub, or give a folder that "
                               "sentence-transformers has saved; minilm works offline") from error
     model.eval().requires_grad_(False)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
+from siftune._common.hub import hub_or_cache
 from siftune.data.model_shape import ModelShape
 from siftune.models.lent import borrowed, is_object
 from siftune.models.loading import locate
@@ -27,10 +29,11 @@ def model_shape(name: str, *, trust_remote_code: bool = False) -> ModelShape:
 
     path, base = locate(name)
     try:
-        config = AutoConfig.from_pretrained(str(base or path), trust_remote_code=trust_remote_code)
+        with hub_or_cache() if isinstance(base or path, str) else nullcontext():
+            config = AutoConfig.from_pretrained(str(base or path), trust_remote_code=trust_remote_code)
+        return shape_of(config)
     except Exception:  # whoever loads the model says what is wrong with it
         return ModelShape()
-    return shape_of(config)
 
 
 def shape_of(config: Any) -> ModelShape:

@@ -15,6 +15,7 @@ from siftune._common.artefacts import working_in
 from siftune._common.artefacts.kept import fault
 from siftune._common.artefacts.sealed import remove
 from siftune._common.errors import DataError, SiftuneError, StoreCorrupt
+from siftune._common.text import one_line
 from siftune.config.settings import SelectConfig, read_yaml
 from siftune.pipeline.select import features_folder
 
@@ -59,7 +60,7 @@ def _configuration(run: Path) -> dict[str, Any]:
 
 
 def _say(ok: bool | None, what: str, detail: str) -> bool:
-    print(f"{ {True: 'ok  ', False: 'FAIL', None: '-   '}[ok] } {what:28} {detail}")
+    print(f"{ {True: 'ok  ', False: 'FAIL', None: '-   '}[ok] } {one_line(what):28} {one_line(detail)}")
     return ok is not False
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from siftune._common.errors import ConfigError
 from siftune._common.registry import unknown_name
 from siftune.config.catalogue import METHODS, RECIPES, owner_of
+from siftune.config.options import shown
 from siftune.config.owned import own_names
 from siftune.config.settings import SelectConfig
 from siftune.data.rows import Examples
@@ -87,6 +88,9 @@ def encode(config: SelectConfig, representation: str) -> Features:
 
 
 def _name_of(representation: str) -> str:
+    if not isinstance(representation, str):
+        raise ConfigError(f"representation cannot be {shown(representation)}", where="representation",
+                          hint="give the name of a method, such as rds")
     if representation in RECIPES and representation not in METHODS:
         representation = RECIPES[representation].representation
     if not representation.startswith("file:") and representation not in METHODS:

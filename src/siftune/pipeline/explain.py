@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from siftune.pipeline.runfolder import Outcome, ranking
+from siftune._common.text import one_line
+from siftune.pipeline.outcome import Outcome
+from siftune.pipeline.runfolder import ranking
 
 if TYPE_CHECKING:
     from siftune.selectors import Problem
 
+_SCORES = ("score", "similarity", "method_score")
 NEAREST = 3
 """How many targets an explanation shows."""
 
@@ -42,7 +45,8 @@ class Explanation:
         reason: why, in a sentence.
         rank: of a selected row in the selection, 1 is the best.
         would_rank: of a row that was not selected: where it would stand by its score alone, after those that were.
-        score: best similarity or score of the row; None where the method gives none.
+        score: what the selector ranked the row by; where it gave the row none, its best similarity or the method's
+            score; None where there is neither.
         nearest: the targets that it is most similar to, best first.
         similarities: target (or subtask) -> similarity, for all of them; empty for a run that was loaded, whose folder
             keeps only the best.
@@ -70,7 +74,7 @@ class Explanation:
         for near in self.nearest:
             similarity = "" if near.similarity is None else f"{near.similarity:8.4f}  "
             lines.append(f"  {similarity}{near.id}" + (f"  {near.text}" if near.text else ""))
-        return "\n".join(lines)
+        return "\n".join(map(one_line, lines))
 
 
 def explain(row_id: str, place: int | None, pool: Any, dropped: Sequence[Mapping[str, Any]],
@@ -99,8 +103,9 @@ def explain(row_id: str, place: int | None, pool: Any, dropped: Sequence[Mapping
         nearest = (NearTarget(name, row["similarity"], texts.get(name, "")),)
     else:
         nearest = ()
-    facts: dict[str, Any] = {"source": row["source"], "group": row["group"], "tokens": row["tokens"],
-                             "score": row["score"], "nearest": nearest, "similarities": similarities}
+    score = next((row[name] for name in _SCORES if row.get(name) is not None), None)
+    facts: dict[str, Any] = {"source": row["source"], "group": row["group"], "tokens": row["tokens"], "score": score,
+                             "nearest": nearest, "similarities": similarities}
     if row["selected"]:
         return Explanation(row_id, "selected", _why_selected(row, place, pool, outcome), rank=row["rank"], **facts)
     # The ids of targets and of the pool may be the same; the source tells them apart.
@@ -167,9 +172,10 @@ def _would_rank(place: int, pool: Any, outcome: Outcome | None) -> int | None:
         order = [i for i in ranking(outcome.problem, outcome.selection)
                  if not selected[i] and not outcome.problem.exclude[i]]
         return int(selected.sum()) + 1 + order.index(place) if order else None
-    score = pool["score"].to_numpy(zero_copy_only=False)
-    if score[place] is None or np.isnan(score[place]):
+    name = next((name for name in _SCORES if name in pool.column_names and pool[name][place].as_py() is not None), None)
+    if name is None:
         return None
+    score = np.asarray(pool[name].to_numpy(zero_copy_only=False), dtype=np.float64)
     return int(selected.sum()) + 1 + int((~selected & (score > score[place])).sum())
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from siftune._common.text import one_line, visible
 from siftune.config.settings import DataConfig
 from siftune.data.inspect import PoolStats, describe_source, inspect_pool
 from siftune.data.load import read, window_warning
@@ -46,11 +47,12 @@ class Inspection:
     def __str__(self) -> str:
         lines = self.lines()
         for row, rendered in list(zip(self.examples.rows, self.examples.rendered, strict=True))[: self.show]:
-            lines += ["", f"{row.where}  id {row.id}  {len(rendered)} tokens, {rendered.supervised} supervised [[so]]"]
+            place = f"{one_line(row.where)}  id {one_line(row.id)}"
+            lines += ["", f"{place}  {len(rendered)} tokens, {rendered.supervised} supervised [[so]]"]
             ids, mask = rendered.ids.tolist(), rendered.mask.tolist()
             starts = [t for t in range(len(ids)) if t == 0 or mask[t] != mask[t - 1]]
             for start, stop in zip(starts, [*starts[1:], len(ids)], strict=True):
-                text = self.tokenizer.decode(ids[start:stop])
+                text = visible(self.tokenizer.decode(ids[start:stop]))
                 lines.append(f"[[{text}]]" if mask[start] else text)
         return "\n".join(lines)
 
@@ -63,7 +65,7 @@ class Inspection:
         if len(self.dropped) > UNUSABLE_SHOWN:
             found.append(f"  ... and {len(self.dropped) - UNUSABLE_SHOWN:,} more; `siftune select --bad-rows drop` "
                          "lists all of them")
-        return found
+        return [one_line(line) for line in found]
 
 
 def inspect(config: DataConfig, model: str, *, show: int = 3) -> Inspection:

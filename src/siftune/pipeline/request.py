@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from siftune._common.errors import ConfigError, SiftuneError
+from siftune.config.options import shown
 from siftune.config.settings import DataConfig, SelectConfig, load
 from siftune.data.objects import ObjectFiles
 from siftune.models.lent import is_object
@@ -79,7 +80,7 @@ def requested(kind: type[C], config: Any, given: Mapping[str, Any], *, folder: b
     from siftune.models.objects import named
 
     roles = [role for role in ROLES if role in {f.name for f in dataclasses.fields(kind)}]
-    values = {name: _setting(value) for name, value in given.items() if name not in (*roles, "model")}
+    values = {name: _setting(name, value) for name, value in given.items() if name not in (*roles, "model")}
     with ExitStack() as stack:
         has_model = any(f.name == "model" for f in dataclasses.fields(kind))
         if "model" in given and has_model:
@@ -107,8 +108,12 @@ def requested(kind: type[C], config: Any, given: Mapping[str, Any], *, folder: b
                 shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _setting(value: Any) -> Any:
+def _setting(name: str, value: Any) -> Any:
     """A value as the settings have it."""
+    if name in ("columns", "limits") and isinstance(value, Mapping):
+        return tuple(f"{key}={item}" for key, item in value.items())
+    if name == "quotas" and isinstance(value, Mapping):
+        return tuple(_quota(group, limits) for group, limits in value.items())
     if isinstance(getattr(value, "folder", None), Path):  # the result of a selection or a comparison
         return str(value.folder)
     if isinstance(value, Budget):
@@ -116,6 +121,15 @@ def _setting(value: Any) -> Any:
     if isinstance(value, Integral) and not isinstance(value, bool):  # numpy's whole numbers too
         return int(value)
     return str(value) if isinstance(value, Path) else value
+
+
+def _quota(group: Any, limits: Any) -> str:
+    """``GROUP=FLOOR..CEILING`` of a pair, either of which may be None."""
+    if not isinstance(limits, (tuple, list)) or len(limits) != 2:
+        raise ConfigError(f"the quota of {group!r} cannot be {shown(limits)}", where="quotas",
+                          hint='give floor and ceiling: quotas={"math": ("10%", None)}')
+    floor, ceiling = ("" if limit is None else str(limit) for limit in limits)
+    return f"{group}={floor}..{ceiling}"
 
 
 def _check_workers(config: SelectConfig) -> None:

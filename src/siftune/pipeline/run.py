@@ -7,7 +7,7 @@ similarities to all targets are not kept there: a run that was just made compute
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 
 from siftune._common.errors import ConfigError, DataError, at, first_line
-from siftune._common.files import read_json
+from siftune._common.reading import read_json_of
 from siftune._common.registry import unknown_name
 from siftune.pipeline.explain import Explanation, explain
-from siftune.pipeline.runfolder import Outcome
+from siftune.pipeline.outcome import Outcome
 
 _AGAIN = "run the selection again with the same output_dir: finished work is reused"
 _FILES = ("manifest.json", "config.yaml", "selected.jsonl", "selection.parquet", "scores.parquet")
@@ -77,7 +77,7 @@ class Run:
     @cached_property
     def manifest(self) -> dict[str, Any]:
         """What ``manifest.json`` holds: method, model, data, budget, diagnostics, times, versions."""
-        return read_json(self.folder / "manifest.json")
+        return read_json_of(self.folder / "manifest.json", _AGAIN)
 
     @property
     def report(self) -> Path:
@@ -113,7 +113,9 @@ class Run:
     def rejected(self, n: int = 5) -> list[dict[str, Any]]:
         """The ``n`` rows (at most 100 are kept) that came closest to being selected.
 
-        Each with ``rank`` (where it would stand by score), ``id``, ``score``, ``nearest_target`` and ``row``.
+        Each with ``rank`` (where it would stand by that score), ``id``, ``score``, ``by`` (whose score it is: that of
+        the selector, or the best ``similarity`` or the ``method_score`` where the selector gives rows a score only as
+        it takes them), ``nearest_target`` and ``row``.
         """
         return self._objects("rejected_sample.jsonl")[:max(0, n)]
 
@@ -164,7 +166,7 @@ class Run:
     @cached_property
     def _pool(self) -> Any:
         return _table(self.folder / "scores.parquet", ["id", "source", "group", "score", "nearest_target", "similarity",
-                                                       "tokens", "selected", "rank"])
+                                                       "tokens", "selected", "rank"], ["method_score"])
 
     @cached_property
     def _places(self) -> dict[str, int]:
@@ -178,7 +180,7 @@ class Run:
                 for number, line in enumerate(file, 1):
                     if line.strip():
                         found.append(json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8")))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise DataError(f"{name} holds a line that is not JSON", where=at(path, number), why=first_line(error),
                             hint=_AGAIN) from error
         except OSError as error:
@@ -219,11 +221,13 @@ def load_run(folder: str | Path) -> Run:
     return run
 
 
-def _table(path: Path, columns: list[str]) -> Any:
+def _table(path: Path, columns: list[str], since: Sequence[str] = ()) -> Any:
+    """Columns of a Parquet file; those of ``since`` only where a run of this version wrote it."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        return pq.read_table(path, columns=columns, memory_map=False).select(columns)
+        there = [*columns, *(name for name in since if name in pq.read_schema(path).names)]
+        return pq.read_table(path, columns=there, memory_map=False).select(there)
     except (pa.ArrowException, OSError, KeyError) as error:
         raise DataError(f"cannot read {path.name}", where=str(path), why=first_line(error), hint=_AGAIN) from error

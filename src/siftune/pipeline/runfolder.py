@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime, timezone
 from itertools import islice
 from pathlib import Path
@@ -16,13 +15,12 @@ import numpy as np
 from siftune._common.errors import SiftuneError
 from siftune._common.files import make_folder, write_json, write_lines, write_text, write_with
 from siftune._common.version import __version__
-from siftune.config.catalogue import Recipe, owner_of
-from siftune.config.settings import SelectConfig, to_yaml
-from siftune.data.load import Inputs
-from siftune.data.rows import Dropped
+from siftune.config.settings import to_yaml
 from siftune.data.write import write_dropped, write_rows
-from siftune.features.base import Computed, Context
+from siftune.pipeline.findings import findings
+from siftune.pipeline.outcome import Outcome
 from siftune.selectors import Problem, Selection
+from siftune.selectors.core.constraints import CEILING, DUPLICATE, KEPT_FOR_FLOORS, TOO_LONG
 
 NEARLY = 100  # rows of rejected_sample.jsonl
 
@@ -40,44 +38,6 @@ def prepare(folder: str | Path) -> Path:
     write_text(path / ".writable", "")  # what the permission bits say is not always what the file system does
     (path / ".writable").unlink()
     return path
-
-
-@dataclass
-class Outcome:
-    """A finished selection with all it came from; ``constrained`` is the pool under the user's constraints alone."""
-
-    config: SelectConfig
-    method: Recipe
-    inputs: Inputs
-    context: Context
-    output: Computed
-    constrained: Problem
-    problem: Problem
-    selection: Selection
-    command: str = ""
-
-    @property
-    def owners(self) -> list[str]:
-        """The method and the selector."""
-        return [owner_of(self.method.representation), self.method.selector]
-
-    @property
-    def dropped(self) -> list[Dropped]:
-        """Every row that could not be selected: for what it is, or because the method rules it out."""
-        rows, wanted = self.inputs.pool.rows, set(self.constrained.include.tolist())  # what must be included stays in
-        return [*self.inputs.dropped, *(
-            Dropped(rows[i].id, rows[i].source, rows[i].where, reason, f"ruled out by {self.method.representation}")
-            for reason, found in self.output.excluded.items() for i in found.tolist() if i not in wanted)]
-
-    @property
-    def shortfall(self) -> str | None:
-        """What to tell the user where the method rules out so many rows that the budget cannot be met."""
-        out = {i for rows in self.output.excluded.values() for i in rows.tolist()}
-        if not out or not self.selection.diagnostics["exhausted"]:
-            return None
-        return (f"the budget {self.config.budget} is not met: {self.method.representation} rules out {len(out):,} of "
-                f"{len(self.inputs.pool):,} usable rows (see dropped.jsonl), and {len(self.selection):,} rows are all "
-                "that may be selected of the rest")
 
 
 def write_run(folder: Path, outcome: Outcome) -> None:
@@ -126,8 +86,9 @@ def _selected_before(folder: Path) -> list[str] | None:
 
 
 def ranking(problem: Problem, selection: Selection) -> list[int]:
-    """All pool rows, the likeliest first: by best similarity or score, ties as everywhere in siftune."""
-    score = row_scores(problem)
+    """All pool rows, the likeliest first: by what the selector ranked them by, or, where it gives rows a score only
+    as it takes them, by best similarity or the method's score; ties as everywhere in siftune."""
+    score = row_scores(problem) if selection.row_scores is None else selection.row_scores
     if score is None:
         return []
     return np.lexsort((problem.tiebreak, -score)).tolist()
@@ -173,33 +134,60 @@ def _write_scores(path: Path, outcome: Outcome) -> None:
     rank: list[int | None] = [None] * n
     for place, row in enumerate(outcome.selection.indices.tolist(), start=1):
         rank[row] = place
+    selection = outcome.selection
     nothing = pa.nulls(n, pa.float64())
     similar = problem.blocks is not None
-    score = row_scores(problem)
+    score = selection.row_scores
+    if score is None and selection.diagnostics.get("ranked") != "no rows":
+        score = np.full(n, np.nan)
+        score[selection.indices] = selection.score
     pq.write_table(pa.table({
         "id": pa.array(pool.ids, pa.string()),
         "source": pa.array([row.source for row in pool.rows], pa.string()),
         "group": pa.array([row.group for row in pool.rows], pa.string()),
-        "score": nothing if score is None else pa.array(score, pa.float64()),
+        "score": nothing if score is None else pa.array(score, pa.float64(), mask=~np.isfinite(score)),
         "nearest_target": pa.array(_nearest_names(problem, problem.summary().nearest) if similar else [None] * n,
                                    pa.string()),
         "similarity": pa.array(problem.summary().best, pa.float64()) if similar else nothing,
+        "mean_similarity": pa.array(problem.summary().mean, pa.float64()) if similar else nothing,
+        "method_score": nothing if problem.scores is None else pa.array(problem.scores, pa.float64()),
         "tokens": pa.array(pool.tokens, pa.int64()),
         "supervised": pa.array([r.supervised for r in pool.rendered], pa.int64()),
         "selected": pa.array([place is not None for place in rank], pa.bool_()),
         "rank": pa.array(rank, pa.int64()),
+        "constraint": pa.array(_constraints(outcome), pa.string()),
     }), path)
+
+
+def _constraints(outcome: Outcome) -> list[str | None]:
+    """Why each row had to be selected, or could not be, whatever its score; None where nothing but that decided."""
+    problem, state = outcome.problem, outcome.selection.state
+    found: list[str | None] = [None] * len(problem)
+    if state is not None:
+        for reason, word in _CLOSED.items():
+            for row in np.flatnonzero(state == reason).tolist():
+                found[row] = word
+    for row in np.flatnonzero(problem.exclude).tolist():
+        found[row] = "must-exclude" if outcome.constrained.exclude[row] else "ruled-out"
+    for row in problem.include.tolist():
+        found[row] = "must-include"
+    return found
+
+
+_CLOSED = {DUPLICATE: "near-duplicate", TOO_LONG: "too-long", CEILING: "ceiling", KEPT_FOR_FLOORS: "floors"}
 
 
 def _nearly(outcome: Outcome, rows: Sequence[int]) -> list[str]:
     problem = outcome.problem
-    score = row_scores(problem)
+    score, by = outcome.selection.row_scores, "score"
+    if score is None:
+        score, by = row_scores(problem), "similarity" if problem.blocks is not None else "method_score"
     nearest = problem.summary().nearest if problem.blocks is not None else np.full(len(problem), -1)
     names = _nearest_names(problem, nearest)
     lines = []
     for rank, i in enumerate(rows, start=len(outcome.selection) + 1):
         row = outcome.inputs.pool.rows[i]
-        head = json.dumps({"rank": rank, "id": row.id, "score": None if score is None else float(score[i]),
+        head = json.dumps({"rank": rank, "id": row.id, "score": None if score is None else float(score[i]), "by": by,
                            "nearest_target": names[i]}, ensure_ascii=False)
         lines.append(f'{head[:-1]}, "row": {row.raw}}}')  # the raw text goes in untouched
     return lines
@@ -261,7 +249,7 @@ def _manifest(outcome: Outcome) -> dict[str, Any]:
         "store": {"folder": str(outcome.context.folder / "store"),
                   "bytes": sum(p.stat().st_size for p in (outcome.context.folder / "store").rglob("*") if p.is_file()),
                   "fingerprint": output.fingerprint},
-        "warnings": [*inputs.warnings, *filter(None, [outcome.shortfall])],
+        "warnings": [*inputs.warnings, *findings(outcome)],
         "versions": _versions(),
     }
 

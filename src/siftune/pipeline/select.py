@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +12,7 @@ import numpy as np
 from siftune._common.errors import ConfigError, DataError
 from siftune._common.progress import log
 from siftune.config.catalogue import Recipe, owner_of
+from siftune.config.options import shown
 from siftune.config.settings import SelectConfig, read_yaml
 from siftune.data.load import Inputs, load_inputs
 from siftune.data.rows import Examples
@@ -21,8 +22,10 @@ from siftune.features.collect import check as check_collect
 from siftune.features.gradient_settings import warmup_settings
 from siftune.features.similarity import largest_coordinates
 from siftune.pipeline.auto import Situation, speed
+from siftune.pipeline.findings import shortfall
+from siftune.pipeline.outcome import Outcome
 from siftune.pipeline.recipes import representation_of, resolve
-from siftune.pipeline.runfolder import Outcome, prepare, row_scores
+from siftune.pipeline.runfolder import prepare, row_scores
 from siftune.pipeline.strata import by_score, strata_of
 from siftune.selectors import SELECTORS, Budget, Problem
 from siftune.selectors import select as run_selector
@@ -143,8 +146,8 @@ def choose(config: SelectConfig, *, inputs: Inputs | None = None, context: Conte
         selection = run_selector(problem, resolved, method.selector, seed=config.seed,
                                  **config.own.get(method.selector, {}))
     outcome = Outcome(config, method, inputs, context, found, constrained, problem, selection, command)
-    if outcome.shortfall:
-        log(outcome.shortfall)
+    if told := shortfall(outcome):
+        log(told)
     return outcome
 
 
@@ -194,18 +197,22 @@ def check_own(config: SelectConfig, method: Recipe) -> None:
         log(f"not read: {', '.join(unread)} (auto chose {method.representation} with {method.selector})")
 
 
-_QUOTA = re.compile(r"(?P<group>.+)=(?P<floor>.*?)\.\.(?P<ceiling>.*)")
+def read_quota_texts(entries: Sequence[str]) -> dict[str, tuple[str | None, str | None]]:
+    """``GROUP=FLOOR..CEILING`` of every ``--quota``; either side may be empty.
 
-
-def _quotas(config: SelectConfig) -> dict[str, tuple[str | None, str | None]]:
-    """``GROUP=FLOOR..CEILING`` of every ``--quota``; either side may be empty."""
-    found = {}
-    for entry in config.quotas:
-        match = _QUOTA.fullmatch(entry.strip())
-        if match is None or not (match["floor"] or match["ceiling"]):
-            raise ConfigError(f"{entry!r} is not of the form GROUP=FLOOR..CEILING", where="--quota",
+    Raises:
+        ConfigError: not of that form, or a group twice.
+    """
+    found: dict[str, tuple[str | None, str | None]] = {}
+    for entry in entries:
+        group, _, limits = entry.strip().rpartition("=")  # a group may have a sign of equality in its name, limits not
+        floor, dots, ceiling = (part.strip() for part in limits.partition(".."))
+        if not group or not dots or not (floor or ceiling):
+            raise ConfigError(f"{shown(entry)} is not of the form GROUP=FLOOR..CEILING", where="--quota",
                               hint='for example --quota "math=10%..40%", or "chat=..200" for a ceiling alone')
-        found[match["group"]] = (match["floor"].strip() or None, match["ceiling"].strip() or None)
+        if group in found:
+            raise ConfigError(f"two quotas are given for {shown(group)}", where="--quota", hint="give one")
+        found[group] = (floor or None, ceiling or None)
     return found
 
 
@@ -229,7 +236,7 @@ def constrain(config: SelectConfig, inputs: Inputs, problem: Problem) -> Problem
 def _stratified(config: SelectConfig, inputs: Inputs, problem: Problem, scores: np.ndarray | None = None) -> Problem:
     """The problem with the stratum of every row, and the quotas that speak of them."""
     return dataclasses.replace(problem, groups=strata_of(config.strata, inputs, scores)
-                               ).constrained(quotas=_quotas(config))
+                               ).constrained(quotas=read_quota_texts(config.quotas))
 
 
 def _id_file(path: str, flag: str) -> list[str]:

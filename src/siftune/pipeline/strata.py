@@ -15,7 +15,7 @@ from siftune._common.errors import ConfigError
 from siftune.data.load import Inputs
 from siftune.selectors.core import ordering
 
-_FORM = re.compile(r"(group|source|format|(?P<by>length|score):(?P<bins>\d+))")
+_FORM = re.compile(r"(group|source|format|(?P<by>length|score):(?P<bins>\d{1,9}))", re.ASCII)
 _HINT = 'give group, source, format, length:4 or score:4 (as many parts of equal size as you like)'
 
 

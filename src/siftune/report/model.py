@@ -70,7 +70,7 @@ def build_report(run: str | Path) -> dict[str, Any]:
         "choice": choices.choice_section(choice) if choice else None,
         "comparison": comparison_section(comparison) if comparison else None,
         "composition": _composition(tables),
-        "scores": _scores(tables),
+        "scores": _scores(tables, manifest),
         "targets": _targets(targets, tables),
         "coverage": _coverage(manifest.diagnostics),
         "rows": {"best": _best(folder, tables, targets), "nearly": _nearly(folder, targets)},
@@ -143,15 +143,31 @@ def _composition(tables: _Tables) -> dict[str, Any] | None:
     }
 
 
-def _scores(tables: _Tables) -> dict[str, Any] | None:
-    scores = None if tables.pool is None else composition.floats(tables.pool, "score")
-    if tables.pool is None or scores is None:
+def _scores(tables: _Tables, manifest: Manifest) -> dict[str, Any] | None:
+    """The distribution of what the selector ranked all rows by; where it gave them a score only as it took them, of
+    their best similarities, or the method's scores. ``of`` says of which column."""
+    if tables.pool is None:
         return None
-    histogram = composition.score_histogram(scores, tables.selected)
-    if histogram is None:
+    ranked = manifest.diagnostics.get("ranked")
+    columns = ("score", "similarity", "method_score") if ranked != "when taken" else ("similarity", "method_score")
+    for column in columns:
+        scores = composition.floats(tables.pool, column)
+        histogram = None if scores is None else composition.score_histogram(scores, tables.selected)
+        if scores is not None and histogram is not None:
+            break
+    else:
         return None
-    return {**histogram, "summary": {"pool": composition.summary(scores),
-                                     "selected": composition.summary(scores[tables.selected])}}
+    if column != "score":
+        histogram["cut"] = histogram["passed_over"] = None  # the selector has not cut there
+    elif "constraint" in tables.pool.column_names and histogram["cut"] is not None:
+        free = np.array([reason is None for reason in tables.pool.column("constraint").to_pylist()], dtype=bool)
+        own = scores[free & tables.selected]
+        if len(own):
+            cut = float(np.nanmin(own))
+            histogram["cut"], histogram["passed_over"] = cut, int((free & ~tables.selected & (scores > cut)).sum())
+    return {**histogram, "of": column, "ranked": ranked if isinstance(ranked, str) else None,
+            "summary": {"pool": composition.summary(scores),
+                        "selected": composition.summary(scores[tables.selected])}}
 
 
 def _targets(targets: list[dict[str, Any]], tables: _Tables) -> dict[str, Any] | None:

@@ -86,7 +86,7 @@ class RunFolder:
                     continue
                 try:
                     yield json.loads(raw.decode("utf-8-sig" if line == 1 else "utf-8"))
-                except ValueError as error:
+                except (ValueError, RecursionError) as error:
                     raise DataError(f"{name} holds a line that is not JSON", where=at(path, line), why=str(error),
                                     hint=_AGAIN) from error
 

@@ -35,7 +35,7 @@ def longest_first(problem: Problem, budget: Budget | str | int) -> Selection:
     ledger = Ledger(problem, problem.resolve(budget))
     ledger.offer_in_order(ordering.best_first(lengths, problem.tiebreak))
     return conclude(problem, ledger, score=lengths[ledger.taken], nearest=None, gain=None,
-                    ties_at_cut=ties_at_cut(ledger, lengths))
+                    ties_at_cut=ties_at_cut(ledger, lengths), row_scores=lengths)
 
 
 def shuffled(problem: Problem, seed: int, name: str) -> np.ndarray:

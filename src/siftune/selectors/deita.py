@@ -67,7 +67,8 @@ def deita(problem: Problem, budget: Budget | str | int, *, threshold: float = 0.
             break
     taken = np.array(ledger.taken, dtype=np.int64)
     return conclude(
-        problem, ledger, score=score[taken], gain=np.array(walk.gain), ties_at_cut=None, walks=walks,
+        problem, ledger, score=score[taken], gain=np.array(walk.gain), ties_at_cut=None, row_scores=score,
+        other_rules=True, walks=walks,
         nearest=None if problem.blocks is None else problem.summary().nearest[taken])
 
 

@@ -77,7 +77,8 @@ def k_means_balanced(problem: Problem, budget: Budget | str | int, *, clusters: 
     beyond = _deal(problem, ledger, [order[cluster[order] == c] for c in range(len(centres))], cluster, sizes)
     taken = np.array(ledger.taken, dtype=np.int64)
     return conclude(
-        problem, ledger, score=score[taken], gain=None, ties_at_cut=None, nested=False, seed=seed,
+        problem, ledger, score=score[taken], gain=None, ties_at_cut=None, nested=False, row_scores=score,
+        other_rules=True, seed=seed,
         nearest=None if problem.blocks is None else problem.summary().nearest[taken],
         clusters=len(centres), largest_cluster=int(sizes.max()), beyond_share=beyond)
 

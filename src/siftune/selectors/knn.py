@@ -262,18 +262,18 @@ def _by_mass(problem: Problem, budget: Budget | str | int, mass: np.ndarray, dra
     if draw not in ("heaviest", "sample"):
         raise unknown_name("draw", draw, ("heaviest", "sample"), flag="draw")
     ledger = Ledger(problem, problem.resolve(budget))
-    order = ordering.best_first(mass, problem.tiebreak)
-    carrying = int(np.count_nonzero(mass))
+    score, heavy = mass, np.flatnonzero(mass)
     if draw == "sample":
-        heavy = order[:carrying]
-        noise = gumbel((problem.ids[int(row)] for row in heavy), seed, "knn")
-        order[:carrying] = heavy[ordering.best_first(np.log(mass[heavy]) + noise, problem.tiebreak[heavy])]
+        # Of log mass plus Gumbel noise, the exponential: a row without mass then has 0, not minus infinity.
+        score = mass.copy()
+        score[heavy] *= np.exp(gumbel((problem.ids[int(row)] for row in heavy), seed, "knn"))
         more = {"seed": seed, **more}
-    ledger.offer_in_order(order)
+    ledger.offer_in_order(ordering.best_first(score, problem.tiebreak))
     taken = np.array(ledger.taken, dtype=np.int64)
     return conclude(
-        problem, ledger, score=mass[taken], gain=mass[taken], nearest=problem.summary().nearest[taken],
-        ties_at_cut=ties_at_cut(ledger, mass) if draw == "heaviest" else None, draw=draw, rows_with_mass=carrying,
+        problem, ledger, score=score[taken], gain=mass[taken], row_scores=score,
+        nearest=problem.summary().nearest[taken],
+        ties_at_cut=ties_at_cut(ledger, mass) if draw == "heaviest" else None, draw=draw, rows_with_mass=len(heavy),
         filled_without_mass=int((mass[taken[ledger.included:]] == 0).sum()),
         mass_outside=round(max(0.0, 1 - float(mass[taken].sum())), 9), **more)
 

@@ -45,7 +45,7 @@ def resampling(problem: Problem, budget: Budget | str | int, *, seed: int = 0, t
         temperature: the smaller, the closer to the rows with the highest scores; cosines need one of about 0.1.
         aggregate: how the similarities of a row become its score, as for top-k.
 
-    ``score`` is the row's score, without the noise that ordered it. Diagnostics add ``seed``, ``temperature`` and
+    ``score`` is score / temperature with the noise that ordered the row. Diagnostics add ``seed``, ``temperature`` and
     ``effective_rows``: how many rows of equal weight would spread the weights as evenly, (sum w)^2 / sum w^2.
 
     Raises:
@@ -63,7 +63,8 @@ def resampling(problem: Problem, budget: Budget | str | int, *, seed: int = 0, t
     usable = log_weight[~problem.exclude]
     weight = np.exp(usable - usable.max())
     return conclude(
-        problem, ledger, score=score[taken], gain=None, ties_at_cut=None, seed=seed, temperature=temperature,
+        problem, ledger, score=perturbed[taken], gain=None, ties_at_cut=None, row_scores=perturbed, seed=seed,
+        temperature=temperature,
         nearest=None if problem.blocks is None else problem.summary().nearest[taken],
         effective_rows=round(float(weight.sum() ** 2 / (weight ** 2).sum()), 6))
 

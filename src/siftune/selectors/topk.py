@@ -41,7 +41,7 @@ def top_k(problem: Problem, budget: Budget | str | int, *, aggregate: Aggregate 
     return conclude(
         problem, ledger, score=score[taken], gain=score[taken],
         nearest=None if problem.blocks is None else problem.summary().nearest[taken],
-        ties_at_cut=ties_at_cut(ledger, score))
+        ties_at_cut=ties_at_cut(ledger, score), row_scores=score)
 
 
 def aggregate_score(problem: Problem, aggregate: Aggregate = "max") -> np.ndarray:

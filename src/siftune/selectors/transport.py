@@ -26,6 +26,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -284,12 +285,13 @@ def _columns(problem: Problem, blocks: _Pool, log_u: np.ndarray, rule: Rule) -> 
 
 
 def _by_score(problem: Problem, budget: Budget | str | int, plan: _Columns, score: np.ndarray, *, nested: bool = True,
-              **more: object) -> Selection:
+              **more: Any) -> Selection:
     ledger = Ledger(problem, problem.resolve(budget))
     ledger.offer_in_order(ordering.best_first(score, problem.tiebreak))
     taken = np.array(ledger.taken, dtype=np.int64)
     return conclude(problem, ledger, score=score[taken], gain=plan.mass[taken], nearest=plan.nearest[taken],
-                    ties_at_cut=ties_at_cut(ledger, score), nested=nested, transport_cost=round(plan.cost, 9),
+                    ties_at_cut=ties_at_cut(ledger, score), nested=nested, row_scores=score,
+                    transport_cost=round(plan.cost, 9),
                     mass_selected=round(float(plan.mass[taken].sum()), 9), **more)
 
 

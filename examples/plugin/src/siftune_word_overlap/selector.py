@@ -30,7 +30,8 @@ def strided_top(problem: Problem, budget: Budget | str | int, *, stride: int = 2
     ledger = Ledger(problem, problem.resolve(budget))
     ledger.offer_in_order(np.concatenate([ranked[first::stride] for first in range(min(stride, len(ranked)))]))
     taken = np.array(ledger.taken, dtype=np.int64)
-    return conclude(problem, ledger, score=score[taken], gain=score[taken], nearest=None, ties_at_cut=None)
+    return conclude(problem, ledger, score=score[taken], gain=score[taken], nearest=None, ties_at_cut=None,
+                    row_scores=score, other_rules=True)
 
 
 STRIDED_TOP = Selector(SelectorInfo(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from siftune._common.text import one_line
+
 
 @dataclass
 class Plan:
@@ -26,7 +28,7 @@ class Plan:
 
     def text(self) -> str:
         width = max(len(name) for name, _ in self.lines)
-        return "\n".join(f"{name:{width}}  {told}" for name, told in self.lines)
+        return "\n".join(f"{one_line(name):{width}}  {one_line(told)}" for name, told in self.lines)
 
 
 def peak_memory() -> int:

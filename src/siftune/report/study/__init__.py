@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from siftune._common import files
 from siftune._common.errors import DataError
+from siftune._common.text import one_line
 
 if TYPE_CHECKING:
     from siftune.experiments.results import Results
@@ -20,11 +21,12 @@ __all__ = ["NUMBERS", "PAGE", "build", "verdict_of"]
 NUMBERS, PAGE = "study.json", "study.html"
 
 
-def build(folder: str | Path) -> Path:
+def build(folder: str | Path, *, share: bool = False) -> Path:
     """Write ``study.html`` into the folder of a study; all of its numbers stand in, or follow from, the files there.
 
     Args:
         folder: that ``siftune study`` wrote.
+        share: whether to leave out machine paths, names of users and machines, and command lines.
 
     Returns:
         The path of the page.
@@ -34,6 +36,7 @@ def build(folder: str | Path) -> Path:
         SiftuneError: the operating system refused to write.
     """
     from siftune.experiments.results import read_results
+    from siftune.report.share import Private
     from siftune.report.study.model import build_view
     from siftune.report.study.page import render
     from siftune.report.study.pool import pool_view
@@ -45,7 +48,11 @@ def build(folder: str | Path) -> Path:
                         hint="give the folder that `siftune study` wrote")
     study = read_results(path)
     page = folder / PAGE
-    files.write_text(page, render({**build_view(study, folder.resolve().name), **pool_view(folder, study)}))
+    private = Private(folder, study.settings.model_dump()) if share else None
+    if private is not None:
+        study = type(study).model_validate(private.value(study.to_dict()))
+    view = build_view(study, folder.resolve().name)
+    files.write_text(page, render({**view, **pool_view(folder, study, private.text if private else str)}))
     return page
 
 
@@ -54,4 +61,4 @@ def verdict_of(results: Results) -> str:
     from siftune.report.study.verdict import verdict
 
     found = verdict(results)
-    return "\n".join([found["headline"], *found["cautions"]])
+    return "\n".join(map(one_line, [found["headline"], *found["cautions"]]))

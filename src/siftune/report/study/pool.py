@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -38,10 +38,11 @@ COLOURS = 6  # groups with a colour of their own
 _File = TypeVar("_File", bound=BaseModel)
 
 
-def pool_view(folder: Path, study: Results) -> dict[str, Any]:
+def pool_view(folder: Path, study: Results, name_of: Callable[[str], str] = str) -> dict[str, Any]:
     """``pool_map``, ``pool_rows`` and ``pool_data``: what the template says of them, and what it embeds for the script.
 
-    Without ``rows.json`` there is nothing but None; without a map there is ``pool_map.none``, the reason.
+    Without ``rows.json`` there is nothing but None; without a map there is ``pool_map.none``, the reason. ``name_of``
+    makes of names of groups and rows what may be shown.
 
     Raises:
         DataError: a file is not as ``siftune study`` writes it.
@@ -49,12 +50,13 @@ def pool_view(folder: Path, study: Results) -> dict[str, Any]:
     rows = _read(folder / ROWS, RowsFile)
     if rows is None:
         return {"pool_map": None, "pool_rows": None, "pool_data": None}
+    rows.groups = [name_of(name) for name in rows.groups]
     drawn = _read(folder / MAP, MapFile)
     if drawn is not None and not drawn.none and drawn.rows != rows.rows:
         drawn = None  # the study has been changed since, and has not got as far as its map
     kept, room = [], TEXT_BYTES
     for entry in rows.texts:
-        entry = seen([entry.place, entry.id, [list(turn) for turn in entry.turns], entry.more])
+        entry = seen([entry.place, name_of(entry.id), [list(turn) for turn in entry.turns], entry.more])
         room -= embedded_bytes(entry)
         if room < 0:
             break

@@ -9,10 +9,12 @@ from fractions import Fraction
 from typing import Literal
 
 from siftune._common.errors import ConfigError
+from siftune.config.options import shown
 
 FLAG = "--budget"
 _FORMS = 'write a share ("5%"), a number of rows ("500") or of tokens ("20000 tokens", "20ktok", "1.5Mtok")'
-_PATTERN = re.compile(r"([+-]?\d+(?:\.\d*)?|[+-]?\.\d+)\s*([kKmM]?)\s*(%|rows?|tok|tokens?|)", re.ASCII)
+_PATTERN = re.compile(r"([+-]?\d+(?:\.\d*)?|[+-]?\.\d+)\s*(?:([kKmM])\s*)?(%|rows?|tok|tokens?|)", re.ASCII)
+_LONGEST = 40  # characters: numbers beyond are no budget, and take long to read
 _SCALE = {"": 1, "k": 1_000, "m": 1_000_000}
 
 
@@ -49,10 +51,10 @@ class Budget:
         if isinstance(text, Budget):
             return text
         asked = str(text).strip()
-        match = _PATTERN.fullmatch(asked)
+        match = _PATTERN.fullmatch(asked) if len(asked) <= _LONGEST else None
         if match is None or isinstance(text, bool):
-            raise ConfigError(f"cannot read the budget {asked!r}", where=FLAG, hint=_FORMS)
-        number, scale, unit = match.groups()
+            raise ConfigError(f"cannot read the budget {shown(asked)}", where=FLAG, hint=_FORMS)
+        number, scale, unit = match[1], match[2] or "", match[3]
         if unit == "%" and scale:
             raise ConfigError(f"cannot read the budget {asked!r}", where=FLAG, hint=_FORMS)
         amount = Fraction(Decimal(number)) * _SCALE[scale.lower()]

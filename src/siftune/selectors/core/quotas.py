@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from siftune._common.errors import ConfigError
+from siftune.config.options import shown
 from siftune.selectors.core.budget import Budget, ResolvedBudget
 
 WHERE = "quotas"
@@ -81,12 +82,12 @@ def _limit(name: str, which: str, value: Limit, budget: ResolvedBudget) -> tuple
     """A floor or ceiling in rows or tokens, and whether it is in tokens."""
     if value is None:
         return None, False
-    if _NOTHING.fullmatch(str(value).strip()):
+    if _NOTHING.fullmatch(str(value).strip()[:41]):
         return 0, False
     try:
         limit = Budget.parse(value)
     except ConfigError:
-        raise ConfigError(f"cannot read the {which} of group {name!r}: {value!r}", where=WHERE,
+        raise ConfigError(f"cannot read the {which} of group {shown(name)}: {shown(value)}", where=WHERE,
                           hint='write a number of rows ("50"), a share of the budget ("20%") or, under a budget in '
                                'tokens, a number of tokens ("2ktok")') from None
     if limit.kind == "tokens" and budget.kind != "tokens":
