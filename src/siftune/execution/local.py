@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import pickle
 import signal
+import sys
 import threading
 import time
 import traceback
@@ -92,8 +93,8 @@ class LocalExecutor(Generic[Job, Result]):
             for number in range(places):
                 begin(number)
             while len(queue) or any(worker.job is not None for worker in workers.values()):
-                for worker in [w for w in workers.values() if w.is_free]:
-                    if len(queue):
+                for worker in workers.values():  # those that were idle when a job came back
+                    if worker.is_free and len(queue):
                         worker.give(*queue.next())
                 for pipe in connection.wait(list(workers)):
                     worker = workers[pipe]
@@ -103,6 +104,8 @@ class LocalExecutor(Generic[Job, Result]):
                         if kind == _RAISED:
                             raise value
                         began[worker.number] = 0
+                        if len(queue):  # before whoever is told of the result takes the time
+                            worker.give(*queue.next())
                         if kind == _DONE:
                             yield value
                         continue
@@ -267,6 +270,8 @@ def _say(pipe: Any, kind: int, value: Any) -> None:
 def _stop(*_: Any) -> None:
     """Leave by an exception, so that what was half written is removed."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    # Raised inside a finaliser, it is swallowed: nothing is printed, and the closed pipe ends it after the job.
+    sys.unraisablehook = lambda _: None
     raise SystemExit(1)
 
 

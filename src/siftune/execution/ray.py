@@ -117,10 +117,7 @@ class _Actors:
             for place in range(self.workers):
                 self._launch(place)
             while len(queue) or any(one.what == "job" for one in self.awaited.values()):
-                while self.idle and len(queue):
-                    number, job = queue.next()
-                    place = self.idle.pop()
-                    self._await(self.actors[place].run.remote(job), _Awaited(place, "job", number))
+                self._give(queue)
                 if not self.awaited:
                     raise SiftuneError(f"every actor was lost while it started, {times(self.executor.tries)}",
                                        where="--executor ray", hint=HINT)
@@ -141,6 +138,7 @@ class _Actors:
                         continue
                     self.losses[one.place] = 0
                     self.idle.append(one.place)
+                    self._give(queue)  # before whoever is told of the result takes the time
                     if one.what == "job":
                         yield result
             for place in self.idle:
@@ -160,6 +158,12 @@ class _Actors:
 
     def _await(self, reference: Any, one: _Awaited) -> None:
         self.awaited[reference] = one
+
+    def _give(self, queue: Tries[Any]) -> None:
+        while self.idle and len(queue):
+            number, job = queue.next()
+            place = self.idle.pop()
+            self._await(self.actors[place].run.remote(job), _Awaited(place, "job", number))
 
     def _replace(self, one: _Awaited, why: str, queue: Tries[Any]) -> None:
         self.ray.kill(self.actors.pop(one.place))  # it may only be out of reach: two must not write to one store
