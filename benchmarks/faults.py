@@ -16,13 +16,15 @@ kills    SIGKILL to the command after a time drawn from 0 to what an undisturbed
          (shards with their notes, checkpoints, scores, selections) must still have the times that it had.
 ray      The same with ``--executor ray``: SIGKILL to an actor's process in one half, to the command in the other.
 damage   Files of a finished run are damaged by ``tests/faults/mutations.py``, then the same command again: it has to
-         give the same result, or say in words (exit 2, no traceback) what it refuses, and then give it with
-         ``--recompute``.
+         give the same result, or say in words (exit 2, no traceback) what it refuses, and then give it when what its
+         hint says is done (``--recompute``, or a folder that stands where a file belongs is moved away).
 disk     ``space``: a tmpfs of a random size, which is full at a random moment (ENOSPC of the kernel). ``read-only``:
-         the tmpfs is made read-only at a random moment (EROFS). ``access``: as an ordinary user, all folders of the
-         run lose the right to write at a random moment (EACCES). ``size``: a random limit on the size of files
-         (RLIMIT_FSIZE, EFBIG). Each has to end with exit 2 and words, or to have ended before; then, with room and
-         rights, the same command again. Needs root, for mounting and for changing the user.
+         from a random moment on Python's calls that write there fail with EROFS (made in the process, since Linux
+         refuses to make a file system read-only while a file is open). ``access``: all folders of the run lose the
+         right to write at a random moment, for a process without root's privilege to write anyway (EACCES of the
+         kernel). ``size``: a random limit on the size of files (RLIMIT_FSIZE, EFBIG of the kernel). Each has to end
+         with exit 2 and words, or to have ended before; then, with room and rights, the same command again. Needs root,
+         for mounting.
 """
 
 from __future__ import annotations
@@ -403,9 +405,17 @@ def damage(bench: Bench, run: Path, chance: random.Random, number: int) -> dict[
         if not ended.is_refusal:
             wrong.append(f"no clear error: {ended.code}: {ended.err[-1500:]}")
         seen["refused"] = next((line for line in ended.err.splitlines() if line.startswith("error: ")), "")[:200]
-        ended = run_to_end([*arguments, *(["--recompute"] if command != "study" else [])])
-        if ended.code != 0 and command != "study":
-            wrong.append(f"--recompute ended with {ended.code}: {ended.err[-1500:]}")
+        more: list[str] = []
+        for _ in range(10):  # what the hints say
+            if "move it away" in ended.err:
+                shutil.rmtree(next(line[6:] for line in ended.err.splitlines() if line.startswith("  --> ")))
+            else:
+                more = ["--recompute"]
+            ended = run_to_end([*arguments, *more])
+            if ended.code == 0 or command == "study" or not ended.is_refusal:
+                break
+        if ended.code != 0:
+            wrong.append(f"after what the hint said it ended with {ended.code}: {ended.err[-1500:]}")
     if ended.code == 0:
         wrong += differences(bench, command, run, {})
     shutil.rmtree(aside)
@@ -440,30 +450,23 @@ def disk(bench: Bench, run: Path, chance: random.Random, number: int) -> dict[st
             def prepare() -> None:
                 resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
         elif how == "access":
-            mount.chmod(0o777)
+            prepare = obey_permissions
+        elif how == "read-only":
+            moment = chance.uniform(0, seconds)
 
             def prepare() -> None:
-                os.environ["HOME"] = str(mount)
-                os.setgid(65534)
-                os.setuid(65534)
+                refuse_writes(mount, time.monotonic() + moment)
         process, told = begin(arguments, prepare)
-        if how in ("read-only", "access"):
+        if how == "access":
             time.sleep(chance.uniform(0, seconds))
-            if how == "access":
-                # Without access for writing to all of its folders.
-                for path in (mount, *(p for p in mount.rglob("*") if p.is_dir())):
-                    path.chmod(0o555)
-            else:
-                until = time.monotonic() + 20
-                while running(process) and time.monotonic() < until and subprocess.run(
-                        ["mount", "-o", "remount,ro", str(mount)], capture_output=True, check=False).returncode:
-                    time.sleep(0.001)  # busy while a file is open for writing
+            for path in (mount, *(p for p in mount.rglob("*") if p.is_dir())):
+                path.chmod(0o555)
         first = wait(process, told)
         if how == "access":
             for path in (mount, *(p for p in mount.rglob("*") if p.is_dir())):
-                path.chmod(0o777)
+                path.chmod(0o755)
         else:
-            subprocess.run(["mount", "-o", "remount,rw,size=256m", str(mount)], check=True)
+            subprocess.run(["mount", "-o", "remount,size=256m", str(mount)], check=True)
         seen |= {"first": first.code, "error": next((line for line in first.err.splitlines()
                                                      if line.startswith("error: ")), "")[:160]}
         wrong = []
@@ -477,6 +480,58 @@ def disk(bench: Bench, run: Path, chance: random.Random, number: int) -> dict[st
             wrong.append(f"the rerun ended with {ended.code}: {ended.err[-1500:]}")
         wrong += differences(bench, command, run, before)
     return {**seen, "wrong": wrong}
+
+
+def obey_permissions() -> None:
+    """Give up root's right to write where nobody may (CAP_DAC_OVERRIDE), as an ordinary owner of the files."""
+    import ctypes
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    header, data = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
+    if libc.capget(header, data):
+        raise OSError(ctypes.get_errno(), "capget")
+    for i in (0, 1):  # effective, permitted
+        data[i] &= ~(0b11 << 1)
+    if libc.capset(header, data):
+        raise OSError(ctypes.get_errno(), "capset")
+
+
+def refuse_writes(folder: Path, moment: float) -> None:
+    """From a moment on, Python's calls that write below a folder fail with EROFS.
+
+    A file system cannot be made read-only while a file is open for writing, and the lock of a run always is: so this
+    one fault is made in the process, not by the kernel.
+    """
+    import builtins
+    import errno
+    import io
+
+    root = str(folder)
+
+    def refused(path: Any) -> bool:
+        try:
+            text = os.fsdecode(os.fspath(path))
+        except TypeError:
+            return False
+        return time.monotonic() >= moment and text.startswith(root)
+
+    def wrap(owner: Any, name: str, writes: Callable[..., bool] = lambda *a, **k: True) -> None:
+        real = getattr(owner, name)
+
+        def call(path: Any, *args: Any, **kwargs: Any) -> Any:
+            if refused(path) and writes(*args, **kwargs):
+                raise OSError(errno.EROFS, os.strerror(errno.EROFS), os.fspath(path))
+            return real(path, *args, **kwargs)
+
+        setattr(owner, name, call)
+
+    for name in ("mkdir", "rename", "replace", "unlink", "remove", "rmdir", "chmod", "utime", "truncate", "symlink"):
+        wrap(os, name)
+    wrap(os, "open", lambda flags=0, *a, **k: bool(flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)))
+    real_open = io.open
+    wrap(io, "open", lambda mode="r", *a, **k: any(letter in mode for letter in "wax+"))
+    assert real_open is not io.open
+    builtins.open = io.open
 
 
 @contextmanager
