@@ -15,7 +15,8 @@ kills    SIGKILL to the command after a time drawn from 0 to what an undisturbed
          to end by itself). The result must be that of the undisturbed run, and what was complete when the kill came
          (shards with their notes, checkpoints, scores, selections) must still have the times that it had.
 ray      The same with ``--executor ray``: SIGKILL to an actor's process in one half, to the command in the other.
-damage   Files of a finished run are damaged by ``tests/faults/mutations.py``, then the same command again: it has to
+damage   Files of a finished run are damaged by ``tests/faults/mutations.py``. A command that reads the folder (doctor,
+         report, export, ``select --from``) must not end with a traceback; then the same command again: it has to
          give the same result, or say in words (exit 2, no traceback) what it refuses, and then give it when what its
          hint says is done (``--recompute``, or a folder that stands where a file belongs is moved away).
 disk     ``space``: a tmpfs of a random size, which is full at a random moment (ENOSPC of the kernel). ``read-only``:
@@ -251,14 +252,13 @@ def named(process: int, name: str) -> bool:
         return False
 
 
-def actors() -> list[int]:
-    """Processes of Ray that hold actors of siftune's."""
-    return [int(path.name) for path in Path("/proc").glob("[0-9]*") if named(int(path.name), "ray::_Worker")]
-
-
-def of_ray() -> list[int]:
-    return [int(path.name) for path in Path("/proc").glob("[0-9]*")
-            if any(named(int(path.name), part) for part in ("ray::", "/raylet/raylet", "gcs_server"))]
+def of_command(process: int) -> list[int]:
+    """All that a command has started, and what these have: its cluster, where it is one on Ray."""
+    found, more = [], [process]
+    while more:
+        more = [child for parent in more for child in children(parent)]
+        found += more
+    return found
 
 
 # Campaigns: each trial returns what it has seen; an empty "wrong" means that it went as promised.
@@ -277,21 +277,28 @@ def kill(bench: Bench, run: Path, chance: random.Random, number: int, executor: 
     process, told = begin(arguments)
     began = time.monotonic()
     after = chance.uniform(0, seconds)
-    known = set(children(server())) | set(actors())
+    cluster: set[int] = set()  # of Ray, all processes that were ever seen
 
     def workers_of() -> list[int]:
-        found = actors() if executor == "ray" else children(server())
-        return sorted(set(found) - known)
+        if executor == "local":
+            return children(server())
+        found = of_command(process)
+        cluster.update(found)
+        return [one for one in found if named(one, "ray::_Worker")]
 
     is_killed = False
-    if whom == "worker":  # soon or late in the life of the first ones
-        while not workers_of() and running(process):
-            time.sleep(0.002)
-        time.sleep(chance.uniform(0, seconds / 2))
+    victims = [process]
+    if whom == "worker":  # soon or late in the life of those of one of its passes
+        victims = []
+        while not victims and running(process):
+            while not workers_of() and running(process):
+                time.sleep(0.005)
+            time.sleep(chance.uniform(0, seconds / (8 if executor == "ray" else 2)))
+            victims = workers_of()
     else:
         time.sleep(max(0.0, began + after - time.monotonic()))
+        workers_of()
     before: dict[str, int] = {}
-    victims = workers_of() if whom == "worker" else [process]
     if victims and running(process):
         victim = chance.choice(victims)
         try:
@@ -321,11 +328,15 @@ def kill(bench: Bench, run: Path, chance: random.Random, number: int, executor: 
     if "Traceback" in first.err + ended.err:
         wrong.append(f"traceback: {(first.err + ended.err)[-1500:]}")
     if executor == "ray":
-        until = time.monotonic() + 100  # Ray's own agents look for their parent for about a minute
-        while of_ray() and time.monotonic() < until:
+        def left() -> list[int]:
+            return [one for one in cluster if running(one) and any(
+                named(one, part) for part in ("ray::", "/raylet/raylet", "gcs_server"))]
+
+        until = time.monotonic() + 120  # Ray's own agents look for their head for about a minute
+        while left() and time.monotonic() < until:
             time.sleep(0.5)
-        if of_ray():
-            wrong.append(f"{len(of_ray())} processes of Ray are left")
+        if left():
+            wrong.append(f"{len(left())} processes of Ray are left")
     else:
         until = time.monotonic() + 30
         while workers_of() and time.monotonic() < until:
@@ -396,9 +407,17 @@ def damage(bench: Bench, run: Path, chance: random.Random, number: int) -> dict[
                     break
             except (ValueError, KeyError, TypeError, AttributeError, IndexError):  # a way for files of another content
                 shutil.copyfile(copies[path], path)
-    ended = run_to_end(arguments)
-    seen = {"command": command, "damaged": damaged, "first": ended.code, "scored_again": is_scored_again}
     wrong = []
+    readers = [["doctor", str(run), "--model", "none"], ["report", str(run)], *(
+        [] if command == "study" else [["export", str(run)], ["select", "--from", str(run), "--budget", "4",
+                                                              "--output-dir", str(run.with_name(f"{run.name}-from"))]])]
+    reader = chance.choice(readers)
+    looked = run_to_end(reader)
+    if looked.code not in (0, 1, 2) or "Traceback" in looked.err:
+        wrong.append(f"{reader[0]} of the damaged folder: {looked.code}: {looked.err[-1500:]}")
+    ended = run_to_end(arguments)
+    seen = {"command": command, "damaged": damaged, "first": ended.code, "scored_again": is_scored_again,
+            "reader": reader[0], "read": looked.code}
     if "Traceback" in ended.err:
         wrong.append(f"traceback: {ended.err[-1500:]}")
     if ended.code != 0:
@@ -419,6 +438,7 @@ def damage(bench: Bench, run: Path, chance: random.Random, number: int) -> dict[
     if ended.code == 0:
         wrong += differences(bench, command, run, {})
     shutil.rmtree(aside)
+    shutil.rmtree(run.with_name(f"{run.name}-from"), ignore_errors=True)
     return {**seen, "wrong": wrong}
 
 
