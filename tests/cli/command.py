@@ -83,9 +83,13 @@ class Running:
         """The exit code, or None while it runs."""
         return self._process.exitcode
 
-    def send_signal(self, number: int) -> None:
+    @property
+    def pid(self) -> int:
         assert self._process.pid is not None
-        os.kill(self._process.pid, number)
+        return self._process.pid
+
+    def send_signal(self, number: int) -> None:
+        os.kill(self.pid, number)
 
     def communicate(self) -> tuple[str, str]:
         """Wait for the end: stdout, stderr."""
@@ -99,6 +103,7 @@ def _as_typed(arguments: list[str], folder: str) -> None:
     for number, name in ((1, "out"), (2, "err")):
         with (Path(folder) / name).open("w") as file:
             os.dup2(file.fileno(), number)
+    os.setpgid(0, 0)  # a group of its own, as a shell starts it
     signal.signal(signal.SIGINT, signal.default_int_handler)  # as at a terminal, however the tests were started
     os.chdir(ROOT)
     sys.argv = ["siftune", *arguments]

@@ -10,14 +10,17 @@ from pathlib import Path
 
 import pytest
 
+from siftune import execution
 from siftune._common.errors import ConfigError, DataError, SiftuneError
 from siftune._common.files import read_json
 from siftune.config.settings import SelectConfig
-from siftune.execution import executor_of
+from siftune.execution import SetAside, executor_of
 from siftune.execution.ray import RayExecutor, share_of
 from siftune.experiments.run import study
-from tests.execution.test_local import Squares
+from tests.cli.command import siftune
+from tests.execution.test_local import Kills, Squares, kills
 from tests.experiments.studies import config, timeless, write_files
+from tests.faults.deadly import deadly
 
 ray = pytest.importorskip("ray")
 
@@ -68,10 +71,23 @@ def test_an_error_of_a_job_comes_through_whole(cluster):
         list(RayExecutor(1).map(Squares, ["one"]))
 
 
-def test_a_worker_that_dies_is_told(cluster):
-    with pytest.raises(SiftuneError, match="a worker died") as caught:
-        list(RayExecutor(1).map(Squares, [1, 99, 2]))
+def test_the_job_of_a_killed_actor_goes_to_another_one_and_what_kills_again_is_set_aside(cluster, tmp_path):
+    results = RayExecutor(2).map(Kills, kills(tmp_path, 0, 1, 0, 9, 0, 0))
+    assert sorted(name for name, _ in islice(results, 5)) == ["0", "1", "2", "4", "5"]
+    with pytest.raises(SetAside) as caught:
+        next(results)
+    assert [name for name, _, _ in caught.value.jobs] == ["3"]
+    assert len(list(tmp_path.iterdir())) == 3
     assert "--workers" in str(caught.value.hint)
+
+
+def test_actors_that_do_not_come_to_be_are_not_waited_for_for_ever(cluster):
+    taken = ray.remote(num_cpus=2)(Squares).remote(0)
+    ray.get(taken.__call__.remote(1))
+    with pytest.raises(SiftuneError, match=r"no actor came to be within 0\.5 s") as caught:
+        list(RayExecutor(1, start_seconds=0.5).map(Squares, [1]))
+    assert "--ray-start-seconds" in str(caught.value.hint)
+    ray.kill(taken)
 
 
 def test_closed_early_it_kills_its_actors(cluster, tmp_path, monkeypatch):
@@ -90,8 +106,11 @@ def test_closed_early_it_kills_its_actors(cluster, tmp_path, monkeypatch):
 
 def test_at_the_end_tasks_are_closed_where_the_command_was_typed(cluster, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert len(list(RayExecutor(2, folder="run").map(Notes, [("a", 0.0), ("b", 0.0)]))) == 2
-    assert {p.name for p in tmp_path.iterdir()} == {"a", "b", "closed-0", "closed-1", "run"}
+    worked = list(RayExecutor(2, folder="run").map(Notes, [("a", 0.0), ("b", 0.0)]))
+    assert len(worked) == 2
+    names = {p.name for p in tmp_path.iterdir()}
+    assert {"a", "b", "run", *(f"closed-{worker}" for worker in worked)} <= names  # the other may have come too late
+    assert names <= {"a", "b", "run", "closed-0", "closed-1"}
     assert list((tmp_path / "run").iterdir()) == []
 
 
@@ -125,6 +144,22 @@ def test_features_and_trainings_are_those_of_this_process_which_goes_on_where_ac
     assert len(shards) >= 4
     for shard in shards:
         assert (tmp_path / "here" / shard).read_bytes() == (tmp_path / "there" / shard).read_bytes()
+
+
+def test_features_are_those_of_this_process_though_an_actor_is_killed(cluster, tmp_path, monkeypatch):
+    files = write_files(tmp_path)
+    arguments = ("select", "--model", files["model"], "--pool", files["pool"][0], "--target", tmp_path / "sums.jsonl",
+                 "--budget", 8, "--max-length", 128, "--method", "rds+", "--shard-rows", 4)
+    siftune(*arguments, "--output-dir", tmp_path / "here").ok()
+    real = execution.executor_of
+    monkeypatch.setattr(execution, "executor_of", lambda *a, **k: deadly(
+        real(*a, **k), {"shard-00002 of rds/pool": 1}, tmp_path / "marks"))
+    told = siftune(*arguments, "--executor", "ray", "--workers", 2, "--output-dir", tmp_path / "there").ok()
+    assert len(list((tmp_path / "marks").iterdir())) == 1
+    assert "the worker of shard-00002 of rds/pool/base was lost" in told.err
+    for name in ("selected.jsonl", *(f"store/rds/pool/base/shard-0000{i}.safetensors" for i in range(10))):
+        assert (tmp_path / "here" / name).read_bytes() == (tmp_path / "there" / name).read_bytes()
+    assert not [path for path in (tmp_path / "there").rglob(".*") if path.is_file()]
 
 
 def test_the_settings_decide_what_runs_the_jobs(tmp_path):

@@ -32,6 +32,7 @@ _HINTS = {
     errno.EROFS: "choose an --output-dir that you may write to",
     errno.EACCES: "choose an --output-dir that you may write to",
     errno.EPERM: "choose an --output-dir that you may write to",
+    errno.EISDIR: "a folder stands where this file is to be written: move it away and run the same command again",
     errno.ENOTDIR: "a file stands where a folder is needed: choose another --output-dir",
     errno.EEXIST: "a file stands where a folder is needed: choose another --output-dir",
 }

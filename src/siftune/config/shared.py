@@ -152,6 +152,11 @@ class SelectConfig(DataConfig, ModelConfig):
     executor: Literal["local", "ray"] = option("local", "Where the workers run: processes on this machine, or actors "
                                                "of a Ray cluster (of RAY_ADDRESS, else started here).", group=RUN,
                                                decides="nothing")
+    worker_tries: int = option(2, "How many workers a shard or training may cost (killed, out of memory, machine lost) "
+                               "before it is set aside and named while the others go on.", group=RUN, rule=COUNT,
+                               decides="nothing")
+    ray_start_seconds: float = option(180.0, "Seconds that Ray and its actors may take to start; more on busy "
+                                      "machines.", group=RUN, rule=POSITIVE, decides="nothing")
 
     def settings_of(self, owner: str) -> Any:
         """The settings of a method or selector: an instance of its ``Settings``.

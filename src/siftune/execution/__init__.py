@@ -6,31 +6,34 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from siftune.execution.local import LocalExecutor
+from siftune.execution.tries import SetAside
 
 if TYPE_CHECKING:
     from siftune.config.settings import SelectConfig
     from siftune.execution.ray import RayExecutor
 
-__all__ = ["LocalExecutor", "executor_of"]
+__all__ = ["LocalExecutor", "SetAside", "executor_of"]
 
 
-def executor_of(config: SelectConfig, folder: str | Path, jobs: int) -> LocalExecutor[Any, Any] | RayExecutor[Any, Any]:
+def executor_of(config: SelectConfig, folder: str | Path, jobs: int, *,
+                apart: bool = False) -> LocalExecutor[Any, Any] | RayExecutor[Any, Any]:
     """What the settings ask for: processes on this machine, or actors of a Ray cluster.
 
     Args:
         config: says which, how many, and on what device.
         folder: that the jobs write into; all machines must see it.
         jobs: how many there are; more workers than that would have nothing to do.
+        apart: where several workers are asked for, none of the jobs runs in this process, however few there are.
 
     Raises:
         ConfigError: settings that do not go together.
     """
     workers = max(1, min(config.workers, jobs))
     if config.executor == "local":
-        return LocalExecutor(workers)
+        return LocalExecutor(workers, config.worker_tries, apart and config.workers > 1)
     from siftune.execution.ray import RayExecutor
     from siftune.models.loading import choose_device
 
     # That of this process: dtype and device decide what is stored, so every worker has the same.
     device = config.device if config.device.startswith("cuda:") else choose_device(config.device)
-    return RayExecutor(workers, device, str(folder))
+    return RayExecutor(workers, device, str(folder), config.worker_tries, config.ray_start_seconds)

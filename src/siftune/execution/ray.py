@@ -2,7 +2,8 @@
 
 An actor keeps its model between jobs, which a Ray task would load anew. Jobs write their own results, so what the
 actors share with this process is a folder that all of them see, not Ray's object store. Only the cluster that was
-started here is shut down again.
+started here is shut down again. Actors that are lost, alone or with their machine, are replaced
+(:mod:`siftune.execution.tries`); Ray itself would start them anew without their task.
 """
 
 from __future__ import annotations
@@ -11,20 +12,26 @@ import os
 import secrets
 import socket
 import sys
-from collections import deque
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 from siftune._common.errors import ConfigError, SiftuneError, first_line
 from siftune._common.progress import log, silence
+from siftune.execution.tries import HINT, TRIES, Tries, times
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 
-HINT = "set RAY_ADDRESS to a cluster that is running, or leave it unset to start one on this machine"
+HINT_ADDRESS = "set RAY_ADDRESS to a cluster that is running, or leave it unset to start one on this machine"
+
+START_SECONDS = 180.0
+"""How long a cluster and its actors may take to come to be, where nothing else is said."""
+
+_LOOK = 5.0  # seconds after which it is looked whether there is still a cluster
 
 
 @dataclass(frozen=True)
@@ -36,11 +43,15 @@ class RayExecutor(Generic[Job, Result]):
         device: of the jobs. On CUDA each actor has a GPU of its own (``num_gpus=1``), else as many CPUs as all of them
             can have (``num_cpus``).
         folder: that every machine must see under the same name; none is looked for when empty.
+        tries: how many actors a job may cost before it is set aside.
+        start_seconds: that a cluster started here, and then its actors, may take to come to be.
     """
 
     workers: int = 1
     device: str = "cpu"
     folder: str = ""
+    tries: int = TRIES
+    start_seconds: float = START_SECONDS
 
     @property
     def elsewhere(self) -> bool:
@@ -64,35 +75,126 @@ class RayExecutor(Generic[Job, Result]):
             jobs: what the task is called with.
 
         Raises:
-            SiftuneError: whatever a job raised, that a worker died, or that Ray is missing or cannot be reached.
+            SetAside: at the end, when all other jobs are done: some lost actor after actor.
+            SiftuneError: whatever a job raised, that no actor could be started, or that Ray is missing or cannot be
+                reached.
         """
-        queue = deque(jobs)
-        if not queue:
+        jobs = list(jobs)
+        if not jobs:
             return
-        workers = min(self.workers, len(queue))
+        workers = min(self.workers, len(jobs))
         ray = _ray()
-        with _connected(ray, workers), _seen_by_all(self.folder) as sign:
-            resources, threads = _resources(ray, self.device, workers)
-            actor = ray.remote(max_restarts=0, max_task_retries=0, **resources)(_Worker)
-            shared = ray.put(start)
-            actors = [actor.remote() for _ in range(workers)]
-            # Started by a call of its own: an actor whose __init__ fails could not tell why.
-            waiting = {a.begin.remote(shared, i, threads, str(Path.cwd()), sign): (a, False)
-                       for i, a in enumerate(actors)}
-            try:
-                while waiting:
-                    [ready], _ = ray.wait(list(waiting), num_returns=1)
-                    free, was_job = waiting.pop(ready)
-                    result = _get(ray, ready)
-                    if queue:
-                        waiting[free.run.remote(queue.popleft())] = (free, True)
-                    if was_job:
+        with _connected(ray, workers, self.start_seconds), _seen_by_all(self.folder) as sign:
+            yield from _Actors(self, ray, start, workers, sign).results(Tries(jobs, self.tries))
+
+
+@dataclass(frozen=True)
+class _Awaited:
+    """What an actor was asked for: to be there, to begin, or a job, of that number."""
+
+    place: int
+    what: Literal["be there", "begin", "job"]
+    job: int = -1
+    since: float = field(default_factory=time.monotonic)
+
+
+class _Actors:
+    """The actors of a run, by their places 0, 1, ...: a lost one is replaced, see :mod:`siftune.execution.tries`."""
+
+    def __init__(self, executor: RayExecutor[Any, Any], ray: Any, start: Callable[[int], Callable[[Any], Any]],
+                 workers: int, sign: str):
+        self.executor, self.ray, self.sign, self.workers = executor, ray, sign, workers
+        resources, self.threads = _resources(ray, executor.device, workers)
+        self.kind = ray.remote(max_restarts=0, max_task_retries=0, **resources)(_Worker)
+        self.start = ray.put(start)
+        self.actors: dict[int, Any] = {}
+        self.idle: list[int] = []
+        self.awaited: dict[Any, _Awaited] = {}
+        self.losses = [0] * workers  # of actors that were lost before they began, one after the other
+
+    def results(self, queue: Tries[Any]) -> Iterator[Any]:
+        try:
+            for place in range(self.workers):
+                self._launch(place)
+            while len(queue) or any(one.what == "job" for one in self.awaited.values()):
+                self._give(queue)
+                if not self.awaited:
+                    raise SiftuneError(f"every actor was lost while it started, {times(self.executor.tries)}",
+                                       where="--executor ray", hint=HINT)
+                ready, _ = self.ray.wait(list(self.awaited), num_returns=1, timeout=_LOOK)
+                if not ready:
+                    self._check()
+                for reference in ready:
+                    one = self.awaited.pop(reference)
+                    try:
+                        result = _get(self.ray, reference)
+                    except _Lost as lost:
+                        self._replace(one, str(lost), queue)
+                        continue
+                    if one.what == "be there":
+                        begun = self.actors[one.place].begin.remote(self.start, one.place, self.threads,
+                                                                    str(Path.cwd()), self.sign)
+                        self._await(begun, _Awaited(one.place, "begin"))
+                        continue
+                    self.losses[one.place] = 0
+                    self.idle.append(one.place)
+                    self._give(queue)  # before whoever is told of the result takes the time
+                    if one.what == "job":
                         yield result
-                for a in actors:
-                    _get(ray, a.close.remote())
-            finally:
-                for a in actors:
-                    ray.kill(a)
+            for place in self.idle:
+                try:
+                    _get(self.ray, self.actors[place].close.remote())
+                except _Lost as lost:
+                    log(f"warning: an actor was lost at its end ({lost})")
+        finally:
+            for actor in self.actors.values():
+                self.ray.kill(actor)
+        queue.check()
+
+    def _launch(self, place: int) -> None:
+        self.actors[place] = self.kind.remote()
+        # Started by calls of their own: an actor whose __init__ fails could not tell why.
+        self._await(self.actors[place].be_there.remote(), _Awaited(place, "be there"))
+
+    def _await(self, reference: Any, one: _Awaited) -> None:
+        self.awaited[reference] = one
+
+    def _give(self, queue: Tries[Any]) -> None:
+        while self.idle and len(queue):
+            number, job = queue.next()
+            place = self.idle.pop()
+            self._await(self.actors[place].run.remote(job), _Awaited(place, "job", number))
+
+    def _replace(self, one: _Awaited, why: str, queue: Tries[Any]) -> None:
+        self.ray.kill(self.actors.pop(one.place))  # it may only be out of reach: two must not write to one store
+        if one.what == "job":
+            queue.lost(one.job, why)
+        else:
+            self.losses[one.place] += 1
+            log(f"warning: an actor was lost while it started ({why})")
+        self._check()  # it may have been the cluster
+        if len(queue) and self.losses[one.place] < self.executor.tries:
+            self._launch(one.place)
+
+    def _check(self) -> None:
+        """Whether there is anything left to wait for.
+
+        Raises:
+            SiftuneError: no machine is left, or no actor came to be within the limit and none works.
+        """
+        try:
+            why, nodes = "", self.ray.nodes()
+        except Exception as error:  # whatever Ray raises when its head is gone
+            why, nodes = f"Ray says: {first_line(error)}", []
+        if not any(node["Alive"] for node in nodes):
+            raise SiftuneError("no machine of the Ray cluster is left", where="--executor ray", why=why or None,
+                               hint="run the same command again; what is finished is kept")
+        waits = [time.monotonic() - one.since for one in self.awaited.values() if one.what == "be there"]
+        if waits and len(waits) == len(self.awaited) and min(waits) > self.executor.start_seconds:
+            raise SiftuneError(
+                f"no actor came to be within {self.executor.start_seconds:g} s", where="--executor ray",
+                why="The cluster has no room for one, or its machines are too busy to start one.",
+                hint="give more time with --ray-start-seconds, or fewer --workers; what is finished is kept")
 
 
 class _Worker:
@@ -100,6 +202,9 @@ class _Worker:
 
     def __init__(self) -> None:
         self._task: Any = None
+
+    def be_there(self) -> tuple[Any, SiftuneError | None]:
+        return None, None
 
     def begin(self, start: Callable[[int], Callable[[Any], Any]], number: int, threads: int, folder: str,
               sign: str) -> tuple[Any, SiftuneError | None]:
@@ -127,6 +232,10 @@ class _Worker:
         return _told(getattr(self._task, "close", lambda: None))
 
 
+class _Lost(Exception):  # noqa: N818 - it names a state
+    """The actor is gone, with its process or its machine; the text says how."""
+
+
 def _told(call: Callable[[], Any]) -> tuple[Any, SiftuneError | None]:
     try:
         return call(), None
@@ -140,9 +249,7 @@ def _get(ray: Any, ready: Any) -> Any:
     except ray.exceptions.RayTaskError as raised:  # not the user's mistake: as it was
         raise raised.cause from raised
     except ray.exceptions.RayError as died:
-        raise SiftuneError("a worker died", where="--executor ray", why=f"Ray says: {first_line(died)}",
-                           hint="most likely its machine ran out of memory or was lost: run the same command again, "
-                                "with fewer --workers or --batch-tokens; what is finished is kept") from died
+        raise _Lost(f"Ray says: {first_line(died)}") from died
     if error is not None:
         raise error
     return result
@@ -163,19 +270,31 @@ def _ray() -> Any:
 
 
 @contextmanager
-def _connected(ray: Any, workers: int) -> Iterator[None]:
+def _connected(ray: Any, workers: int, start_seconds: float) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
     if os.environ.get("RAY_ADDRESS"):
         where: dict[str, Any] = {"address": "auto"}
     else:  # "local": or it would join whatever runs on this machine
-        where = {"address": "local", "num_cpus": max(os.cpu_count() or 1, workers)}
-    try:
-        ray.init(**where, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
-        raise ConfigError("cannot connect to Ray", where=os.environ.get("RAY_ADDRESS", "--executor ray"),
-                          why=first_line(error), hint=HINT) from error
+        where = {"address": "local", "num_cpus": max(os.cpu_count() or 1, workers),
+                 "_system_config": {"worker_register_timeout_seconds": max(60, int(start_seconds))}}
+    until = time.monotonic() + start_seconds
+    while True:
+        try:
+            ray.init(**where, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+            break
+        except Exception as error:  # Ray raises its own, ConnectionError, RuntimeError, ValueError and bare ones
+            ray.shutdown()
+            slow = "address" in where and where["address"] == "local" and "timed out" in str(error)
+            if slow and time.monotonic() < until:  # it waits for half a minute, whatever it is told
+                log("warning: this machine is too busy to start Ray within its limit: once more")
+                continue
+            raise ConfigError(
+                "Ray did not start" if slow else "cannot connect to Ray",
+                where=os.environ.get("RAY_ADDRESS") or "--executor ray", why=first_line(error),
+                hint=f"give more time than {start_seconds:g} s with --ray-start-seconds" if slow else HINT_ADDRESS,
+            ) from error
     try:
         yield
     finally:
@@ -190,7 +309,7 @@ def _seen_by_all(folder: str) -> Iterator[str]:
         return
     from siftune._common.files import make_folder
 
-    sign = make_folder(folder).absolute() / f".seen-{secrets.token_hex(8)}"
+    sign = make_folder(folder).absolute() / f".seen-{secrets.token_hex(8)}.tmp"  # swept as such where this is killed
     sign.touch()
     try:
         yield str(sign)

@@ -23,6 +23,8 @@ from siftune.config.settings import CompareConfig
 from siftune.data.render import Renderer, render_rows
 from siftune.data.rows import Examples, Rendered
 from siftune.evaluation.harness import harness_tasks
+from siftune.execution import SetAside
+from siftune.execution.tries import times
 from siftune.experiments.cells import (
     Cell,
     TestRows,
@@ -105,6 +107,10 @@ class Job:
     model: str
     cell: Cell
     keys: tuple[str, ...]
+
+    @property
+    def title(self) -> str:
+        return self.cell.title
 
 
 @dataclass
@@ -197,7 +203,13 @@ class Cells:
                     self._note(one, message, trace)
                     bar.advance(_work(one))
                     after()
-            except SiftuneError as error:  # a worker process died: nobody knows of which cell
+            except SetAside as lost:  # all others are done
+                for job, reason in zip(lost.jobs, lost.reasons, strict=True):
+                    error = SiftuneError(f"the worker was lost {times(lost.tries)} ({reason})", hint=lost.hint)
+                    if not self.done(todo[job.number]):  # or it was lost between its last file and telling so
+                        self._note(todo[job.number], str(error), "")
+                after()
+            except SiftuneError as error:  # no worker could be started
                 for one in unheard.values():
                     if not self.done(one):
                         self._note(one, str(error), traceback.format_exc())

@@ -78,7 +78,7 @@ def forward_stores(context: Context, examples: Examples, readers: Sequence[Reade
     here = adapted if adapted is not None else loaded.model
     start = partial(_start_worker, load=context.load, config=config, adapted=adapted is not None)
     fill(context, step or f"{kind} forward pass", stores, missing, lambda: int(examples.tokens.sum()),
-         lambda advance: ForwardWorker(config, loaded, here, advance), start)
+         lambda advance: ForwardWorker(config, loaded, here, advance), start, rows=examples.rows)
     return stores[:own]
 
 

@@ -116,7 +116,7 @@ def together(several: Sequence[tuple[Passes, Sequence[Pass]]], examples: Example
     fill(context, step or f"{kind} features", [store for kept in stores for store in kept], missing,
          lambda: len(several[0][1]) * int(examples.tokens.sum()),
          lambda advance: Worker(context.config, first.settings, context.model, first.model, advance), start,
-         title=f"{kind} gradients")
+         title=f"{kind} gradients", rows=examples.rows)
     return stores
 
 

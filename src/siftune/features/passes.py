@@ -27,10 +27,11 @@ from siftune._common.artefacts import (
     read_sealed,
     write_sealed,
 )
+from siftune._common.errors import SiftuneError
 from siftune._common.files import make_folder
 from siftune._common.progress import bar, log
 from siftune.config.settings import SelectConfig
-from siftune.data.rows import Examples, Rendered
+from siftune.data.rows import Examples, Rendered, Row
 from siftune.features.base import Context, row_keys
 from siftune.features.store import FeatureStore, RowKeys, Shard
 from siftune.features.store.shards import KIND as STORE
@@ -40,7 +41,7 @@ KIND = "features of a method"
 """Of the note above a method's stores."""
 
 if TYPE_CHECKING:
-    from siftune.execution import LocalExecutor
+    from siftune.execution import LocalExecutor, SetAside
     from siftune.execution.ray import RayExecutor
     from siftune.models.loading import LoadedModel
 
@@ -57,6 +58,17 @@ class Job:
     @property
     def tokens(self) -> int:
         return sum(len(r) for r in self.rendered)
+
+    @property
+    def parts(self) -> frozenset[tuple[Path, int]]:
+        """The shards that it writes: folder of the store, and number."""
+        return frozenset((store.folder, self.shard.index) for store in self.stores)
+
+    @property
+    def title(self) -> str:
+        folder = self.stores[0].folder
+        others = f" and {len(self.stores) - 1} more" if len(self.stores) > 1 else ""
+        return f"{self.shard.name} of {'/'.join(folder.parts[-3:])}{others}"
 
 
 class ShardWorker(ABC):
@@ -92,8 +104,11 @@ class ShardWorker(ABC):
 
 def fill(context: Context, step: str, stores: Sequence[FeatureStore], missing: Callable[[], list[Job]],
          total: Callable[[], int], here: Callable[[Callable[[float], None]], ShardWorker],
-         start: Callable[[int], ShardWorker], *, title: str = "") -> None:
+         start: Callable[[int], ShardWorker], *, title: str = "", rows: Sequence[Row] = ()) -> None:
     """Run the jobs that are missing, until the stores are complete.
+
+    A shard that is lost with its worker goes to another one. One that loses worker after worker is set aside; all
+    others are computed and kept before the run ends.
 
     Args:
         context: of the run.
@@ -104,6 +119,10 @@ def fill(context: Context, step: str, stores: Sequence[FeatureStore], missing: C
         here: makes a worker in this process.
         start: makes one in a worker process, given its number; picklable.
         title: of the progress bar; ``step`` when not given.
+        rows: what the stores' rows are called, for whoever has to look for the one that kills its worker.
+
+    Raises:
+        SiftuneError: whatever a job raised; or, with everything else done, which shards lost all their workers.
     """
     with context.clock.measure(step) as entry:
         jobs = missing()
@@ -111,19 +130,62 @@ def fill(context: Context, step: str, stores: Sequence[FeatureStore], missing: C
         if jobs:
             with bar(title or step, total(), "tokens") as progress:
                 progress.skip(progress.total - sum(job.tokens for job in jobs))
-                from siftune.execution import LocalExecutor, executor_of
-
-                _run(jobs, executor_of(context.config, context.folder, len(jobs)), progress.advance, here, start)
-                # A worker process that ends takes the error of its last write with it: write those again from here.
-                _run(missing(), LocalExecutor(), progress.advance, here, start)
+                # Of a run that goes on, what is left over may be what killed the process before: not in this one.
+                shards = sum(len(store.shards()) for store in stores)
+                _complete(context, step, jobs, missing, rows, progress.advance, here, start,
+                          apart=sum(len(job.stores) for job in jobs) < shards)
     for store in stores:
         store.finish()
 
 
+def _complete(context: Context, step: str, jobs: list[Job], missing: Callable[[], list[Job]], rows: Sequence[Row],
+              advance: Callable[[float], None], here: Callable[[Callable[[float], None]], ShardWorker],
+              start: Callable[[int], ShardWorker], *, apart: bool) -> None:
+    from siftune.execution import SetAside, executor_of
+
+    lost: SetAside | None = None
+    aside: frozenset[tuple[Path, int]] = frozenset()
+    for _ in range(1 + context.config.worker_tries):
+        executor = executor_of(context.config, context.folder, len(jobs), apart=apart)
+        try:
+            _run(jobs, executor, advance, here, start)
+        except SetAside as error:
+            lost, aside = error, aside.union(*(job.parts for job in error.jobs))
+        # A worker that is killed takes its last write with it: that is made again, by others.
+        jobs = [job for job in missing() if not job.parts & aside]
+        if not jobs or not executor.elsewhere:
+            break
+        apart = True
+    if lost is not None:
+        raise _set_aside(step, lost, context, rows)
+    if jobs:
+        raise SiftuneError(f"{step}: {len(jobs)} shards are still missing", where=str(jobs[0].stores[0].folder),
+                           why="Workers were lost while they wrote.", hint="run the same command again")
+
+
+def _set_aside(step: str, lost: SetAside, context: Context, rows: Sequence[Row]) -> SiftuneError:
+    """Which shards are missing at the end of a pass, and which rows they hold."""
+    from siftune.execution.tries import times
+
+    named = []
+    for job, reason in zip(lost.jobs, lost.reasons, strict=True):
+        some = rows[job.shard.start : job.shard.stop]
+        ids = (f"rows {job.shard.start + 1} to {job.shard.stop}" if not some else f"row {some[0].id} ({some[0].where})"
+               if len(some) == 1 else f"{len(some)} rows, {some[0].id} ({some[0].where}) to {some[-1].id} "
+                                      f"({some[-1].where})")
+        named.append(f"{job.title}: {ids}; {reason}")
+    one = len(named) == 1
+    return SiftuneError(
+        f"{step}: {len(named)} shard{'' if one else 's'} could not be computed, since the worker was lost "
+        f"{times(context.config.worker_tries)}{'' if one else ' with each'}",
+        where=str(lost.jobs[0].stores[0].folder), why="\n  ".join([*named, "All other shards are done and kept."]),
+        hint="run the same command again with fewer --workers or a smaller --batch-tokens; where that does not help, "
+             "look at these rows and leave out what kills its worker (a new --output-dir and smaller --shard-rows "
+             "narrow it down)")
+
+
 def _run(jobs: list[Job], executor: LocalExecutor | RayExecutor, advance: Callable[[float], None],
          here: Callable[[Callable[[float], None]], ShardWorker], start: Callable[[int], ShardWorker]) -> None:
-    if not jobs:
-        return
     if executor.elsewhere:
         for tokens in executor.map(start, jobs):
             advance(tokens)

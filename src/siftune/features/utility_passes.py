@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from siftune.config.settings import SelectConfig
-from siftune.data.rows import Examples, Rendered
+from siftune.data.rows import Examples, Rendered, Row
 from siftune.features.base import Context, row_keys
 from siftune.features.passes import Job, ShardWorker, fill, on_own_device
 from siftune.features.store import FeatureStore, RowKeys, Shard
@@ -94,7 +94,8 @@ def score_alone(context: Context, examples: Examples, folder: Path, fingerprint:
     def missing() -> list[Job]:
         return [Job(None, (store,), shard, examples.rendered[shard.start : shard.stop]) for shard in store.missing()]
 
-    fill(context, title, [store], missing, lambda: int(examples.tokens.sum()), *_workers(context, limit))
+    fill(context, title, [store], missing, lambda: int(examples.tokens.sum()), *_workers(context, limit),
+         rows=examples.rows)
     return store
 
 
@@ -130,7 +131,7 @@ class Scored:
 
 
 def score_pairs(context: Context, pairs: Callable[[], Pairs], folder: Path, fingerprint: dict[str, Any], *,
-                examples: RowKeys, expected: float, limit: int, title: str) -> Scored:
+                examples: RowKeys, expected: float, limit: int, title: str, shown: Sequence[Row] = ()) -> Scored:
     """Score what the store lacks, and read it.
 
     Args:
@@ -140,6 +141,7 @@ def score_pairs(context: Context, pairs: Callable[[], Pairs], folder: Path, fing
         expected: about how many pairs an example has, which decides how many make a shard.
         limit: the most tokens of an example and a row together.
         title: of the progress bar and of the clock's entry.
+        shown: the rows that the examples are, to be named where they cannot be scored.
 
     Raises:
         StoreMismatch: the folder holds something else, and ``--recompute`` was not given.
@@ -164,7 +166,7 @@ def score_pairs(context: Context, pairs: Callable[[], Pairs], folder: Path, fing
         lengths = np.array([len(row) for row in made().rows], dtype=np.int64)
         return sum(int(lengths[some].sum()) for some in made().helped)
 
-    fill(context, title, [store], missing, total, *_workers(context, limit))
+    fill(context, title, [store], missing, total, *_workers(context, limit), rows=shown)
     return _read(store, before)
 
 

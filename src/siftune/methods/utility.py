@@ -225,7 +225,7 @@ class Stages:
             {**self.fingerprint, **form, **({} if other is None else {kind: other.key})},
             examples=row_keys(shown.examples, "pool"),
             expected=len(helped) if dense else 2 * own.nominees + own.random_nominees, limit=self._limit,
-            title="utility" if kind == "pool" else f"utility ({kind})")
+            title="utility" if kind == "pool" else f"utility ({kind})", shown=shown.examples.rows)
         found = Utilities.between(scored.rows, scored.examples, alone.array(own.utility),
                                   scored.scores[own.utility], own.utility, same, (len(helped), len(shown)))
         self._note(kind, found, scored, np.array([len(row) for row in rows]), shown)

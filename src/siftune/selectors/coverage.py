@@ -14,9 +14,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import numba
 import numpy as np
 
+from siftune._common.compiled import compiled
 from siftune._common.errors import ConfigError
 from siftune._common.registry import unknown_name
 from siftune.config.options import COUNT, OwnSettings, option
@@ -138,7 +138,7 @@ def coverage(problem: Problem, budget: Budget | str | int, *, cap: int = 1, weig
     return concluded(problem, run, **how)
 
 
-@numba.njit(cache=True)
+@compiled()
 def _gains(rows, indptr, indices, weights, counts, cap):  # pragma: no cover - compiled
     out = np.zeros(len(rows))
     for r in range(len(rows)):
@@ -148,7 +148,7 @@ def _gains(rows, indptr, indices, weights, counts, cap):  # pragma: no cover - c
     return out
 
 
-@numba.njit(cache=True)
+@compiled()
 def _least_count(rows, indptr, indices, weights, counts, lowest):  # pragma: no cover - compiled
     """The smallest count among the features that these rows have and that weigh something; -1 without any.
 
@@ -165,7 +165,7 @@ def _least_count(rows, indptr, indices, weights, counts, lowest):  # pragma: no 
     return least
 
 
-@numba.njit(cache=True)
+@compiled()
 def _frequency(indices, features):  # pragma: no cover - compiled
     """int64 [F]: how often each feature occurs; ``numpy.bincount`` would copy the indices to int64 first."""
     out = np.zeros(features, dtype=np.int64)

@@ -18,9 +18,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numba
 import numpy as np
 
+from siftune._common.compiled import compiled
 from siftune._common.errors import ConfigError
 from siftune.config.options import NOT_NEGATIVE, OwnSettings, option
 from siftune.selectors.core.budget import Budget
@@ -106,7 +106,7 @@ def log_det(problem: Problem, budget: Budget | str | int, *, ridge: float = 1e-3
     return concluded(problem, run, ridge=ridge, **how)
 
 
-@numba.njit(cache=True)
+@compiled()
 def _squared_norms(X):  # pragma: no cover - compiled
     out = np.zeros(len(X))
     for i in range(len(X)):
@@ -116,7 +116,7 @@ def _squared_norms(X):  # pragma: no cover - compiled
 
 
 # The order of additions inside an inner product is fixed when this is compiled: it is the same for every row.
-@numba.njit(cache=True, fastmath={"reassoc", "contract"})
+@compiled(fastmath={"reassoc", "contract"})
 def _inner(x, w):  # pragma: no cover - compiled
     total = 0.0
     for d in range(len(w)):
@@ -124,7 +124,7 @@ def _inner(x, w):  # pragma: no cover - compiled
     return total
 
 
-@numba.njit(cache=True)
+@compiled()
 def _catch_up(rows, X, w, count, residual, done):  # pragma: no cover - compiled
     for row in rows:
         for t in range(done[row], count):
@@ -133,7 +133,7 @@ def _catch_up(rows, X, w, count, residual, done):  # pragma: no cover - compiled
         done[row] = count
 
 
-@numba.njit(cache=True)
+@compiled()
 def _direction(row, X, w, count, residual):  # pragma: no cover - compiled
     for d in range(X.shape[1]):
         w[count, d] = X[row, d]

@@ -34,7 +34,8 @@ _held = threading.local()
 
 @contextmanager
 def working_in(*folders: str | Path, command: str = "") -> Iterator[None]:
-    """Hold the folders as their only writer; temporary files that a dead writer has left there are removed.
+    """Hold the folders as their only writer; temporary files that a dead writer has left there are removed, and at the
+    end those of workers that were killed meanwhile.
 
     Args:
         folders: of runs; made where they are missing. One that may not be written to needs no lock.
@@ -50,6 +51,7 @@ def working_in(*folders: str | Path, command: str = "") -> Iterator[None]:
             handle = _lock(Path(folder), command)
             if handle is not None:
                 stack.callback(_unlock, Path(folder), handle)
+                stack.callback(_sweep, folder)  # of workers that were killed
                 _sweep(folder)
             mine.add(folder)
             stack.callback(mine.discard, folder)

@@ -19,9 +19,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numba
 import numpy as np
 
+from siftune._common.compiled import compiled
 from siftune.selectors.core.budget import Budget, ResolvedBudget
 from siftune.selectors.core.constraints import OPEN, Ledger
 from siftune.selectors.core.problem import Problem
@@ -274,12 +274,12 @@ def _nearly(bounds: Bounds, ledger: Ledger) -> list[tuple[int, float]]:
 
 
 # A binary heap in two arrays: keys (descending), then ranks (ascending). Ranks are distinct, so the order is total.
-@numba.njit(cache=True, inline="always")
+@compiled(inline="always")
 def _before(keys, ranks, a, b):  # pragma: no cover - compiled
     return keys[a] > keys[b] or (keys[a] == keys[b] and ranks[a] < ranks[b])
 
 
-@numba.njit(cache=True)
+@compiled()
 def _sink(keys, ranks, at, size):  # pragma: no cover - compiled
     while True:
         child = 2 * at + 1
@@ -294,13 +294,13 @@ def _sink(keys, ranks, at, size):  # pragma: no cover - compiled
         at = child
 
 
-@numba.njit(cache=True)
+@compiled()
 def _heapify(keys, ranks):  # pragma: no cover - compiled
     for at in range(len(keys) // 2 - 1, -1, -1):
         _sink(keys, ranks, at, len(keys))
 
 
-@numba.njit(cache=True)
+@compiled()
 def _push(keys, ranks, size, new_keys, new_ranks):  # pragma: no cover - compiled
     for i in range(len(new_keys)):
         at = size
@@ -314,7 +314,7 @@ def _push(keys, ranks, size, new_keys, new_ranks):  # pragma: no cover - compile
     return size
 
 
-@numba.njit(cache=True)
+@compiled()
 def _pop_stale(keys, ranks, size, by_rank, fresh, now, state, out):  # pragma: no cover - compiled
     """Pop from the top: closed rows for good, stale ones into ``out``; stop at one that is fresh."""
     count = 0

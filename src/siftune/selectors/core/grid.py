@@ -13,9 +13,9 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import numba
 import numpy as np
 
+from siftune._common.compiled import compiled
 from siftune._common.errors import ConfigError, SiftuneError
 from siftune.selectors.core.problem import Problem
 
@@ -114,7 +114,7 @@ def _parts(X: np.ndarray) -> list[np.ndarray]:
 
 
 # To multiply by a power of two is exact.
-@numba.njit(cache=True, fastmath={"nsz", "nnan"})
+@compiled(fastmath={"nsz", "nnan"})
 def _settle(entries, per_step, step, out):  # pragma: no cover - compiled
     negative = 0
     for line in range(len(entries)):
@@ -125,7 +125,7 @@ def _settle(entries, per_step, step, out):  # pragma: no cover - compiled
     return negative
 
 
-@numba.njit(cache=True, fastmath={"nsz", "nnan"})
+@compiled(fastmath={"nsz", "nnan"})
 def _settle_transposed(entries, per_step, step, out):  # pragma: no cover - compiled
     negative, (R, N) = 0, entries.shape
     for first in range(0, R, 64):  # tiles that fit the cache

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, Literal
 
-import numba
 import numpy as np
 
+from siftune._common.compiled import compiled
 from siftune._common.errors import ConfigError
 from siftune._common.registry import unknown_name
 from siftune.selectors.core import ordering
@@ -159,7 +159,7 @@ def given_blockwise(matrix: np.ndarray, largest: float, negatives: Negatives = "
     return Blockwise((R, N), settle.step, block, facts=facts)
 
 
-@numba.njit(cache=True)
+@compiled()
 def _symmetric(matrix, step):  # pragma: no cover - compiled
     """Whether the matrix is its own transpose, and if so how many entries are negative (after rounding)."""
     n, negative, least = len(matrix), 0, np.float32(-0.5 * step)

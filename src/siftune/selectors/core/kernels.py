@@ -15,9 +15,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numba
 import numpy as np
 
+from siftune._common.compiled import compiled
 from siftune._common.errors import ConfigError
 from siftune.selectors.core.grid import ENTRY_BITS, Settle
 
@@ -207,7 +207,7 @@ def sparse_columns(matrix: Any, step: float, facts: dict[str, Any]) -> Columns:
 
 # Sums are exact, so the compiler may add in any order ("reassoc"): that is what lets it use vector instructions.
 # Borrowed entries are rounded when they are read: memory is what takes the time.
-@numba.njit(cache=True, fastmath={"reassoc", "nsz", "nnan"})
+@compiled(fastmath={"reassoc", "nsz", "nnan"})
 def _gains(candidates, indptr, indices, data, borrowed, step, cover):  # pragma: no cover - compiled
     out = np.empty(len(candidates))
     zero, unit, per_step = np.float32(0), np.float32(step), np.float32(1.0 / step)
@@ -229,7 +229,7 @@ def _gains(candidates, indptr, indices, data, borrowed, step, cover):  # pragma:
     return out
 
 
-@numba.njit(cache=True)
+@compiled()
 def _raise_cover(candidate, indptr, indices, data, borrowed, step, cover, owner, mark):  # pragma: no cover - compiled
     start, unit, per_step = indptr[candidate], np.float32(step), np.float32(1.0 / step)
     length = indptr[candidate + 1] - start
@@ -245,7 +245,7 @@ def _raise_cover(candidate, indptr, indices, data, borrowed, step, cover, owner,
     return rows[:count], old[:count]
 
 
-@numba.njit(cache=True, fastmath={"nsz", "nnan"})
+@compiled(fastmath={"nsz", "nnan"})
 def _lower_gains(gains, rows, old, cover, data, step):  # pragma: no cover - compiled
     unit, per_step = np.float32(step), np.float32(1.0 / step)
     for r in range(0, len(rows), 2):  # two at a time: half the traffic of the gains
@@ -260,7 +260,7 @@ def _lower_gains(gains, rows, old, cover, data, step):  # pragma: no cover - com
             gains[j] -= np.float64(lost1) + np.float64(lost2)
 
 
-@numba.njit(cache=True)
+@compiled()
 def _clip(indptr, indices, data, clip):  # pragma: no cover - compiled
     for column in range(len(indptr) - 1):
         start = indptr[column]

@@ -13,9 +13,9 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-import numba
 import numpy as np
 
+from siftune._common.compiled import compiled
 from siftune._common.errors import ConfigError
 from siftune._common.registry import unknown_name
 
@@ -130,7 +130,7 @@ def _chunks(rows: np.ndarray, n: int) -> list[np.ndarray]:
     return [rows[at:at + size] for at in range(0, len(rows), size)]
 
 
-@numba.njit(cache=True, fastmath={"reassoc", "nsz", "contract"})
+@compiled(fastmath={"reassoc", "nsz", "contract"})
 def _inner_products(X, some, nominees):  # pragma: no cover - compiled
     out = np.zeros(nominees.shape)
     for line in range(len(some)):
@@ -144,7 +144,7 @@ def _inner_products(X, some, nominees):  # pragma: no cover - compiled
     return out
 
 
-@numba.njit(cache=True)
+@compiled()
 def _nearest(some, own, nominees, exact, rank, k):  # pragma: no cover - compiled
     """The row itself, then the k - 1 most similar of its other nominees (-1 is none), ties by rank."""
     rows = np.full((len(some), k), -1, dtype=np.int64)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
 from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
+
+from siftune._common.compiled import compiled
 
 LANES = 8  # rows that are added at once
 _TILE = 256  # coordinates turned from rows to lanes at a time; they stay in the first-level cache
@@ -58,7 +59,7 @@ def _turn_lanes(typing: Any, target: Any, at: Any, values: Any, start: Any, stri
     return types.void(target, whole, values, whole, whole, whole, types.float32), generate
 
 
-@numba.njit(cache=True, nogil=True, boundscheck=False, error_model="numpy")
+@compiled(nogil=True, boundscheck=False, error_model="numpy")
 def _scatter(lanes: Any, dim: int, values: Any, signs: Any, pool: Any, which: Any, rotation: Any) -> None:
     rows, n = values.shape
     flat = values.reshape(-1)
