@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -80,7 +81,7 @@ def _would_read(text: str, file: Path) -> bool:
         path = Path(text.partition("#")[0]).expanduser()
     except RuntimeError:
         return False
-    file = file.absolute()
+    file = Path(os.path.normpath(file.absolute()))  # without `..`, and with symbolic links as they are written
     if file.suffix not in (".jsonl", ".json", ".parquet", ".csv", ".tsv", ".ndjson") or file.exists():
         return False
     if _existing(str(path)) is not None:
