@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -171,18 +172,22 @@ def main() -> None:
     found: dict[str, Any] = {}
     for (family, form, _, _, refused), one in zip(jobs, checked, strict=True):
         entry = found.setdefault(family, {"auto": chosen[family]}).setdefault(
-            form, {"compared": 0, "identical": 0, "differences": [], "refused": {}})
+            form, {"compared": 0, "identical": 0, "differences": {}, "refused": {}})
         entry["compared"] += one.rows
         entry["identical"] += one.identical
-        entry["differences"] += [{"id": d.id, "kind": d.kind, "detail": d.detail} for d in one.differences]
-        entry["refused"] |= refused
+        for d in one.differences:
+            what = f"{d.kind}: {re.sub(r'^token [0-9]+: ', '', d.detail)}"
+            entry["differences"].setdefault(what, []).append(d.id)
+        for row, why in refused.items():
+            entry["refused"].setdefault(why, []).append(row)
     results = json.loads(asked.output.read_text(encoding="utf-8")) if asked.output.exists() else {}
     results[asked.consumer] = {"versions": checked[0].versions, "rows": len(everything), "max_length": MAX_LENGTH,
                                "families": found}
     write_json(asked.output, dict(sorted(results.items())))
     for family, forms in found.items():
-        print(family, {form: f"{one['identical']}/{one['compared']}" + (f" (+{len(one['refused'])} refused)"
-                       if one["refused"] else "") for form, one in forms.items() if form != "auto"}, forms["auto"])
+        shown = {form: f"{one['identical']}/{one['compared']}, {sum(map(len, one['refused'].values()))} refused"
+                 for form, one in forms.items() if form != "auto"}
+        print(family, shown, forms["auto"])
 
 
 if __name__ == "__main__":

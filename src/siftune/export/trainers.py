@@ -23,11 +23,11 @@ from siftune.export.written import Written
 
 LLAMAFACTORY_TEMPLATES = {
     "cohere": "cohere", "cohere2": "cohere", "deepseek_r1_distill": "deepseekr1", "deepseekv3": "deepseek3",
-    "gemma": "gemma", "gemma3": "gemma3", "glm4moe": "glm4_moe", "gptoss": "gpt_oss", "lfm2": "lfm2",
+    "gemma": "gemma", "gemma3": "gemma", "glm4moe": "glm4_moe", "gptoss": "gpt_oss", "lfm2": "lfm2",
     "llama3": "llama3", "phi3": "phi", "qwen2_5": "qwen", "qwen2_5_vl": "qwen2_vl", "qwen3": "qwen3",
     "qwen3_instruct_2507": "qwen3_nothink", "qwen3_vl": "qwen3_vl",
 }
-"""What LLaMA-Factory 0.9.5 calls the templates of the families that are known here."""
+"""What LLaMA-Factory 0.9.5 calls the templates of the families that are known here; its ``gemma3`` wants images."""
 
 _SHOWN = 5  # ids that a warning names
 
