@@ -33,7 +33,7 @@ MANIFEST = {
 
 
 def run_of(folder: Path, records: Any = CHATS, **settings: Any) -> Path:
-    run = make_run(folder, records, **{"rds": {"layer": -1}, **settings})
+    run = make_run(folder, records, **{"rds": {"layer": -1, "file": "/secret/scores.npy"}, **settings})
     (run / "manifest.json").write_text(json.dumps(MANIFEST))
     return run
 
@@ -59,7 +59,7 @@ def test_the_card_says_how_the_selection_came_about(tmp_path: Path) -> None:
     whole = "".join(file.read_text(encoding="utf-8") for file in made.files)
     assert "secret" not in whole  # no place of this machine
     summary = json.loads((tmp_path / "out" / "siftune.json").read_text())
-    assert (summary["seed"], summary["settings"]) == (7, {"rds": {"layer": -1}})
+    assert (summary["seed"], summary["settings"]) == (7, {"rds": {"layer": -1, "file": "scores.npy"}})
     assert "nothing was pushed" in made.note
 
 

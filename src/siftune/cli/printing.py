@@ -76,15 +76,17 @@ def print_export(written: Exported) -> None:
     """The files, and what a trainer made of them; how to use them goes to stderr."""
     import sys
 
+    from siftune._common.text import visible
+
     for path in written.files:
         print(path)
     for warning in written.warnings:
-        print(f"warning: {warning}", file=sys.stderr)
+        print(visible(f"warning: {warning}"), file=sys.stderr)
     if written.left_out:
         print(f"warning: {len(written.left_out):,} rows that the model's template cannot render are left out:",
               file=sys.stderr)
         for row in written.left_out[:LEFT_OUT_SHOWN]:
-            print(f"  {row.id}: {row.reason} {row.detail}", file=sys.stderr)
+            print(visible(f"  {row.id}: {row.reason} {row.detail}"), file=sys.stderr)
         if len(written.left_out) > LEFT_OUT_SHOWN:
             print(f"  ... and {len(written.left_out) - LEFT_OUT_SHOWN:,} more", file=sys.stderr)
     if written.note:

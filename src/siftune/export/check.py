@@ -101,14 +101,14 @@ def check_exports(to: str, exports: Sequence[tuple[Written, Scored]], python: st
         jobs = [_job(Path(temporary) / str(number), written, scored, each)
                 for number, (written, scored) in enumerate(exports)]
         _run(to, python, jobs)
-        found = []
+        results = []
         for job, (_, scored) in zip(jobs, exports, strict=True):
             made = json.loads(Path(job["output"]).read_text(encoding="utf-8"))
             if "error" in made:
                 raise SiftuneError(f"{to} cannot load what was written", where=job["data"], why=made["error"],
                                    hint="export with --form tokens, which every trainer reads")
-            found.append(Checked(to, made["versions"], len(scored.rows), compare(scored, made["rows"])))
-        return found
+            results.append(Checked(to, made["versions"], len(scored.rows), compare(scored, made["rows"])))
+        return results
 
 
 def compare(scored: Scored, rows: Sequence[Mapping[str, Any]]) -> list[Difference]:
@@ -127,16 +127,16 @@ def compare(scored: Scored, rows: Sequence[Mapping[str, Any]]) -> list[Differenc
     else:
         places = aligned([(ids, scored.labels(i)) for i, ids in enumerate(ours)],
                          [(row["input_ids"], row["labels"]) for row in rows])
-    found = []
+    differences = []
     for i, (row, place) in enumerate(zip(scored.rows, places, strict=True)):
         if place is None:
-            found.append(Difference(row.id, "missing", "the trainer leaves it out"))
+            differences.append(Difference(row.id, "missing", "the trainer leaves it out"))
         elif "error" in rows[place]:
             kind = "missing" if rows[place]["error"] == "dropped" else "error"
-            found.append(Difference(row.id, kind, rows[place]["error"]))
+            differences.append(Difference(row.id, kind, rows[place]["error"]))
         elif (one := _difference(scored, i, rows[place])) is not None:
-            found.append(Difference(row.id, *one))
-    return found
+            differences.append(Difference(row.id, *one))
+    return differences
 
 
 def _difference(scored: Scored, i: int, theirs: Mapping[str, Any]) -> tuple[str, str] | None:

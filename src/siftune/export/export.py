@@ -32,6 +32,10 @@ FORMS = ("auto", "messages", "tokens")
 """What rows can be written as: text, or the ids and labels that were scored."""
 
 
+_OTHERWISE = ("these messages may come out with other ids or another loss mask than were scored: --check compares, and "
+              "--form tokens is exact")
+
+
 @dataclass(frozen=True, slots=True)
 class Exported:
     """What an export wrote.
@@ -55,8 +59,8 @@ class Exported:
     checked: Checked | None = None
 
     def __str__(self) -> str:
-        told = [*map(str, self.files), *([self.note] if self.note else []), *(f"warning: {w}" for w in self.warnings)]
-        return "\n".join([*told, *([str(self.checked)] if self.checked else [])])
+        lines = [*map(str, self.files), *([self.note] if self.note else []), *(f"warning: {w}" for w in self.warnings)]
+        return "\n".join([*lines, *([str(self.checked)] if self.checked else [])])
 
 
 def export(run: str | Path | Run, to: str = "jsonl", output: str | Path | None = None, *,
@@ -105,20 +109,20 @@ def export(run: str | Path | Run, to: str = "jsonl", output: str | Path | None =
         raise ConfigError(f"there is no run to export: {shown(run)}", where="run",
                           hint="name a run folder, or give the result of siftune.select")
     run = Path(run)
-    told = read_yaml(run / "config.yaml") if (run / "config.yaml").is_file() else {}
+    config = read_yaml(run / "config.yaml") if (run / "config.yaml").is_file() else {}
     if format is None:
-        format = str(told.get("format", "auto"))
+        format = str(config.get("format", "auto"))
     rows = read_selected(run, "mixed" if format == "auto" else format)
     output = Path(output) if output else run / f"export-{to}"
     if to == "hub":
-        return _published(rows, run, told, output, publication or Publication())
+        return _published(rows, run, config, output, publication or Publication())
     file = output if output.suffix else output / "selected.jsonl"
-    check_outputs(_files(to, file), run, told)
+    check_outputs(_files(to, file), run, config)
     if to == "jsonl":
         return _exported(trainers.write_jsonl(rows, file), len(rows), "original")
     with ExitStack() as stack:
         name = None if model is None else stack.enter_context(named(model))
-        scored, warnings = _scored(rows, run, told, name, needed=form == "tokens" or check)
+        scored, warnings = _scored(rows, run, config, name, needed=form == "tokens" or check)
         return _for_trainer(to, form, rows, file, scored, warnings, python if check else None, check)
 
 
@@ -126,8 +130,9 @@ def _for_trainer(to: str, form: str, rows: list[Row], file: Path, scored: Scored
                  python: str | Path | None, check: bool) -> Exported:
     if scored is not None:
         rows = scored.rows
+    fits = scored is not None and to == "trl" and form != "tokens" and trainers.fits_trl(scored)
     if form == "auto":
-        form = "messages" if scored is None or (to == "trl" and trainers.fits_trl(scored)) else "tokens"
+        form = "messages" if scored is None or fits else "tokens"
     if form == "tokens":
         assert scored is not None
         written = write_tokens(to, scored, file)
@@ -135,6 +140,8 @@ def _for_trainer(to: str, form: str, rows: list[Row], file: Path, scored: Scored
         write = {"trl": trainers.write_trl, "llamafactory": trainers.write_llamafactory,
                  "axolotl": trainers.write_axolotl}[to]
         written = write(rows, file, scored)
+        if scored is not None and not fits:
+            warnings = [*warnings, _OTHERWISE]
     checked = None
     if check:
         assert scored is not None
@@ -148,35 +155,35 @@ def _exported(written: Written, rows: int, form: str, warnings: list[str] | None
                     checked)
 
 
-def _scored(rows: list[Row], run: Path, told: Mapping[str, Any], model: str | None, *,
+def _scored(rows: list[Row], run: Path, config: Mapping[str, Any], model: str | None, *,
             needed: bool) -> tuple[Scored | None, list[str]]:
     """What was scored, with warnings; None where neither the run nor the caller names a model that can be loaded."""
-    name = model or str(told.get("model") or "")
+    name = model or str(config.get("model") or "")
     if not name:
         if needed:
             raise ConfigError("the run does not say which model it was made with", where=str(run),
                               hint="name the model whose tokenizer the trainer uses: --model my-model")
         return None, []
     try:
-        return score(rows, told, name, run / "manifest.json")
+        return score(rows, config, name, run / "manifest.json")
     except ModelError as error:
         if needed or model:
             raise
         return None, [f"the model of the run cannot be loaded ({error.what}): whether the trainer makes of these rows "
-                      "what was scored cannot be told; name it with --model"]
+                      "what was scored cannot be config; name it with --model"]
 
 
-def _published(rows: list[Row], run: Path, told: Mapping[str, Any], output: Path,
+def _published(rows: list[Row], run: Path, config: Mapping[str, Any], output: Path,
                publication: Publication) -> Exported:
-    check_outputs([output / "README.md", output / "data" / "train.jsonl", output / "siftune.json"], run, told)
-    return _exported(publish(rows, run, told, output, publication), len(rows), "messages")
+    check_outputs([output / "README.md", output / "data" / "train.jsonl", output / "siftune.json"], run, config)
+    return _exported(publish(rows, run, config, output, publication), len(rows), "messages")
 
 
 def _files(to: str, file: Path) -> list[Path]:
     """All that an export may write, but for a ``dataset_info.json``, which only gets an entry."""
-    found = [file]
+    files = [file]
     if to in TRAINERS:
-        found.append(settings_file(file, to))
+        files.append(settings_file(file, to))
     if to == "llamafactory":
-        found.append(tokenised_folder(file))
-    return found
+        files.append(tokenised_folder(file))
+    return files

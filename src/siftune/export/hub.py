@@ -46,13 +46,14 @@ class Publication:
     public: bool = False
 
 
-def publish(rows: Sequence[Row], run: Path, told: Mapping[str, Any], folder: Path, publication: Publication) -> Written:
+def publish(rows: Sequence[Row], run: Path, config: Mapping[str, Any], folder: Path,
+            publication: Publication) -> Written:
     """Write the folder of the data set, and push it where that is asked for.
 
     Args:
         rows: The selected rows, best first.
         run: Its run folder.
-        told: Its configuration.
+        config: Its configuration.
         folder: Where to write.
         publication: What to say and do.
 
@@ -69,8 +70,8 @@ def publish(rows: Sequence[Row], run: Path, told: Mapping[str, Any], folder: Pat
     manifest = _manifest(run)
     data, summary = folder / "data" / "train.jsonl", folder / "siftune.json"
     write_lines(data, (json.dumps(record, ensure_ascii=False) for record in _records(rows, run)))
-    write_json(summary, _summary(manifest, told))
-    write_text(card, _card(rows, run, manifest, told, publication))
+    write_json(summary, _summary(manifest, config))
+    write_text(card, _card(rows, run, manifest, config, publication))
     files = [data, card, summary]
     if publication.push:
         return Written(files, f"pushed to {_push(folder, publication)}")
@@ -149,25 +150,37 @@ def _records(rows: Sequence[Row], run: Path) -> list[dict[str, Any]]:
     return made
 
 
-def _summary(manifest: Mapping[str, Any], told: Mapping[str, Any]) -> dict[str, Any]:
+def _summary(manifest: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
     """What replays the selection, without the places of this machine."""
     kept = {name: manifest.get(name) for name in ("siftune", "created", "seed", "method", "budget", "versions")}
-    settings = {name: told[name] for name in (manifest["method"]["representation"], manifest["method"]["selector"])
-                if isinstance(told.get(name), Mapping)}
-    return {**kept, "model": _model(manifest), "settings": settings, "max_length": told.get("max_length")}
+    settings = {name: config[name] for name in (manifest["method"]["representation"], manifest["method"]["selector"])
+                if isinstance(config.get(name), Mapping)}
+    return _without_places({**kept, "model": _model(manifest), "settings": settings,
+                            "max_length": config.get("max_length")})
+
+
+def _without_places(value: Any) -> Any:
+    """A value of a configuration in which paths of this machine are but the names of their files."""
+    if isinstance(value, Mapping):
+        return {name: _without_places(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_places(one) for one in value]
+    if isinstance(value, str):
+        kind, colon, path = value.rpartition(":") if value.startswith("file:") else ("", "", value)
+        return f"{kind}{colon}{Path(path).name}" if path.startswith(("/", "~")) else value
+    return value
 
 
 def _model(manifest: Mapping[str, Any]) -> str:
-    name = str(manifest["model"].get("name", UNKNOWN))
-    return Path(name).name if Path(name).is_absolute() else name
+    return _without_places(str(manifest["model"].get("name", UNKNOWN)))
 
 
-def _card(rows: Sequence[Row], run: Path, manifest: Mapping[str, Any], told: Mapping[str, Any],
+def _card(rows: Sequence[Row], run: Path, manifest: Mapping[str, Any], config: Mapping[str, Any],
           publication: Publication) -> str:
     import yaml
 
-    method, budget, data = manifest["method"], manifest["budget"], manifest["data"]
-    licences = _licences(told)
+    method, budget, data = _without_places(manifest["method"]), manifest["budget"], manifest["data"]
+    licences = _licences(config)
     head: dict[str, Any] = {"tags": ["siftune", "data-selection"], "size_categories": [_size(len(rows))],
                             "task_categories": ["text-generation"],
                             "configs": [{"config_name": "default", "data_files": "data/train.jsonl"}]}
@@ -217,18 +230,18 @@ def _sources(run: Path) -> list[str]:
     return parquet.read_table(run / "selection.parquet", columns=["source"])["source"].to_pylist()
 
 
-def _licences(told: Mapping[str, Any]) -> dict[str, str]:
+def _licences(config: Mapping[str, Any]) -> dict[str, str]:
     """Licence of each source by its name, as the card beside it says (``license`` of a ``README.md``)."""
-    found = {}
-    for text in told.get("pool") or []:
+    licences = {}
+    for text in config.get("pool") or []:
         try:
             sources = find_sources([str(text)])
         except DataError:  # it has gone since
             continue
         for source in sources:
             if source.kind != "hub" and (licence := _licence(source.path)):
-                found[source.name] = licence
-    return found
+                licences[source.name] = licence
+    return licences
 
 
 def _licence(path: Path) -> str:

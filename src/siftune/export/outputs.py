@@ -17,7 +17,7 @@ _RUN = ("selected.jsonl", "selection.parquet", "scores.parquet", "manifest.json"
 _HINT = "name another file or folder with --output"
 
 
-def check_outputs(files: Iterable[Path], run: Path, told: Mapping[str, Any]) -> None:
+def check_outputs(files: Iterable[Path], run: Path, config: Mapping[str, Any]) -> None:
     """Refuse to write files that are, or would become, something else than an export.
 
     An earlier export may be written anew. What must not be written: a file that the run's configuration names, itself
@@ -27,9 +27,9 @@ def check_outputs(files: Iterable[Path], run: Path, told: Mapping[str, Any]) -> 
     Raises:
         ConfigError: one of the files is such.
     """
-    sources = [text for role in _ROLES for text in map(str, told.get(role) or [])]
+    sources = [text for role in _ROLES for text in map(str, config.get(role) or [])]
     named = [path for text in sources for path in _read_by(text)]
-    named += [path for text in _texts(told) if (path := _existing(text)) is not None]
+    named += [path for text in _texts(config) if (path := _existing(text)) is not None]
     for file in files:
         if file.exists():
             if file.parent.is_dir() and _is_run(file.parent) and file.name in _RUN:
@@ -44,14 +44,14 @@ def check_outputs(files: Iterable[Path], run: Path, told: Mapping[str, Any]) -> 
 
 def _read_by(text: str) -> list[Path]:
     """The files that a source stands for, of all its splits."""
-    found = [path] if (path := _existing(text)) is not None else []
+    paths = [path] if (path := _existing(text)) is not None else []
     with contextlib.suppress(DataError):  # it has gone, or cannot be read any more
-        found += [source.path for source in find_sources([text]) if source.kind != "hub"]
-    for folder in [path for path in found if path.is_dir()]:
+        paths += [source.path for source in find_sources([text]) if source.kind != "hub"]
+    for folder in [path for path in paths if path.is_dir()]:
         saved = (folder / "state.json").is_file() or (folder / "dataset_dict.json").is_file()
         inside = [folder.rglob("*")] if saved else [folder.iterdir(), (folder / "data").glob("*")]
-        found += [file for files in inside for file in files if file.is_file()]
-    return found
+        paths += [file for files in inside for file in files if file.is_file()]
+    return paths
 
 
 def _existing(text: str) -> Path | None:

@@ -61,21 +61,21 @@ class Scored:
         """The special tokens that supervised turns end with, most frequent first."""
         special = set(self.tokenizer.all_special_ids) | {
             number for number, token in self.tokenizer.added_tokens_decoder.items() if token.special}
-        found: Counter[int] = Counter()
+        counts: Counter[int] = Counter()
         for one in self.rendered:
             ids, mask = one.ids.tolist(), [*one.mask.tolist(), False]
             for t in range(len(ids)):
                 if mask[t] and ids[t] in special and (not mask[t + 1] or t + 2 == len(ids) or not mask[t + 2]):
-                    found[ids[t]] += 1
-        return [self.tokenizer.convert_ids_to_tokens(number) for number, _ in found.most_common()]
+                    counts[ids[t]] += 1
+        return [self.tokenizer.convert_ids_to_tokens(number) for number, _ in counts.most_common()]
 
 
-def score(rows: Sequence[Row], told: Mapping[str, Any], model: str, manifest: Path) -> tuple[Scored, list[str]]:
+def score(rows: Sequence[Row], config: Mapping[str, Any], model: str, manifest: Path) -> tuple[Scored, list[str]]:
     """Render rows as a run did, or as it would have with another model.
 
     Args:
         rows: The selected rows.
-        told: The run's configuration.
+        config: The run's configuration.
         model: Name of the model.
         manifest: The run's manifest, which knows what it rendered with.
 
@@ -89,8 +89,9 @@ def score(rows: Sequence[Row], told: Mapping[str, Any], model: str, manifest: Pa
     from siftune.models.loading import load_tokenizer
     from siftune.models.shape import model_shape
 
-    trusted = bool(told.get("trust_remote_code", False))
-    renderer = Renderer(load_tokenizer(model, trust_remote_code=trusted), max_length=int(told.get("max_length", 2048)),
+    trusted = bool(config.get("trust_remote_code", False))
+    renderer = Renderer(load_tokenizer(model, trust_remote_code=trusted),
+                        max_length=int(config.get("max_length", 2048)),
                         shape=model_shape(model, trust_remote_code=trusted))
     kept, rendered, left_out = [], [], []
     for row in rows:
@@ -99,13 +100,13 @@ def score(rows: Sequence[Row], told: Mapping[str, Any], model: str, manifest: Pa
             kept.append(row)
         except BadRow as problem:
             left_out.append(Dropped(row.id, row.source, row.where, problem.reason, problem.detail))
-    if left_out and (told.get("bad_rows") != "drop" or not kept):
+    if left_out and (config.get("bad_rows") != "drop" or not kept):
         first = left_out[0]
         raise DataError(f"{model} cannot be trained on {len(left_out):,} of {len(rows):,} selected rows",
                         where=first.where, why=f"The first is {first.id!r}: {first.reason}: {first.detail}",
                         hint="name another model, or export --to jsonl for the original records")
     warnings = []
-    if model == told.get("model") and (changed := _changed(renderer, manifest)):
+    if model == config.get("model") and (changed := _changed(renderer, manifest)):
         warnings.append(f"the run was scored with another {' and '.join(changed)} than {model} has now: ids and masks "
                         "are those of now")
     return Scored(model, renderer, kept, rendered, left_out), warnings

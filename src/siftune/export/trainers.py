@@ -237,13 +237,13 @@ def _turns(scored: Scored | None) -> Callable[[Row], Sequence[Message]]:
 def _prompts(turns: Sequence[Sequence[Message]]) -> list[int] | None:
     """How many messages of each row stand before the first that is trained on; None where a row has turns after it
     that are not to be trained on, or none before it."""
-    found = []
+    prompts = []
     for messages in turns:
         first = next((i for i, message in enumerate(messages) if _is_answer(message)), 0)
         if first == 0 or any(m.role == "assistant" and not m.train for m in messages[first:]):
             return None
-        found.append(first)
-    return found
+        prompts.append(first)
+    return prompts
 
 
 def _alternates(row: Row) -> bool:

@@ -26,24 +26,24 @@ Load = Callable[[dict[str, Any]], list[dict[str, Any]]]
 def run(load: Load, versions: Callable[[], dict[str, str]]) -> None:
     """Do the jobs that the command line names; exit code 3 where the trainer is not installed."""
     try:
-        found = versions()
+        installed = versions()
     except ImportError as error:
         print(f"not installed: {error}", file=sys.stderr)
         sys.exit(NOT_INSTALLED)
     for path in sys.argv[1:]:
         job = json.loads(Path(path).read_text(encoding="utf-8"))
-        made = {"versions": found, **_done(load, job)}
+        made = {"versions": installed, **_done(load, job)}
         Path(job["output"]).write_text(json.dumps(made), encoding="utf-8")
 
 
 def _done(load: Load, job: dict[str, Any]) -> dict[str, Any]:
     try:
         return {"rows": load(job)}
-    except Exception as error:  # whatever the trainer raises is what is to be told
+    except Exception as error:  # whatever the trainer raises is what is to be message
         traceback.print_exc()
-        told = _line(error)
+        message = _line(error)
     if not job["each"]:
-        return {"error": told}
+        return {"error": message}
     return {"rows": [_alone(load, job, line, number) for number, line in enumerate(_lines(job))]}
 
 
