@@ -17,6 +17,9 @@ from siftune.export.scored import Scored
 from siftune.export.written import Written
 
 
+_READERS = {"trl": "SFTTrainer", "axolotl": "Axolotl", "llamafactory": "LLaMA-Factory"}
+
+
 def write_tokens(to: str, scored: Scored, data: Path) -> Written:
     """Write the form that a trainer takes, with its settings.
 
@@ -29,7 +32,7 @@ def write_tokens(to: str, scored: Scored, data: Path) -> Written:
     name = settings_file(data, to)
     write_text(name, _yaml(settings))
     note = (f"token ids of {scored.model} and their labels, as they were scored: train that model (--form messages "
-            f"writes text). {name.name} has the settings; its paths are relative to {data.parent}")
+            f"writes text). {_READERS[to]} takes them as they are; {name.name} has the settings; its paths are relative to {data.parent}")
     return Written([data, *files, name], note, name)
 
 
