@@ -16,7 +16,6 @@ from siftune._common.files import make_folder, write_error, write_json, write_li
 from siftune.export.scored import Scored
 from siftune.export.written import Written
 
-
 _READERS = {"trl": "SFTTrainer", "axolotl": "Axolotl", "llamafactory": "LLaMA-Factory"}
 
 
@@ -32,7 +31,8 @@ def write_tokens(to: str, scored: Scored, data: Path) -> Written:
     name = settings_file(data, to)
     write_text(name, _yaml(settings))
     note = (f"token ids of {scored.model} and their labels, as they were scored: train that model (--form messages "
-            f"writes text). {_READERS[to]} takes them as they are; {name.name} has the settings; its paths are relative to {data.parent}")
+            f"writes text). {_READERS[to]} takes them as they are; {name.name} has the settings; its "
+            f"paths are relative to {data.parent}")
     return Written([data, *files, name], note, name)
 
 
