@@ -1,4 +1,4 @@
-"""Write the tables of docs/{gradients,selectors,representations,choosing,models}.md from the recorded results.
+"""Write the tables of docs/{gradients,selectors,representations,choosing,models,export}.md from the recorded results.
 
     python benchmarks/write_tables.py
 
@@ -8,7 +8,7 @@ A table stands between `<!-- table: NAME -->` and `<!-- end -->`; the text aroun
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -214,12 +214,56 @@ def families_left() -> str:
     return markdown(["family", "why"], rows)
 
 
+TRAINERS = {"trl": "TRL", "axolotl": "Axolotl", "llamafactory": "LLaMA-Factory"}
+
+
+def exports() -> str:
+    """One line for all templates whose rows are all as scored, one for each other."""
+    told = read_json(RESULTS / "exports.json")
+    rows = []
+    for trainer, title in TRAINERS.items():
+        families = told[trainer]["families"]
+        for form in ("tokens", "messages"):
+            found = {name: forms[form] for name, forms in families.items() if form in forms}
+            whole = [name for name, one in found.items() if one["identical"] == one["compared"] and not one["refused"]]
+            if whole:
+                rows.append([title, form, ", ".join(whole), _of(found[name] for name in whole), "", ""])
+            for name in (name for name in found if name not in whole):
+                one = found[name]
+                rows.append([title, form, name, _of([one]), str(sum(map(len, one["refused"].values())) or ""),
+                             _differences(one["differences"])])
+    return markdown(["trainer", "form", "templates", "rows as scored", "refused", "what differs first (rows)"], rows)
+
+
+def _of(found: Iterable[Mapping[str, Any]]) -> str:
+    every = list(found)
+    return f"{sum(one['identical'] for one in every):,} of {sum(one['compared'] for one in every):,}"
+
+
+def _differences(found: Mapping[str, Sequence[str]]) -> str:
+    most = sorted(found.items(), key=lambda item: -len(item[1]))
+    shown = [f"{_shorter(what)} ({len(ids)})" for what, ids in most[:2]]
+    rest = sum(len(ids) for _, ids in most[2:])
+    return "; ".join([*shown, *([f"others ({rest})"] if rest else [])])
+
+
+def _shorter(what: str) -> str:
+    for long, short in (("missing: the trainer leaves it out", "left out"), ("mask: ", ""), ("ids: ", ""),
+                        (" was scored, and the trainer leaves it out of the loss", " not in the loss"),
+                        (" was not scored, and the trainer has it in the loss", " in the loss"),
+                        (" was scored, the trainer has ", " is "), ("error: ", "refused: ")):
+        what = what.replace(long, short)
+    what = re.sub(r"'[^']*'", lambda token: f"`{token[0][1:-1] or ' '}`", what)
+    return what.replace("|", "\\|")[:120]
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "speed": speed, "accuracy-lora-8": accuracy("lora-8"), "accuracy-lora-64": accuracy("lora-64"),
     "accuracy-full": accuracy("full"), "memory": memory, "submodular": submodular, "streaming": streaming,
     "forward": forward, "sparse-utility": sparse_utility, "stages": stages, "methods": methods,
     "families-right": families_right, "families-refused": families_refused, "families-left": families_left,
     "choice-by-rows": choice_by_rows, "choice-parts": choice_parts,
+    "exports": exports,
 }
 
 
@@ -236,7 +280,7 @@ def fill(page: str, tables: Mapping[str, Callable[[], str]]) -> None:
 
 
 def main() -> None:
-    for page in ("gradients.md", "selectors.md", "representations.md", "choosing.md", "models.md"):
+    for page in ("gradients.md", "selectors.md", "representations.md", "choosing.md", "models.md", "export.md"):
         fill(page, TABLES)
 
 

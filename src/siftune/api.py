@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from siftune.experiments.choosing.finished import Chosen
     from siftune.experiments.config import StudyConfig
     from siftune.experiments.finished import Experiment
-    from siftune.export import Exported
+    from siftune.export import Exported, Publication
     from siftune.pipeline.encode import Features
     from siftune.pipeline.inspection import Inspection
     from siftune.pipeline.plan import Plan
@@ -293,8 +293,10 @@ def inspect(pool: Any, *, model: Any = "embedded", show: int = 3, **settings: An
         return run(request.config, name, show=show)
 
 
-def export(run: str | Path | Run, to: str = "jsonl", output: str | Path | None = None) -> Exported:
+def export(run: str | Path | Run, to: str = "jsonl", output: str | Path | None = None, *, form: str = "auto",
+           model: Any = None, check: bool = False, python: str | Path | None = None,
+           publication: Publication | None = None) -> Exported:
     """Write the selected rows as a trainer reads them; see :func:`siftune.export.export.export`."""
     from siftune.export.export import export as write
 
-    return write(run, to, output)
+    return write(run, to, output, form=form, model=model, check=check, python=python, publication=publication)

@@ -101,7 +101,8 @@ def test_report_is_written_again_as_it_was(copy: Callable[[], Path]) -> None:
 
 @pytest.mark.parametrize("to", ["jsonl", "trl", "llamafactory", "axolotl"])
 def test_export_writes_the_selected_conversations_in_order(finished: Path, tmp_path: Path, to: str) -> None:
-    told = siftune("export", finished, "--to", to, "--output", tmp_path / "out").ok().out.splitlines()
+    form = () if to == "jsonl" else ("--form", "messages")
+    told = siftune("export", finished, "--to", to, *form, "--output", tmp_path / "out").ok().out.splitlines()
     assert {Path(line) for line in told} == set((tmp_path / "out").iterdir())
     written, _ = read_rows([tmp_path / "out/selected.jsonl"], role="pool", format="mixed")
     selected, _ = read_rows([finished / "selected.jsonl"], role="pool")
@@ -121,7 +122,7 @@ def test_export_reads_the_rows_in_the_format_they_were_selected_in(files: Files,
     pool = jsonl(tmp_path / "pool.jsonl", both)
     siftune("select", "--model", files.model, "--pool", pool, "--format", "alpaca", "--method", "random", "--budget", 4,
             "--output-dir", tmp_path / "run").ok()
-    siftune("export", tmp_path / "run", "--to", "trl", "--output", tmp_path / "out").ok()
+    siftune("export", tmp_path / "run", "--to", "trl", "--form", "messages", "--output", tmp_path / "out").ok()
     asked = {row["id"]: row["prompt"][0]["content"].strip() for row in objects(tmp_path / "out/selected.jsonl")}
     assert asked == {row["id"]: row["instruction"] for row in both}
 

@@ -11,6 +11,8 @@ from siftune.data.readers import read_rows
 from siftune.data.rows import Row
 from siftune.export import TARGETS, export
 
+FILES = [to for to in TARGETS if to != "hub"]  # what a data set of the hub holds: test_hub.py
+
 RECORDS = [
     {"instruction": "Q1", "input": "", "output": "Ä1\u2028"},
     {"id": "own", "messages": [{"role": "system", "content": "S"}, {"role": "user", "content": "Q2"},
@@ -52,7 +54,7 @@ def chats(records: list[dict]) -> list[list[tuple[str, str]]]:
     return [[(turn["role"], turn["content"]) for turn in chat] for chat in turns]
 
 
-@pytest.mark.parametrize("to", TARGETS)
+@pytest.mark.parametrize("to", FILES)
 def test_order_ids_and_conversations_survive_every_export(run: Path, tmp_path: Path, to: str) -> None:
     made = export(run, to, tmp_path / "out")
     assert made.files[0] == tmp_path / "out" / "selected.jsonl"
@@ -85,9 +87,10 @@ def test_trl_gets_prompt_and_completion_unless_a_row_has_several_answers(run: Pa
 
 def test_llamafactory_gets_an_entry_beside_those_already_there(run: Path, tmp_path: Path) -> None:
     (tmp_path / "dataset_info.json").write_text('{"mine": {"file_name": "mine.json"}}')
-    data, info = export(run, "llamafactory", tmp_path / "my subset.jsonl").files
+    data, info, settings = export(run, "llamafactory", tmp_path / "my subset.jsonl").files
     entries = json.loads(info.read_text())
     assert list(entries) == ["mine", "my_subset"]
+    assert yaml.safe_load(settings.read_text())["dataset"] == "my_subset"
     entry = entries["my_subset"]
     assert entry["file_name"] == data.name
     keys = (entry["tags"]["role_tag"], entry["tags"]["content_tag"])
@@ -138,7 +141,7 @@ def meaning(rows: list[Row]) -> list[tuple[object, object]]:
     return [(row.messages, row.tools) for row in rows]
 
 
-@pytest.mark.parametrize("to", TARGETS)
+@pytest.mark.parametrize("to", FILES)
 def test_tool_calls_and_tools_survive_every_export(tmp_path: Path, to: str) -> None:
     run, rows = rows_of(tmp_path / "run", "tools_sharegpt.jsonl", "gsm8k.jsonl")
     made = export(run, to, tmp_path / to)

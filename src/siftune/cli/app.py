@@ -180,17 +180,33 @@ def report(
 @app.command()
 def export(
     run: RunArgument,
-    to: Annotated[str, typer.Option(help="jsonl, trl, llamafactory or axolotl.")] = "jsonl",
+    to: Annotated[str, typer.Option(help="jsonl, trl, llamafactory, axolotl or hub.")] = "jsonl",
     output: Annotated[str, typer.Option(help="Folder to write; RUN/export-<to> when not given.")] = "",
+    form: Annotated[str, typer.Option(help="messages (text), tokens (the ids and labels that were scored), or auto: "
+                                           "messages where the trainer makes the same ids and labels of "
+                                           "them.")] = "auto",
+    model: Annotated[str, typer.Option(help="Model whose tokenizer is used; that of the run when not given.")] = "",
+    check: Annotated[bool, typer.Option("--check", help="Let the trainer load what was written, and compare it with "
+                                                        "what was scored, row by row.")] = False,
+    python: Annotated[str, typer.Option(help="The Python that the trainer is installed in, for --check.",
+                                        metavar="PATH")] = "",
+    repo: Annotated[str, typer.Option(help="Name of the data set on the hub.", metavar="ORG/NAME")] = "",
+    licence: Annotated[str, typer.Option("--licence", "--license", help="Licence that the card of the data set says, "
+                                         "as the hub spells it.")] = "",
+    push: Annotated[bool, typer.Option("--push", help="Upload it to the hub, private.")] = False,
+    public: Annotated[bool, typer.Option("--public", help="With --push: readable for everyone.")] = False,
 ) -> None:
-    """Write the selected rows as a trainer reads them."""
+    """Write the selected rows as a trainer reads them, or as a data set for the hub."""
     from siftune.api import export as write
+    from siftune.cli.printing import print_export
+    from siftune.export import Publication
 
-    written = write(run, to, output or None)
-    for path in written.files:
-        print(one_line(path))
-    if written.note:
-        print(one_line(written.note), file=sys.stderr)
+    asked = Publication(repo, licence, push, public)
+    written = write(run, to, output or None, form=form, model=model or None, check=check, python=python or None,
+                    publication=None if asked == Publication() else asked)
+    print_export(written)
+    if written.checked and written.checked.differences:
+        raise typer.Exit(1)
 
 
 @app.command()

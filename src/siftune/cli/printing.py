@@ -12,8 +12,12 @@ from siftune._common.text import one_line
 if TYPE_CHECKING:
     from siftune.experiments.choosing.finished import Chosen
     from siftune.experiments.finished import Experiment
+    from siftune.export import Exported
     from siftune.pipeline.inspection import Inspection
     from siftune.pipeline.run import Run
+
+LEFT_OUT_SHOWN = 20
+"""How many rows that an export leaves out are listed."""
 
 
 def print_run(run: Run) -> None:
@@ -88,6 +92,25 @@ def _print_failures(finished: Experiment) -> None:
 
     if finished.failed:
         print(f"{failures(finished.results)}\nhint: run the same command again to try these again", file=sys.stderr)
+
+
+def print_export(written: Exported) -> None:
+    """The files, and what a trainer made of them; how to use them goes to stderr."""
+    for path in written.files:
+        print(one_line(path))
+    for warning in written.warnings:
+        print(f"warning: {one_line(warning)}", file=sys.stderr)
+    if written.left_out:
+        print(f"warning: {len(written.left_out):,} rows that the model's template cannot render are left out:",
+              file=sys.stderr)
+        for row in written.left_out[:LEFT_OUT_SHOWN]:
+            print(f"  {one_line(row.id)}: {one_line(row.reason)} {one_line(row.detail)}", file=sys.stderr)
+        if len(written.left_out) > LEFT_OUT_SHOWN:
+            print(f"  ... and {len(written.left_out) - LEFT_OUT_SHOWN:,} more", file=sys.stderr)
+    if written.note:
+        print(written.note, file=sys.stderr)
+    if written.checked:
+        print(written.checked)
 
 
 def print_inspection(found: Inspection) -> None:

@@ -17,8 +17,13 @@ _FOLDER = Path(__file__).parent / "chat_templates"
 
 def training_template(original: str) -> str | None:
     """The training template of a chat template that is known character by character, else ``None``."""
-    name = families().get(blake2b(original.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest())
+    name = family(original)
     return None if name is None else _read(name)
+
+
+def family(original: str) -> str | None:
+    """The family of a chat template that is known character by character, as TRL calls it, else ``None``."""
+    return families().get(blake2b(original.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest())
 
 
 @cache

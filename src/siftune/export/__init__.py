@@ -1,4 +1,4 @@
-"""Hand a selected subset to a trainer: TRL, LLaMA-Factory, Axolotl, or plain JSONL."""
+"""Hand a selected subset over: to TRL, LLaMA-Factory or Axolotl, as plain JSONL, or as a data set of the hub."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import sys
 from types import ModuleType
 from typing import Any
 
-from siftune.export.export import TARGETS, Exported, export
+from siftune.export.check import Checked
+from siftune.export.export import FORMS, TARGETS, Exported, export
+from siftune.export.hub import Publication
 
-__all__ = ["TARGETS", "Exported", "export"]
+__all__ = ["FORMS", "TARGETS", "Checked", "Exported", "Publication", "export"]
 
 
 class _Callable(ModuleType):
