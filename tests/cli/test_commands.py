@@ -17,7 +17,8 @@ from tests.cli.conftest import Files
 from tests.cli.pools import jsonl, record, records
 from tests.cli.runs import check_run_folder, ids_of, lines, objects, table, temporary_files
 
-COMMANDS = ("select", "choose", "compare", "study", "plan", "inspect", "report", "export", "methods", "doctor")
+COMMANDS = ("select", "choose", "compare", "study", "plan", "inspect", "report", "export", "methods", "doctor", "init",
+            "schema")
 
 
 def test_help_names_every_command_and_each_has_its_own() -> None:

@@ -16,6 +16,7 @@ from siftune._common.terminal import encodable, unprotected
 from siftune._common.text import one_line
 
 _silent = False
+_warnings_only = False
 
 
 def silence() -> None:
@@ -35,9 +36,20 @@ def quiet() -> Iterator[None]:
         _silent = before
 
 
+@contextmanager
+def warnings_only(asked: bool = True) -> Iterator[None]:
+    """Inside, where it is asked for, no bars and no lines but warnings."""
+    global _warnings_only
+    before, _warnings_only = _warnings_only, asked or _warnings_only
+    try:
+        yield
+    finally:
+        _warnings_only = before
+
+
 def log(message: str) -> None:
     """One line of what is going on, to stderr; results go to stdout and to files."""
-    if not _silent:
+    if not _silent and (message.startswith("warning: ") or not _warnings_only):
         print(encodable(one_line(message), getattr(sys.stderr, "encoding", None)), file=sys.stderr, flush=True)
 
 
@@ -46,6 +58,21 @@ def about(seconds: float) -> str:
     if seconds < 90:
         return f"about {seconds:.0f} s"
     return f"about {seconds / 60:.0f} min" if seconds < 5400 else f"about {seconds / 3600:,.1f} h"
+
+
+def pace(rate: float, unit: str) -> str:
+    """A speed in words that fit it: ``1,200 tokens/s``, ``2.5 rows/s``, ``12 s a step``, ``3 min a step``.
+
+    Args:
+        rate: units in a second, above 0.
+        unit: in the plural.
+    """
+    if rate >= 0.95:
+        return f"{rate:,.0f} {unit}/s" if rate >= 9.5 else f"{rate:.1f} {unit}/s"
+    seconds, one = 1 / rate, unit.removesuffix("s")
+    if seconds < 9.5:
+        return f"{seconds:.1f} s a {one}"
+    return f"{seconds:.0f} s a {one}" if seconds < 90 else f"{seconds / 60:,.0f} min a {one}"
 
 
 class Bar:
@@ -73,8 +100,8 @@ class Bar:
             self._last = now
             rate = (self.done - self._skipped) / max(now - self._start, 1e-9)
             left = (self.total - self.done) / rate if rate > 0 else float("inf")
-            eta = f", about {left:,.0f} s left" if left < float("inf") else ""
-            log(f"{self.title}: {self.done:,.0f} of {self.total:,.0f} {self.unit}, {rate:,.0f} {self.unit}/s{eta}")
+            speed = f", {pace(rate, self.unit)}, {about(left)} left" if rate > 0 else ""
+            log(f"{self.title}: {self.done:,.0f} of {self.total:,.0f} {self.unit}{speed}")
 
 
 @contextmanager
@@ -86,7 +113,7 @@ def bar(title: str, total: float, unit: str = "rows") -> Iterator[Bar]:
         ...     progress.advance(300)
     """
     state = Bar(title, total, unit)
-    if _silent or not sys.stderr.isatty():
+    if _silent or _warnings_only or not sys.stderr.isatty():
         yield state
         return
     from rich.console import Console

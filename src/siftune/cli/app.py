@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
+import io
+import json
 import os
 import shlex
 import sys
+from contextlib import nullcontext, redirect_stdout
 from typing import Annotated, Any
 
 import typer
 
 from siftune._common.errors import ConfigError, SiftuneError
+from siftune._common.registry import unknown_name
 from siftune._common.terminal import Shown, protected
-from siftune._common.text import one_line
-from siftune.cli.options import Grouped, with_options
+from siftune.cli import as_json
+from siftune.cli.options import Grouped, complete_owner, with_options
+from siftune.cli.output import SHORT_HELP, App, asked_for_json, show, tell_error
 from siftune.config.choosing import NOT_HERE, ChooseConfig
 from siftune.config.settings import CompareConfig, DataConfig, SelectConfig, load
-from siftune.config.shared import FIRST
+from siftune.config.shared import FIRST, MODEL, RUN
 
-app = typer.Typer(
+app = App(
     name="siftune",
     help="Choose the part of an instruction pool that teaches a model your task, prove that it helps, hand it over.",
-    no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -51,7 +54,7 @@ def select(
     from siftune.api import select as run
     from siftune.cli.printing import print_run
 
-    print_run(run(load(SelectConfig, config_file, flags), command=_command()))
+    show(print_run, as_json.run, run(load(SelectConfig, config_file, flags), command=_command()))
 
 
 @app.command(cls=Grouped)
@@ -75,13 +78,13 @@ def _choose(flags: dict[str, Any], config_file: str | None, *, dry_run: bool = F
     if dry_run:
         from siftune.experiments.choosing.prepared import preview
 
-        print(preview(config))
+        show(print, as_json.text, preview(config))
         return
     from siftune.api import choose as run
     from siftune.cli.printing import print_choice
 
     chosen = run(config, command=_command())
-    print_choice(chosen)
+    show(print_choice, as_json.choice, chosen)
     if chosen.results.failed:
         raise typer.Exit(1)
 
@@ -94,7 +97,7 @@ def compare(flags: dict[str, Any], config_file: str | None) -> None:
     from siftune.cli.printing import print_comparison
 
     finished = run(load(CompareConfig, config_file, flags), command=_command())
-    print_comparison(finished)
+    show(print_comparison, as_json.experiment, finished)
     if finished.failed:
         raise typer.Exit(1)
 
@@ -121,13 +124,13 @@ def study(
         from siftune.experiments.config import load_study
         from siftune.experiments.preview import preview
 
-        print(preview(load_study(config, given)).text())
+        show(print, as_json.text, preview(load_study(config, given)).text())
         return
     from siftune.api import study as run
     from siftune.cli.printing import print_study
 
     finished = run(config, flags=given)
-    print_study(finished)
+    show(print_study, as_json.experiment, finished)
     if finished.failed:
         raise typer.Exit(1)
 
@@ -141,17 +144,17 @@ def plan(flags: dict[str, Any], config_file: str | None) -> None:
     """
     from siftune.api import plan as run
 
-    print(run(load(SelectConfig, config_file, flags)))
+    show(print, as_json.plan, run(load(SelectConfig, config_file, flags)))
 
 
 @app.command(cls=Grouped)
-@with_options(DataConfig, leave_out=("pool", "target", "test"))
+@with_options(DataConfig, leave_out=("pool", "target", "test"), positional=False)
 def inspect(
     flags: dict[str, Any],
     config_file: str | None,
     pool: Annotated[list[str], typer.Argument(help="Files to look at.", metavar="POOL...")],
     model: Annotated[str, typer.Option(help="Model whose tokenizer and template are used.")] = "embedded",
-    show: Annotated[int, typer.Option(help="Rows whose mask is shown.")] = 3,
+    rows_shown: Annotated[int, typer.Option("--show", help="Rows whose mask is shown.")] = 3,
 ) -> None:
     """Look at a pool: counts, lengths, loss mask, unusable rows.
 
@@ -161,7 +164,8 @@ def inspect(
     from siftune.api import inspect as run
     from siftune.cli.printing import print_inspection
 
-    print_inspection(run(load(DataConfig, config_file, {**flags, "pool": tuple(pool)}), model=model, show=show))
+    found = run(load(DataConfig, config_file, {**flags, "pool": tuple(pool)}), model=model, show=rows_shown)
+    show(print_inspection, as_json.inspection, found)
 
 
 @app.command()
@@ -171,10 +175,10 @@ def report(
                                                         "command lines, so that it can be given away.")] = False,
 ) -> None:
     """Write report.html and report.json of a run folder, or study.html of a study's, again."""
+    from siftune.cli.printing import print_files
     from siftune.report import build
 
-    for path in build(run, share=share):
-        print(one_line(path))
+    show(print_files, as_json.files, build(run, share=share))
 
 
 @app.command()
@@ -204,7 +208,7 @@ def export(
     asked = Publication(repo, licence, push, public)
     written = write(run, to, output or None, form=form, model=model or None, check=check, python=python or None,
                     publication=None if asked == Publication() else asked)
-    print_export(written)
+    show(print_export, as_json.export, written)
     if written.checked and written.checked.differences:
         raise typer.Exit(1)
 
@@ -212,18 +216,19 @@ def export(
 @app.command()
 def methods(
     name: Annotated[str | None, typer.Argument(help="A method or selector: shows all of its settings.",
-                                               metavar="[NAME]")] = None,
+                                               metavar="[NAME]", autocompletion=complete_owner)] = None,
 ) -> None:
     """List recipes, methods and selectors, or the settings of one.
 
     Each with its paper, what it needs and what it costs.
     """
-    from siftune.cli.methods import print_method, print_methods
+    from siftune.cli.methods import check_name, print_method, print_methods
 
     if name is None:
-        print_methods()
+        show(print_methods, as_json.methods)
     else:
-        print_method(name)
+        check_name(name)
+        show(print_method, as_json.method, name)
 
 
 @app.command()
@@ -240,17 +245,69 @@ def doctor(
     """
     from siftune.pipeline.doctor import doctor as check
 
-    if not check(run, model, repair=repair):
+    told = io.StringIO()
+    with redirect_stdout(told) if asked_for_json() else nullcontext():
+        fine = check(run, model, repair=repair)
+    show(lambda *_: None, as_json.doctor, told.getvalue().splitlines(), fine)
+    if not fine:
         raise typer.Exit(1)
 
 
+@app.command(cls=Grouped)
+@with_options(DataConfig, leave_out=("pool", "existing"), positional=False)
+def init(
+    flags: dict[str, Any],
+    config_file: str | None,
+    pool: Annotated[list[str], typer.Argument(help="Files to choose from.", metavar="POOL...")],
+    model: Annotated[str, typer.Option(help="Model that the settings name; it is not loaded.",
+                                       rich_help_panel=MODEL)] = "embedded",
+    output: Annotated[str, typer.Option(help="File to write.", rich_help_panel=RUN)] = "run.yaml",
+    output_dir: Annotated[str, typer.Option(help="Run folder that the settings name.",
+                                            rich_help_panel=RUN)] = "runs/first",
+    force: Annotated[bool, typer.Option("--force", help="Write over a file that is there.",
+                                        rich_help_panel=RUN)] = False,
+) -> None:
+    """Look into your files and write settings for them.
+
+    Every line is explained; no model is loaded. The file is what `siftune plan`, `select` and `compare` take.
+    """
+    from siftune.cli.printing import print_files
+    from siftune.pipeline.starting import write_settings
+
+    config = load(DataConfig, config_file, {**flags, "pool": tuple(pool)})
+    written = write_settings(config, output, model=model, output_dir=output_dir, replace=force)
+    show(print_files, as_json.files, [written])
+
+
+@app.command()
+def schema(
+    kind: Annotated[str, typer.Argument(help="Command whose file is described: select, compare, choose or study.",
+                                        metavar="[COMMAND]")] = "compare",
+) -> None:
+    """Print the JSON schema of settings files.
+
+    It is for editors and programs. That of compare holds all that select, plan and compare read.
+    """
+    from siftune.config.schema import settings_schema
+    from siftune.experiments.schema import study_schema
+
+    made = {"select": lambda: settings_schema(SelectConfig), "compare": lambda: settings_schema(CompareConfig),
+            "choose": lambda: settings_schema(ChooseConfig, without=tuple(NOT_HERE)), "study": study_schema}
+    if kind not in made:
+        raise unknown_name("kind of settings file", kind, made, flag="siftune schema")
+    show(lambda found: print(json.dumps(found, indent=1)), dict, made[kind]())
+
+
 @app.callback(invoke_without_command=True)
-def _root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+def _root(context: typer.Context,
+          version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
     if version:
         from siftune import __version__
 
         print(__version__)
         raise typer.Exit
+    if context.invoked_subcommand is None:
+        print(SHORT_HELP)
 
 
 def _successor(option: str | None) -> str | None:
@@ -302,12 +359,12 @@ def _run() -> None:
             raise KeyboardInterrupt
         sys.exit(code)
     except SiftuneError as error:
-        print(f"error: {error}", file=sys.stderr)
+        tell_error(error)
         sys.exit(error.exit_code)
     except _UsageError as error:
         command = error.ctx.command_path if error.ctx else "siftune"
         hint = _successor(getattr(error, "option_name", None)) or f"{command} --help tells what it takes"
-        print(f"error: {ConfigError(error.format_message(), hint=hint)}", file=sys.stderr)
+        tell_error(ConfigError(error.format_message(), hint=hint))
         sys.exit(2)
     except (KeyboardInterrupt, typer.Abort):
         print("interrupted: run the same command again to continue where it was", file=sys.stderr)
@@ -320,5 +377,5 @@ def _run() -> None:
             raise
         from siftune._common.files import write_error
 
-        print(f"error: {write_error(error.filename or '?', error)}", file=sys.stderr)
+        tell_error(write_error(error.filename or "?", error))
         sys.exit(2)

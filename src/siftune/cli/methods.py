@@ -19,30 +19,24 @@ def print_methods() -> None:
     print("Recipes (--method): a method and a selector as published together\n")
     _print_entry("auto", "the published recipe for your target and budget; says what it chose and why")
     for recipe in RECIPES.values():
-        _print_entry(recipe.name, _together(recipe), paper=recipe.paper)
+        _print_entry(recipe.name, together(recipe), paper=recipe.paper)
     print("Methods (--method METHOD:SELECTOR, or --representation): what is computed of rows\n")
     for name, found in METHODS.available().items():
-        _print_entry(name, found.summary, paper=found.paper, needs=_needs(found), cost=found.cost,
-                     settings=", ".join(_settings(found)))
+        _print_entry(name, found.summary, paper=found.paper, needs=needs_of(found), cost=found.cost,
+                     settings=", ".join(settings_of(found)))
     print("Selectors (--selector): how rows are chosen by that\n")
     for name, found in SELECTORS.available().items():
         info = found.info
         _print_entry(name, info.summary, paper=info.paper, needs=info.needs, cost=info.complexity, suits=info.suits,
-                     settings=", ".join(_settings(found)))
+                     settings=", ".join(settings_of(found)))
     print("`siftune methods NAME` shows all settings of one.")
 
 
 def print_method(name: str) -> None:
-    """One recipe, method or selector with every setting: default, range, the paper's value, and how to set it.
-
-    Raises:
-        ConfigError: there is nothing of that name.
-    """
-    if name not in METHODS and name not in SELECTORS and name not in RECIPES:
-        raise unknown_name("method or selector", name, [*owners(), *RECIPES], flag="siftune methods")
+    """One recipe, method or selector with every setting: default, range, the paper's value, and how to set it."""
     recipe = RECIPES.get(name)
     if recipe is not None:
-        _print_entry(name, _together(recipe), paper=recipe.paper)
+        _print_entry(name, together(recipe), paper=recipe.paper)
         shown = [owner for owner in (recipe.representation, recipe.selector) if owner != "none"]
     else:
         shown = [owner_named(name) or name]
@@ -50,15 +44,25 @@ def print_method(name: str) -> None:
         _print_owner(owner)
 
 
+def check_name(name: str) -> None:
+    """Refuse what is no method, selector or recipe.
+
+    Raises:
+        ConfigError: with the nearest name.
+    """
+    if name not in METHODS and name not in SELECTORS and name not in RECIPES:
+        raise unknown_name("method or selector", name, [*owners(), *RECIPES], flag="siftune methods")
+
+
 def _print_owner(owner: str) -> None:
     if owner in METHODS:
         found = METHODS.get(owner)
-        _print_entry(owner, found.summary, paper=found.paper, needs=_needs(found), cost=found.cost)
+        _print_entry(owner, found.summary, paper=found.paper, needs=needs_of(found), cost=found.cost)
     else:
         found = SELECTORS.get(owner)
         info = found.info
         _print_entry(owner, info.summary, paper=info.paper, needs=info.needs, cost=info.complexity, suits=info.suits)
-    fields = _settings(found)
+    fields = settings_of(found)
     if not fields:
         print(f"  {owner} has no settings of its own.\n")
         return
@@ -67,11 +71,11 @@ def _print_owner(owner: str) -> None:
     for name, field in fields.items():
         paper = field.metadata.get("paper")
         _print_entry(name, field.metadata.get("help", ""), default=plainly(field.default),
-                     values=_values(field, hints[name]), paper="" if paper is None else plainly(paper),
+                     values=values_of(field, hints[name]), paper="" if paper is None else plainly(paper),
                      type=f"--set {name}={plainly(_example(field, hints[name]))}")
 
 
-def _values(field: dataclasses.Field[Any], hint: Any) -> str:
+def values_of(field: dataclasses.Field[Any], hint: Any) -> str:
     """The choices or the range."""
     if get_origin(hint) is Literal:
         return ", ".join(map(str, get_args(hint)))
@@ -90,16 +94,19 @@ def _example(field: dataclasses.Field[Any], hint: Any) -> Any:
     return field.default if isinstance(field.default, int | float) and field.default else "VALUE"
 
 
-def _settings(found: Any) -> dict[str, dataclasses.Field[Any]]:
+def settings_of(found: Any) -> dict[str, dataclasses.Field[Any]]:
+    """The settings of a method or selector, by name."""
     return {f.name: f for f in dataclasses.fields(getattr(found, "Settings", OwnSettings))}
 
 
-def _needs(method: Any) -> str:
+def needs_of(method: Any) -> str:
+    """Model, target, or nothing."""
     needs = [name for name, needed in (("model", method.needs_model), ("target", method.needs_target)) if needed]
     return ", ".join(needs) or "nothing"
 
 
-def _together(recipe: Recipe) -> str:
+def together(recipe: Recipe) -> str:
+    """A recipe in a sentence."""
     return f"{recipe.representation} + {recipe.selector}. {recipe.summary}"
 
 

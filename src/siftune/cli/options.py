@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import typer
 from typer.core import TyperCommand
 
+from siftune._common.errors import ConfigError
+from siftune.config.catalogue import METHODS, RECIPES, SELECTORS
 from siftune.config.settings import DataConfig, flag_of
 from siftune.config.shared import DATA, FIRST, MODEL, RUN, SELECTION, TRAINING
 
@@ -36,11 +38,17 @@ class Grouped(TyperCommand):
                     formatter.write_dl([record for _, record in found])
 
 
-def with_options(kind: type[DataConfig], *, leave_out: tuple[str, ...] = ()) -> Callable[[Any], Any]:
+def with_options(kind: type[DataConfig], *, leave_out: tuple[str, ...] = (), positional: bool = True,
+                 ) -> Callable[[Any], Any]:
     """Give a function ``f(flags, config_file, **own)`` one command-line option per field of a config.
 
     The function receives only the flags that were typed, by field name; defaults stay with the config, so that a
     YAML file can provide what the command line does not.
+
+    Args:
+        kind: which config.
+        leave_out: fields that are no flags of this command.
+        positional: whether the YAML file may stand by itself, without ``--config``.
     """
 
     def decorate(function: Any) -> Any:
@@ -50,12 +58,14 @@ def with_options(kind: type[DataConfig], *, leave_out: tuple[str, ...] = ()) -> 
                if p.name not in ("flags", "config_file")]
 
         def command(**values: Any) -> None:
-            config_file = values.pop("config_file")
+            config_file = settings_file(values.pop("settings", None), values.pop("config_file"),
+                                        f"siftune {function.__name__}")
             rest = {p.name: values.pop(p.name) for p in own}
             typed = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items() if v not in (None, [])}
             function(typed, config_file, **rest)
 
-        parameters = [*own, _config_file(), *(_parameter(f, hints[f.name]) for f in fields)]
+        parameters = [*own, *([_SETTINGS] if positional else []), _config_file(),
+                      *(_parameter(f, hints[f.name]) for f in fields)]
         command.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
             [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in parameters])
         command.__annotations__ = {p.name: p.annotation for p in parameters}
@@ -63,6 +73,44 @@ def with_options(kind: type[DataConfig], *, leave_out: tuple[str, ...] = ()) -> 
         return command
 
     return decorate
+
+
+_SETTINGS = inspect.Parameter("settings", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[
+    str | None, typer.Argument(help="YAML file with settings, as for --config.", metavar="SETTINGS.yaml")])
+
+
+def settings_file(given: str | None, config: str | None, command: str) -> str | None:
+    """The settings file, named by itself or with ``--config``.
+
+    Raises:
+        ConfigError: both are named, or what stands by itself is no YAML file.
+    """
+    if given is None:
+        return config
+    if config is not None:
+        raise ConfigError("two settings files are named", where=f"{command} {given} --config {config}",
+                          hint="name one of them")
+    if not given.endswith((".yaml", ".yml")):
+        raise ConfigError(f"{command} takes a settings file by itself, and {given} is no YAML file", where=command,
+                          hint=f"for rows type --pool {given}; `siftune init {given}` writes a settings file")
+    return given
+
+
+def _complete(names: Callable[[], Iterable[str]]) -> Callable[[str], list[str]]:
+    def complete(incomplete: str) -> list[str]:
+        return [name for name in names() if name.startswith(incomplete)]
+
+    return complete
+
+
+complete_method = _complete(lambda: dict.fromkeys(["auto", *RECIPES, *METHODS.names()]))
+"""The shell's completion of what ``--method`` takes."""
+
+complete_owner = _complete(lambda: dict.fromkeys([*RECIPES, *METHODS.names(), *SELECTORS.names()]))
+"""Of what ``siftune methods`` takes."""
+
+_COMPLETED = {"method": complete_method, "methods": complete_method, "representation": _complete(METHODS.names),
+              "selector": _complete(SELECTORS.names)}
 
 
 def _config_file() -> inspect.Parameter:
@@ -86,6 +134,6 @@ def _parameter(field: dataclasses.Field[Any], hint: Any) -> inspect.Parameter:
     metavar = ("|".join(get_args(hint)) if get_origin(hint) is Literal else "NAME=VALUE" if blocks
                else _METAVARS.get(hint, "TEXT"))
     option = typer.Option(*names, help=field.metadata["help"] + shown, rich_help_panel=field.metadata["group"],
-                          metavar=metavar, show_default=False)
+                          metavar=metavar, show_default=False, autocompletion=_COMPLETED.get(field.name))
     return inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=None,
                              annotation=Annotated[kind | None, option])

@@ -10,6 +10,9 @@ from siftune._common.terminal import encodable, unprotected
 from siftune._common.text import one_line
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
     from siftune.experiments.choosing.finished import Chosen
     from siftune.experiments.finished import Experiment
     from siftune.export import Exported
@@ -94,10 +97,15 @@ def _print_failures(finished: Experiment) -> None:
         print(f"{failures(finished.results)}\nhint: run the same command again to try these again", file=sys.stderr)
 
 
+def print_files(paths: Iterable[Path]) -> None:
+    """What was written, a path a line."""
+    for path in paths:
+        print(one_line(path))
+
+
 def print_export(written: Exported) -> None:
     """The files, and what a trainer made of them; how to use them goes to stderr."""
-    for path in written.files:
-        print(one_line(path))
+    print_files(written.files)
     for warning in written.warnings:
         print(f"warning: {one_line(warning)}", file=sys.stderr)
     if written.left_out:
@@ -123,7 +131,7 @@ def print_inspection(found: Inspection) -> None:
     # Colours are escape sequences: all else is made visible first.
     encoding = getattr(sys.stdout, "encoding", None)
     console = Console(highlight=False, file=unprotected(sys.stdout))
-    plain = console.color_system is None
+    plain = console.color_system is None or console.no_color
     mark = "[[so]]" if plain else "(green)"
     for line in found.lines():
         console.print(encodable(line, encoding), markup=False, soft_wrap=True)

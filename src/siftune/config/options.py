@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 import reprlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, get_args
 
 from siftune._common.errors import ConfigError
@@ -25,20 +26,27 @@ Decides = Literal["features", "selection", "nothing"]
 
 
 class Rule(NamedTuple):
-    """What a number must be: in words, and as a test, which NaN never passes."""
+    """What a number must be.
+
+    Attributes:
+        words: for messages and lists.
+        holds: the test, which NaN never passes.
+        schema: the same as keywords of JSON schema (``minimum``, ``exclusiveMaximum`` ...), as far as those can say it.
+    """
 
     words: str
     holds: Callable[[float], bool]
+    schema: Mapping[str, float] = MappingProxyType({})
 
 
-POSITIVE = Rule("a finite number above 0", lambda x: 0 < x < float("inf"))
-NOT_NEGATIVE = Rule("a finite number of 0 or more", lambda x: 0 <= x < float("inf"))
-COUNT = Rule("1 or more, below 2^63", lambda x: 1 <= x < 2**63)
-COUNT_OR_NONE = Rule("0 or more, below 2^63", lambda x: 0 <= x < 2**63)
-SHARE = Rule("above 0 and at most 1", lambda x: 0 < x <= 1)
-SHARE_OR_NONE = Rule("from 0 to 1", lambda x: 0 <= x <= 1)
-PROPER_SHARE = Rule("above 0 and below 1", lambda x: 0 < x < 1)
-RATE = Rule("at least 0 and below 1", lambda x: 0 <= x < 1)
+POSITIVE = Rule("a finite number above 0", lambda x: 0 < x < float("inf"), {"exclusiveMinimum": 0})
+NOT_NEGATIVE = Rule("a finite number of 0 or more", lambda x: 0 <= x < float("inf"), {"minimum": 0})
+COUNT = Rule("1 or more, below 2^63", lambda x: 1 <= x < 2**63, {"minimum": 1, "exclusiveMaximum": 2**63})
+COUNT_OR_NONE = Rule("0 or more, below 2^63", lambda x: 0 <= x < 2**63, {"minimum": 0, "exclusiveMaximum": 2**63})
+SHARE = Rule("above 0 and at most 1", lambda x: 0 < x <= 1, {"exclusiveMinimum": 0, "maximum": 1})
+SHARE_OR_NONE = Rule("from 0 to 1", lambda x: 0 <= x <= 1, {"minimum": 0, "maximum": 1})
+PROPER_SHARE = Rule("above 0 and below 1", lambda x: 0 < x < 1, {"exclusiveMinimum": 0, "exclusiveMaximum": 1})
+RATE = Rule("at least 0 and below 1", lambda x: 0 <= x < 1, {"minimum": 0, "exclusiveMaximum": 1})
 
 
 def option(default: Any, help: str, *, decides: Decides = "features", rule: Rule | None = None, paper: Any = None,

@@ -6,6 +6,7 @@ from functools import cache
 from typing import Any
 
 from siftune._common.errors import ConfigError, first_line
+from siftune._common.nearest import did_you_mean
 from siftune._common.text import one_line
 
 LARGEST = 1_000_000
@@ -56,7 +57,8 @@ def read_yaml_file(path: Any, where: str) -> Any:
             data = file.read(4 * LARGEST + 1)
     except (OSError, ValueError) as error:
         raise ConfigError(f"cannot read the configuration: {getattr(error, 'strerror', None) or error}", where=where,
-                          hint="give the path of a YAML file, such as the config.yaml of a run folder") from error
+                          hint=did_you_mean(where) or
+                          "give the path of a YAML file, such as the config.yaml of a run folder") from error
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

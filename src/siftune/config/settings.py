@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from siftune._common.errors import ConfigError
+from siftune._common.nearest import did_you_mean
 from siftune._common.progress import log
 from siftune._common.registry import unknown_name
 from siftune.config.catalogue import NAME_PARTS, RECIPES, owner_named, owners
@@ -179,7 +180,8 @@ def _earlier_run(kind: type[C], flags: Mapping[str, Any]) -> DataConfig:
     source = Path(flags["from_run"]) / "config.yaml"
     if not source.is_file():
         raise ConfigError("there is no finished run to take features from", where=f"--from {flags['from_run']}",
-                          hint="name a folder that `siftune select --output-dir` has written")
+                          hint=did_you_mean(source.parent) or
+                          "name a folder that `siftune select --output-dir` has written")
     values = _of_this_edition(kind, read_yaml(source))
     known = shared_names(kind)
     values = {k: v for k, v in values.items() if k in known or owner_named(k)}

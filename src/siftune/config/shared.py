@@ -65,7 +65,7 @@ class DataConfig:
                                                "stop, or leave them out (and those in the target file too).",
                                                group=DATA)
     max_length: int = option(2048, "Longest row in tokens; longer rows are cut at the end, and counted.",
-                             group=DATA, rule=Rule("2 or more", lambda x: x >= 2))
+                             group=DATA, rule=Rule("2 or more", lambda x: x >= 2, {"minimum": 2}))
 
     def __post_init__(self) -> None:
         check_rules(self, flag_of)
@@ -130,7 +130,8 @@ class SelectConfig(DataConfig, ModelConfig):
     recompute: bool = option(False, "Replace stored features that were made with other settings.", group=RUN,
                              decides="nothing")
     seed: int = option(0, "The seed from which all others derive.", group=RUN,
-                       rule=Rule("between -2^63 and 2^63", lambda x: -(2**63) <= x < 2**63))
+                       rule=Rule("between -2^63 and 2^63", lambda x: -(2**63) <= x < 2**63,
+                                 {"minimum": -(2**63), "exclusiveMaximum": 2**63}))
     collect: tuple[str, ...] = option((), "Further features to read in the same forward pass, for a later --from: rds, "
                                       "mads, nag, nait, loss, ifd; may be given several times.", group=RUN,
                                       decides="nothing")

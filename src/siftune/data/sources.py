@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import glob
 import re
 from collections import Counter
@@ -11,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from siftune._common.errors import DataError
+from siftune._common.nearest import did_you_mean
 from siftune._common.text import one_line
 from siftune.data.opening import COMPRESSED, without_compression
 
@@ -233,11 +233,9 @@ def _stem(path: Path) -> str:
 
 def _missing(path: Path) -> DataError:
     folder = path.parent
+    hint = did_you_mean(path) or f"check the path; {_working_folder()}"
     if not _exists(folder) or not folder.is_dir():
-        return DataError(f"no such folder: {folder}"[:300], where=str(path)[:300],
-                         hint=f"check the path; {_working_folder()}")
-    near = difflib.get_close_matches(path.name[:300], sorted(item.name for item in folder.iterdir()), n=1, cutoff=0.5)
-    hint = f"did you mean {folder / near[0]}?" if near else f"check the path; {_working_folder()}"
+        return DataError(f"no such folder: {folder}"[:300], where=str(path)[:300], hint=hint)
     return DataError(f"no such file: {path.name[:300]}", where=str(path)[:300], hint=hint)
 
 

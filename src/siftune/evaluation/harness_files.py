@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from siftune._common.errors import ConfigError, DataError, at, first_line
+from siftune._common.nearest import did_you_mean
 from siftune.config.plain_yaml import read_yaml_file
 
 ROW_HINT = ('write {"prompt": "2 + 2 =", "choices": ["3", "4"], "answer": 1} (the right one by place, from 0, or as it '
@@ -62,7 +63,8 @@ def task_of_yaml(path: Path, *, code: bool, hint: str) -> dict[str, Any]:
     """
     if not path.is_file():
         raise ConfigError("there is no such task file", where=str(path),
-                          hint="give a task YAML, a JSON(L) file or a name of the harness under lm_eval")
+                          hint=did_you_mean(path) or
+                          "give a task YAML, a JSON(L) file or a name of the harness under lm_eval")
     if code:
         from lm_eval.tasks._yaml_loader import load_yaml  # pyright: ignore[reportMissingImports]
 

@@ -101,7 +101,7 @@ class StudyConfig:
         return BASELINES if self.is_comparison else ("random", "length-matched-random", "full")
 
 
-_OWN = tuple(f.name for f in dataclasses.fields(StudyConfig) if f.name not in ("common", "is_comparison"))
+OWN_KEYS = tuple(f.name for f in dataclasses.fields(StudyConfig) if f.name not in ("common", "is_comparison"))
 
 
 def load_study(path: str | Path, flags: Mapping[str, Any] | None = None) -> StudyConfig:
@@ -116,13 +116,13 @@ def load_study(path: str | Path, flags: Mapping[str, Any] | None = None) -> Stud
     """
     where = str(path)
     values = {_key(k, v): v for k, v in read_yaml(path).items()}
-    known = set(shared_names(CompareConfig)) - set(ELSEWHERE) | set(_OWN)
+    known = set(shared_names(CompareConfig)) - set(ELSEWHERE) | set(OWN_KEYS)
     for key, value in values.items():
         if key in ELSEWHERE:
             raise ConfigError(f"the setting {key!r} is not one of a study", where=where, hint=ELSEWHERE[key])
         if key not in known and key not in HINTS and not isinstance(value, dict | None):
             raise unknown_name("setting", key, [*known, *owners()], flag=where)
-    shared = {k: v for k, v in values.items() if k not in _OWN}
+    shared = {k: v for k, v in values.items() if k not in OWN_KEYS}
     common = from_mapping(CompareConfig, {**shared, **(flags or {})}, where=where)
     if common.own.get("file", {}).get("target_vectors"):
         raise ConfigError("the setting 'target_vectors' is not one of a study", where=where,

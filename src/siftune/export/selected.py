@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from siftune._common.errors import DataError
+from siftune._common.nearest import did_you_mean
 from siftune.config.settings import read_yaml
 from siftune.data.columns import named_columns
 from siftune.data.limits import Limits
@@ -27,7 +28,7 @@ def read_selected(run: Path, format: str = "mixed") -> list[Row]:
     selected, table = run / "selected.jsonl", run / "selection.parquet"
     if not selected.is_file():
         raise DataError("this is not a finished run: selected.jsonl is missing", where=str(run),
-                        hint="name the --output-dir of a siftune select that ran to its end")
+                        hint=did_you_mean(run) or "name the --output-dir of a siftune select that ran to its end")
     options = _reading(run)
     named = {} if not table.is_file() else {"id_field": "none"}
     try:

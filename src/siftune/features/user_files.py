@@ -14,6 +14,7 @@ from siftune._common.artefacts import Damaged, Unusable, digest, keep_file, kept
 from siftune._common.artefacts.sealed import tell_damage
 from siftune._common.errors import DataError
 from siftune._common.files import make_folder
+from siftune._common.nearest import did_you_mean
 from siftune._common.progress import bar
 
 BLOCK_NUMBERS = 1 << 20  # numbers read at a time: a few MiB
@@ -63,7 +64,7 @@ def read_supplied(path: str, ids: Sequence[str], folder: Path, *, kind: str, fla
     """
     file = Path(path).expanduser()
     if not file.is_file():
-        raise DataError(f"there is no file {path!r}", where=flag, hint=_FORMS)
+        raise DataError(f"there is no file {path!r}", where=flag, hint=did_you_mean(file) or _FORMS)
     if file.suffix == ".npy":
         array, extra = _npy(file, ids, kind), 0
     elif file.suffix == ".parquet":

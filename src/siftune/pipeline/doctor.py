@@ -15,6 +15,7 @@ from siftune._common.artefacts import working_in
 from siftune._common.artefacts.kept import fault
 from siftune._common.artefacts.sealed import remove
 from siftune._common.errors import DataError, SiftuneError, StoreCorrupt
+from siftune._common.nearest import did_you_mean
 from siftune._common.text import one_line
 from siftune.config.settings import SelectConfig, read_yaml
 from siftune.pipeline.select import features_folder
@@ -50,7 +51,7 @@ def doctor(run: str | None, model: str, *, repair: bool = False) -> bool:
 def _configuration(run: Path) -> dict[str, Any]:
     """The configuration of a finished run; empty for one that was interrupted."""
     if not run.is_dir():
-        raise DataError("no such run folder", where=str(run), hint=_NAME_A_RUN)
+        raise DataError("no such run folder", where=str(run), hint=did_you_mean(run) or _NAME_A_RUN)
     if (run / "config.yaml").is_file():
         return read_yaml(run / "config.yaml")
     if not (run / "store").is_dir():

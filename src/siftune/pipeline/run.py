@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from siftune._common.errors import ConfigError, DataError, at, first_line
+from siftune._common.nearest import did_you_mean
 from siftune._common.reading import read_json_of
 from siftune._common.registry import unknown_name
 from siftune.pipeline.explain import Explanation, explain
@@ -200,7 +201,7 @@ def load_run(folder: str | Path) -> Run:
     folder = Path(folder)
     if not folder.is_dir():
         raise DataError("no such run folder", where=str(folder),
-                        hint="give the folder that `siftune select --output-dir` wrote")
+                        hint=did_you_mean(folder) or "give the folder that `siftune select --output-dir` wrote")
     missing = [name for name in _FILES if not (folder / name).is_file()]
     if missing:
         begun = len(missing) < len(_FILES) or (folder / "store").is_dir()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from siftune._common.errors import ConfigError, DataError
+from siftune._common.nearest import did_you_mean
 from siftune._common.progress import log
 from siftune.config.catalogue import Recipe, owner_of
 from siftune.config.options import shown
@@ -246,5 +247,5 @@ def _id_file(path: str, flag: str) -> list[str]:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"cannot read the ids of {flag}", where=path, why=str(error),
-                        hint="give a text file with one id a line") from error
+                        hint=did_you_mean(path) or "give a text file with one id a line") from error
     return [line.strip() for line in lines if line.strip()]

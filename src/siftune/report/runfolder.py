@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from siftune._common.errors import DataError, at
+from siftune._common.nearest import did_you_mean
 from siftune._common.reading import read_as
 from siftune.experiments.results import COMPARISON, Results, read_results
 from siftune.experiments.results.choice import CHOICE, Choice, read_choice
@@ -43,7 +44,7 @@ class RunFolder:
         self.path = path
         if not path.is_dir():
             raise DataError("no such run folder", where=str(path),
-                            hint="give the folder that `siftune select --output-dir` wrote")
+                            hint=did_you_mean(path) or "give the folder that `siftune select --output-dir` wrote")
         self.missing = [name for name in PURPOSE if not (path / name).is_file()]
         self.has_selection = len(self.missing) < len(PURPOSE)
         if not self.has_selection and self.has(CHOICE):

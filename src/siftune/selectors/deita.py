@@ -29,7 +29,8 @@ _HALVINGS = 3
 @dataclass(frozen=True)
 class DeitaSettings(OwnSettings):
     threshold: float = option(0.1, "Cosine distance to the nearest selected row that a row must exceed.",
-                              decides="selection", rule=Rule("at least 0 and below 2", lambda x: 0 <= x < 2))
+                              decides="selection", rule=Rule("at least 0 and below 2", lambda x: 0 <= x < 2,
+                                                       {"minimum": 0, "exclusiveMaximum": 2}))
     aggregate: Aggregate = option("max", "How the similarities of a row become its score: its best, their mean, or "
                                   "its best subtask's mean.", decides="selection")
 

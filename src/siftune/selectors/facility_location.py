@@ -42,6 +42,7 @@ from siftune.selectors.core.selection import Selection
 Variant = Literal["fl", "flmi", "flqmi", "flcg", "flcmi"]
 _AT_ONCE_KEPT = 16  # candidates to look up together when that costs next to nothing
 _MOST_ETA = 2.0**20  # eta times an entry of 24 bits, added up over the rows, stays exact
+_ETA = Rule(f"from 0 to {_MOST_ETA:.0f}", lambda x: 0 <= x <= _MOST_ETA, {"minimum": 0, "maximum": _MOST_ETA})
 
 
 class FacilityLocation(Objective):
@@ -106,9 +107,9 @@ class FacilityLocation(Objective):
 @dataclass(frozen=True)
 class FacilityLocationSettings(OwnSettings):
     eta: float = option(1.0, "How much relevance to the targets counts (flmi, flqmi, flcmi).", decides="selection",
-                        rule=Rule(f"from 0 to {_MOST_ETA:.0f}", lambda x: 0 <= x <= _MOST_ETA))
+                        rule=_ETA)
     nu: float = option(1.0, "How much of what the model already knows counts as represented (flcg, flcmi).",
-                       decides="selection", rule=Rule(f"from 0 to {_MOST_ETA:.0f}", lambda x: 0 <= x <= _MOST_ETA))
+                       decides="selection", rule=_ETA)
     kernel: KernelForm = option("auto", "How the kernel is held: whole, by nearest neighbours, or made again block by "
                                 "block; auto goes by the size of the pool.", decides="selection")
     neighbors: int = option(32, "Neighbours of a row in a sparse kernel.", decides="selection", rule=COUNT)

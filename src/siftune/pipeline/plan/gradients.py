@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from siftune._common.progress import about
+from siftune._common.progress import about, pace
 from siftune._common.seeds import permutation
 from siftune.config.settings import SelectConfig
 from siftune.features.base import Context, GradientMethod
@@ -62,7 +62,7 @@ def estimate(config: SelectConfig, representation: GradientMethod, context: Cont
     each = f" in each of {config.workers} processes" if config.workers > 1 else ""
     made.lines.append(("model", f"{config.model}: {probe.loaded.parameters / 1e6:,.0f}M parameters, gradients of "
                                 f"{probe.adapted / 1e6:,.2f}M, {probe.loaded.dtype} on {probe.loaded.device}"))
-    made.lines.append(("speed", f"{speed:,.0f} tokens/s{each}, gradients and projection included (measured on "
+    made.lines.append(("speed", f"{pace(speed, 'tokens')}{each}, gradients and projection included (measured on "
                                 f"{measured:,} tokens)"))
     if representation.warmup:
         made.lines.append(("warmup", warmup_told))

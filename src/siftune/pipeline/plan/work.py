@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-from siftune._common.progress import about
+from siftune._common.progress import about, pace
 from siftune._common.seeds import permutation
 from siftune.data.rows import Rendered
 from siftune.features.base import Context
@@ -40,7 +40,7 @@ def estimate(work: Sequence[Work], context: Context, selector: SelectorInfo, mad
         sentences = one.sentence_rows * probe.sentence_bytes(one.owner) if one.sentence_rows else 0
         kept = one.disk + _of_readers(one, context) + sentences
         made.disk += kept
-        told = [f"{about(seconds)}: {one.tokens:,} tokens at {speed:,.0f}/s"
+        told = [f"{about(seconds)}: {one.tokens:,} tokens at {pace(speed, 'tokens')}"
                 + (f" in each of {workers} processes" if parallel > 1 else "")]
         told += [one.told] if one.told else []
         told += [f"keeps {size(kept)}"] if kept else []
