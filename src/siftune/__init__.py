@@ -15,6 +15,7 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time __getattr__ impo
     from siftune._common.errors import SiftuneError
     from siftune.api import choose, compare, encode, export, inspect, load_run, plan, select, study
     from siftune.config.settings import CompareConfig, SelectConfig
+    from siftune.features.gradients.own_warmup import LessCheckpoints
     from siftune.selectors.core.budget import Budget
     from siftune.selectors.core.problem import Problem
     from siftune.selectors.core.selection import Selection
@@ -29,6 +30,7 @@ _EXPORTS = {
     "inspect": "siftune.api",
     "export": "siftune.api",
     "load_run": "siftune.api",
+    "LessCheckpoints": "siftune.features.gradients.own_warmup",
     "SelectConfig": "siftune.config.settings",
     "CompareConfig": "siftune.config.settings",
     "SiftuneError": "siftune._common.errors",
@@ -40,6 +42,7 @@ _EXPORTS = {
 __all__ = [
     "Budget",
     "CompareConfig",
+    "LessCheckpoints",
     "Problem",
     "SelectConfig",
     "Selection",

@@ -31,9 +31,9 @@ class WarmedUp(OwnSettings):
                                 rule=COUNT)
     warmup_learning_rate: float = option(3e-4, "Peak learning rate of the warmup run.", rule=POSITIVE, paper=2e-5)
     warmup_batch_size: int = option(8, "Rows per optimizer step of the warmup run.", rule=COUNT, paper=128)
-    checkpoints: Literal["all", "last"] = option("all", "At which checkpoints of the warmup run gradients are taken: "
-                                                 "all, weighed by their learning rate, or the last alone.",
-                                                 decides="selection")
+    checkpoints: str = option("all", "At which checkpoints gradients are taken: all of the warmup run, weighed by "
+                              "their learning rate; the last alone; or those of a training of your own, by the folder that "
+                              "siftune.LessCheckpoints kept them in.", decides="selection")
 
 
 @dataclass(frozen=True)
@@ -162,6 +162,11 @@ def warmup_settings(settings: WarmedUp, config: SelectConfig) -> Any:
                           train=train)
 
 
+def own_training(settings: Any) -> str | None:
+    """The folder with checkpoints of a training of the user's, where those are used; each decides its features."""
+    return None if settings.checkpoints in ("all", "last") else settings.checkpoints
+
+
 def needs_reference(settings: Any) -> bool:
     """Whether gradients of some pool rows are taken besides for a mean, see :mod:`siftune.features.centring`."""
     exact = getattr(settings, "projection", "") == "none"
@@ -211,6 +216,10 @@ def gradient_fingerprint(context: Context, method: GradientMethod, settings: Any
         method: whose features they are.
         settings: the method's, settled.
     """
+    if method.warmup and own_training(settings) is not None:
+        from siftune.features.gradients.own_warmup import existing_folder
+
+        existing_folder(settings.checkpoints)  # before a model is loaded
     config, loaded = context.config, context.model
     made: dict[str, Any] = {
         "model": loaded.identity,
@@ -225,7 +234,7 @@ def gradient_fingerprint(context: Context, method: GradientMethod, settings: Any
     }
     if method.warmup:
         made["lora"] = described(lora_settings(config))
-        made["warmup"] = described(warmup_settings(settings, config))
+        made["warmup"] = described(warmup_settings(settings, config)) if own_training(settings) is None else "given"
     else:
         made["weights"], made["layers"] = list(config.lora_targets) or "all", config.lora_layers
     if getattr(settings, "projection", "none") != "none":

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from siftune._common.seeds import derive
 from siftune.features.base import Context
-from siftune.features.gradient_settings import lora_settings, warmup_settings
+from siftune.features.gradient_settings import lora_settings, own_training, warmup_settings
 
 if TYPE_CHECKING:
     from siftune.features.gradients.warmup import Checkpoint, WarmupSettings
@@ -28,7 +28,8 @@ def warmed_up(context: Context, *, settings: WarmupSettings | None = None, folde
               stop_after: int | None = None) -> Iterator[tuple[Any, list[Checkpoint]]]:
     """The model with its adapter, and the checkpoints of its warmup run (LESS, section 4.1), trained where missing.
 
-    With ``checkpoints = "last"`` it is the last of them alone, of the very same run.
+    With ``checkpoints = "last"`` it is the last of them alone, of the very same run; with a folder they are those of a
+    training of the user's, see :mod:`siftune.features.gradients.own_warmup`.
 
     Args:
         context: of the run.
@@ -40,11 +41,20 @@ def warmed_up(context: Context, *, settings: WarmupSettings | None = None, folde
     from siftune.models.lora import attach_lora, detach_lora
 
     config, loaded = context.config, context.model
+    given = own_training(context.settings) if settings is None else None
     model = attach_lora(loaded.model, lora_settings(config), derive(config.seed, "adapter"))
     path = (context.trained or context.folder) / (folder or warmup_folder(context))
     how = settings or warmup_settings(context.settings, config)
     step = folder or "warmup"
     try:
+        if given is not None:
+            from siftune.features.gradients.own_warmup import open_checkpoints
+            from siftune.models.lora import load_adapter_state
+
+            checkpoints = open_checkpoints(given, lora_settings(config))
+            load_adapter_state(model, checkpoints[-1].load_weights())  # one of another model is refused before any pass
+            yield model.to(loaded.device).eval(), checkpoints  # type: ignore[arg-type]
+            return
         with context.clock.measure(step) as entry:
             before = _newest(path)
             checkpoints = run_warmup(

@@ -33,9 +33,9 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from torch import Tensor
 
-_TENSORS = "adapter.safetensors"
-_SUMMARY = "checkpoint.json"
-_KIND = "checkpoint"
+TENSORS = "adapter.safetensors"
+SUMMARY = "checkpoint.json"
+KIND = "checkpoint"
 _TOLD = {"decides": "nothing"}  # by itself: the file's note tells it, and so the file's key
 
 VERSION = 1
@@ -216,19 +216,19 @@ def _write(folder: Path, epoch: int, key: str, model: Any, optimizer: Any, mean_
     about = {"epoch": epoch, "step": max(steps), "betas": list(group["betas"]), "eps": group["eps"],
              "mean_learning_rate": mean_learning_rate}
     try:
-        before = kept_file(target / _TENSORS, _KIND, key, note=target / _SUMMARY)
+        before = kept_file(target / TENSORS, KIND, key, note=target / SUMMARY)
     except Unusable:
         before = None
     if before is not None and before.payload == payload_of_bytes(data) and before.about == about:
         return
-    keep_file(target / _TENSORS, _KIND, key, about, note=target / _SUMMARY, write=lambda path: path.write_bytes(data))
+    keep_file(target / TENSORS, KIND, key, about, note=target / SUMMARY, write=lambda path: path.write_bytes(data))
 
 
 def _open(folder: Path, epoch: int, key: str) -> Checkpoint | None:
     """The checkpoint of an epoch, if it is complete, of this run, and every bit of it is as it was written."""
     target = folder / f"epoch-{epoch}"
     try:
-        file = kept_file(target / _TENSORS, _KIND, key, note=target / _SUMMARY)
+        file = kept_file(target / TENSORS, KIND, key, note=target / SUMMARY)
         return Checkpoint(file, **{**file.about, "betas": tuple(file.about["betas"])})
     except Damaged as error:
         tell_damage(target, str(error))

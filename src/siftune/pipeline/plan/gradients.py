@@ -22,7 +22,13 @@ def estimate(config: SelectConfig, representation: GradientMethod, context: Cont
     import torch
 
     from siftune.features.centring import reference_rows
-    from siftune.features.gradient_settings import needs_reference, settled, warmup_settings
+    from siftune.features.gradient_settings import (
+        lora_settings,
+        needs_reference,
+        own_training,
+        settled,
+        warmup_settings,
+    )
     from siftune.features.store.codec import bytes_per_row
 
     settings, tokens = settled(context, representation), int(context.pool.tokens.sum())
@@ -42,11 +48,17 @@ def estimate(config: SelectConfig, representation: GradientMethod, context: Cont
     passes, warmup_seconds, warmup_told = 1, 0.0, ""
     if representation.warmup:
         warmup = warmup_settings(settings, config)
-        passes = warmup.epochs if settings.checkpoints == "all" else 1
+        passes = 1 if settings.checkpoints == "last" else warmup.epochs
         whole = context.whole_pool  # the warmup run is of the whole, also where only some rows are looked at
         share = warmup.rows_of(len(whole)) / len(whole)
         warmup_seconds = int(whole.tokens.sum()) * share * warmup.epochs / speed
         warmup_told = f"{about(warmup_seconds)}: {share:.1%} of the pool, {warmup.epochs} epochs"
+        given = own_training(settings)
+        if given is not None:
+            from siftune.features.gradients.own_warmup import open_checkpoints
+
+            passes, warmup_seconds = len(open_checkpoints(given, lora_settings(config))), 0.0
+            warmup_told = f"none: {passes} checkpoints of {given}"
     pass_seconds = tokens / speed / config.workers
     numbers = probe.numbers
     kind = config.feature_dtype if representation.keeps_features(settings) else "float32"
