@@ -1,14 +1,15 @@
 """Every command in the documentation works: run on small data, or listed here with the reason why it is not.
 
 What is run is run as it stands, page by page from top to bottom, in a folder with small files of the names that pages
-use; only the model is another one (tiny), and passes and trainings are short. Of a command of siftune's that is listed, the
-flags at least are those that the command has.
+use; only the model is another one (tiny), and passes and trainings are short. Of a command of siftune's that is listed,
+the flags at least are those that the command has.
 """
 
 from __future__ import annotations
 
 import json
 import shlex
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -43,7 +44,7 @@ NOT_RUN_PAGES = {
     "benchmarks/skills/README.md": "hours on an accelerator",
     "examples/demo/README.md": "builds the shipped data; tests/test_demo_data.py",
 }
-SMALL = {"lora_rank": 2, "max_length": 512, "shard_rows": 16, "batch_tokens": 4096}
+SMALL = {"lora_rank": 2, "max_length": 96, "shard_rows": 16, "batch_tokens": 4096}
 SHORT = ("less", "gist")
 """Methods whose warmup is shortened."""
 
@@ -77,7 +78,10 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     target = {"name": "sums", "target": ["examples.jsonl"], "test": ["held_out.jsonl"]}
     (folder / "study.yaml").write_text(yaml.safe_dump({**shared, "targets": [target], "methods": ["bm25"],
                                                        "budgets": [4]}))
-    (folder / "examples").symlink_to(ROOT / "examples")
+    demo = folder / "examples/demo"
+    demo.mkdir(parents=True)
+    for name, there in (("pool", "pool"), ("target", "examples"), ("test", "held_out")):
+        shutil.copy(folder / f"{there}.jsonl", demo / f"{name}.jsonl")
     return folder
 
 

@@ -1,4 +1,4 @@
-"""Every block of Python in the documentation runs, page by page, with small data under the names that the page leaves open.
+"""Every block of Python in the documentation runs, page by page, with small data under the names that it leaves open.
 
 docs/python.md leaves none open and has a test of its own, tests/api/test_python_page.py.
 """
@@ -70,7 +70,8 @@ def test_the_page_of_studies(folder: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.chdir(folder)
     target = {"name": "sums", "target": ["few.jsonl"], "test": ["test.jsonl"]}
     study = {"pool": ["pool.jsonl"], "model": "tiny", "output_dir": "runs/study", "lora_rank": 2, "epochs": 1,
-             "exact_match_tokens": 0, "targets": [target], "methods": ["bm25"], "budgets": [4], "baselines": {"random": 1}}
+             "exact_match_tokens": 0, "targets": [target], "methods": ["bm25"], "budgets": [4],
+             "baselines": {"random": 1}}
     (folder / "study.yaml").write_text(yaml.safe_dump(study))
     assert not run("docs/study.md", {})["done"].failed
 

@@ -32,8 +32,8 @@ class WarmedUp(OwnSettings):
     warmup_learning_rate: float = option(3e-4, "Peak learning rate of the warmup run.", rule=POSITIVE, paper=2e-5)
     warmup_batch_size: int = option(8, "Rows per optimizer step of the warmup run.", rule=COUNT, paper=128)
     checkpoints: str = option("all", "At which checkpoints gradients are taken: all of the warmup run, weighed by "
-                              "their learning rate; the last alone; or those of a training of your own, by the folder that "
-                              "siftune.LessCheckpoints kept them in.", decides="selection")
+                              "their learning rate; the last alone; or those of a training of your own, by the folder "
+                              "that siftune.LessCheckpoints kept them in.", decides="selection")
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,9 @@
 """A warmup of one's own: the checkpoints that LESS takes gradients at, of an ordinary training with LoRA.
 
 :class:`LessCheckpoints` is a callback of transformers' Trainer, and so of TRL's trainers. After every epoch it keeps
-what the warmup run of LESS keeps (arXiv 2402.04333, section 4.1, appendix B; :mod:`siftune.features.gradients.warmup`): the
-adapter weights, Adam's two moments of every adapter parameter by its *name*, and the mean learning rate of the epoch.
+what the warmup run of LESS keeps (arXiv 2402.04333, section 4.1, appendix B; see
+:mod:`siftune.features.gradients.warmup`): the adapter weights, Adam's two moments of every adapter parameter by its
+*name*, and the mean learning rate of the epoch.
 """
 
 from __future__ import annotations
