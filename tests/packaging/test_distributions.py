@@ -28,6 +28,15 @@ BUILD = "import sys; from setuptools import build_meta; to = sys.argv[1]; build_
 
 
 def project_files(folder: Path) -> set[str]:
+    """Those that git knows; in an sdist, which git does not know, those that are there."""
+    if (ROOT / ".git").exists():
+        listed = subprocess.run(["git", "ls-files", "-z", "--", "."], cwd=folder, capture_output=True, text=True,
+                                check=True).stdout.split("\0")
+        return {name for name in listed if name and (folder / name).exists()}
+    return files_of(folder)
+
+
+def files_of(folder: Path) -> set[str]:
     return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()
             and not any(fnmatch.fnmatch(part, left) for part in path.relative_to(folder).parts for left in LEFT)}
 
@@ -61,14 +70,15 @@ def test_the_sdist_holds_every_file_of_the_project(built: Path):
         names = {name.partition("/")[2] for name in opened.getnames()}
     assert len(project_files(ROOT)) > 300
     assert sorted(project_files(ROOT) - names) == []
-    made = {name for name in names - project_files(ROOT) if PurePosixPath(name).suffix}
-    assert all(name in ("setup.cfg",) or ".egg-info" in name for name in made), made
+    made = {name for name in names - files_of(ROOT) if PurePosixPath(name).suffix}
+    assert all(name in ("PKG-INFO", "setup.cfg") or ".egg-info" in name for name in made), made
 
 
 def test_the_wheel_holds_every_file_of_the_package_and_nothing_else(wheel: dict[str, bytes]):
     package = {f"siftune/{name}" for name in project_files(ROOT / "src/siftune")}
     assert sorted(package - set(wheel)) == []
-    assert {name for name in set(wheel) - package if ".dist-info/" not in name} == set()
+    there = {f"siftune/{name}" for name in files_of(ROOT / "src/siftune")}
+    assert {name for name in set(wheel) - there if ".dist-info/" not in name} == set()
     licences = {name.rpartition("/licenses/")[2] for name in wheel if "/licenses/" in name}
     assert licences == {"LICENSE", "src/siftune/data/chat_templates/NOTICE"}
 
