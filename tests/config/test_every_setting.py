@@ -42,6 +42,7 @@ OTHER = {
     "projection": "srht", "target_rank": 3.0, "damping": 0.5, "threshold": 0.3, "pairs": "sparse", "active": 5,
     "embedding_model": "another", "nominees": 1, "random_nominees": 2, "warmup_share": 0.9, "warmup_rows": 9,
     "signals": ("bm25", "embed"), "first": ("bm25",), "second": "rds", "landmarks": 5, "weights": (2.0, 1.0, 0.5),
+    "checkpoints": "last",
 }
 """Another value, where the rule below makes none that a tiny run can take."""
 

@@ -30,7 +30,7 @@ from siftune.methods.embedding import Embeddings
 from siftune.methods.less import Less
 from siftune.selectors.core.problem import Blocks
 
-SOME = Rule("a whole number of 2 or more", lambda x: 2 <= x < 2**63)
+SOME = Rule("a whole number of 2 or more", lambda x: 2 <= x < 2**63, {"minimum": 2, "exclusiveMaximum": 2**63})
 
 
 @dataclass(frozen=True)

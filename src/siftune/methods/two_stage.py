@@ -39,7 +39,7 @@ REASON = "first stage"
 COMPOSED = ("fusion", "two-stage", "landmarks")
 """Methods that are made of others, and cannot be a stage."""
 
-BUDGETS = Rule("a finite number of 1 or more", lambda x: 1 <= x < float("inf"))
+BUDGETS = Rule("a finite number of 1 or more", lambda x: 1 <= x < float("inf"), {"minimum": 1})
 
 
 @dataclass(frozen=True)
