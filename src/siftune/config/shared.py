@@ -203,7 +203,7 @@ class SelectConfig(DataConfig, ModelConfig):
         Raises:
             ConfigError: as :meth:`settings_of`.
         """
-        if not own_names(owner) or not hasattr(settings_type(owner), "parts"):
+        if owner not in METHODS or not own_names(owner) or not hasattr(settings_type(owner), "parts"):
             return []
         return [owner_of(name) for name in self.settings_of(owner).parts]
 
