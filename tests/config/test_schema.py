@@ -12,6 +12,7 @@ import yaml
 
 from siftune._common.errors import ConfigError
 from siftune.config.catalogue import METHODS, RECIPES, SELECTORS, settings_type
+from siftune.config.choosing import NOT_HERE, ChooseConfig
 from siftune.config.schema import settings_schema
 from siftune.config.settings import CompareConfig, SelectConfig, load, to_yaml
 from siftune.experiments.config import OWN_KEYS
@@ -19,6 +20,7 @@ from siftune.experiments.schema import OWN, study_schema
 
 ROOT = Path(__file__).parents[2]
 COMPARE, STUDY = settings_schema(CompareConfig), study_schema()
+CHOOSE = settings_schema(ChooseConfig, without=tuple(NOT_HERE))
 
 
 def check(values: Any, schema: dict[str, Any]) -> None:
@@ -35,7 +37,7 @@ def shipped() -> list[Path]:
 @pytest.mark.parametrize("path", shipped(), ids=lambda path: path.stem)
 def test_every_settings_file_that_is_shipped_is_valid(path: Path) -> None:
     values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    check(values, STUDY if "targets" in values else COMPARE)
+    check(values, STUDY if "targets" in values else CHOOSE if path.stem == "choose" else COMPARE)
 
 
 def test_a_configuration_that_a_run_writes_is_valid() -> None:

@@ -34,6 +34,8 @@ NOT_RUN = {
     "siftune select --pool pool.jsonl --target few.jsonl --method word-overlap": "tests/config/test_plugin.py runs it",
     "siftune select --pool pool.jsonl --target few.jsonl --method less --set checkpoints":
         "tests/docs/test_python.py runs it, behind the training that the page shows",
+    "siftune choose": "dozens of trainings; tests/cli/test_choose.py runs small ones",
+    "siftune select --choose": "the same",
     "siftune compare run.yaml": "trainings; the compare of README.md is run",
     "siftune select --pool pool.csv --columns prompt=question,completion=solution ...":
         "an excerpt; run by the test below",

@@ -50,13 +50,15 @@ class ChooseConfig(CompareConfig):
         "auto", "What is scored: auto takes acc where rows offer answers, else exact_match where answers are short, "
         "else loss.", group=TRAINING, decides="nothing")
     folds: int = option(0, "Folds of the target that are left out in turn; 0 takes 2 to 4, by the number of rows.",
-                        group=TRAINING, rule=Rule("0, or from 2 to 20", lambda x: x == 0 or 2 <= x <= 20),
+                        group=TRAINING, rule=Rule("0, or from 2 to 20", lambda x: x == 0 or 2 <= x <= 20,
+                                                   {"minimum": 0, "maximum": 20}),
                         decides="nothing")
     most_validation_rows: int = option(200, "Score on at most so many rows, drawn by the seed.", group=TRAINING,
-                                       rule=Rule("2 or more", lambda x: x >= 2), decides="nothing")
+                                       rule=Rule("2 or more", lambda x: x >= 2, {"minimum": 2}), decides="nothing")
     random_trainings: int = option(4, "Trainings on random rows in the last round, and half as many before; with fewer "
                                    "than 4 hardly any win can be claimed.", group=TRAINING,
-                                   rule=Rule("from 1 to 1,000", lambda x: 1 <= x <= 1000), decides="nothing")
+                                   rule=Rule("from 1 to 1,000", lambda x: 1 <= x <= 1000,
+                                             {"minimum": 1, "maximum": 1000}), decides="nothing")
     seeds: int = option(1, "Trainings of each arm on each fold and round.", group=TRAINING, rule=COUNT,
                         decides="nothing")
     smallest_round: int = option(16, "No round trains on fewer rows than this; 0 for a single round.", group=TRAINING,
