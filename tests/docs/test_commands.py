@@ -41,6 +41,7 @@ NOT_RUN = {
         "an excerpt; run by the test below",
 }
 NOT_RUN_PAGES = {
+    "docs/export.md": "trainers have environments of their own; tests/export runs every form",
     "docs/real-run.md": "its data is downloaded, and it takes hours",
     "docs/results.md": "its data is downloaded, and it takes hours",
     "benchmarks/skills/README.md": "hours on an accelerator",
