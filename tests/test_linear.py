@@ -20,32 +20,42 @@ RUNS = (" ", "\t", "\n", "a", "0", "=", ".", ",", "-", "/", "{%", "(A) ", "1.", 
 WRAPPED = ("{}", "1{}x", "a={}", "- {}")
 
 
-def patterns() -> dict[str, re.Pattern[str]]:
-    """Every compiled expression of text in a module of siftune, and every one that is written into a call of ``re``."""
-    found: dict[str, re.Pattern[str]] = {}
+SEARCHING = ("search", "sub", "subn", "split", "findall", "finditer")
+
+
+def patterns() -> dict[str, tuple[re.Pattern[str], bool]]:
+    """Every compiled expression of text in a module of siftune, and every one that is written into a call of ``re``;
+    and whether it is searched for, or only held against the beginning or the whole of a text."""
+    found: dict[str, tuple[re.Pattern[str], bool]] = {}
     for path in sorted(SOURCE.rglob("*.py")):
         text = path.read_text(encoding="utf-8")
         if "re." not in text:
             continue
         name = ".".join(("siftune", *path.relative_to(SOURCE).with_suffix("").parts)).removesuffix(".__init__")
-        for call in ast.walk(ast.parse(text)):
-            if (isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) and call.args
-                    and isinstance(call.func.value, ast.Name) and call.func.value.id == "re"
-                    and isinstance(call.args[0], ast.Constant) and isinstance(call.args[0].value, str)):
-                found[f"{name}:{call.lineno}"] = re.compile(call.args[0].value)
+        named = {}
         if "re.compile" in text:
             module = importlib.import_module(name)
             for key, value in vars(module).items():
                 values = value if isinstance(value, tuple) else (value,)
                 for one in values:
                     if isinstance(one, re.Pattern) and isinstance(one.pattern, str):
-                        found[f"{name}.{key} {one.pattern}"] = one
+                        anchored = any(f"{key}.{use}(" in text for use in ("match", "fullmatch"))
+                        searched = not anchored or any(f"{key}.{use}(" in text for use in SEARCHING)
+                        named[one.pattern] = f"{name}.{key} {one.pattern}", (one, searched)
+        for call in ast.walk(ast.parse(text)):
+            if (isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) and call.args
+                    and isinstance(call.func.value, ast.Name) and call.func.value.id == "re"
+                    and isinstance(call.args[0], ast.Constant) and isinstance(call.args[0].value, str)
+                    and call.args[0].value not in named):
+                searched = call.func.attr in (*SEARCHING, "compile")
+                found[f"{name}:{call.lineno}"] = re.compile(call.args[0].value), searched
+        found |= dict(named.values())
     return found
 
 
 def go_through() -> None:
     """Every expression on every long text; called in a process of its own, which says how far it has come."""
-    for name, pattern in patterns().items():
+    for name, (pattern, searched) in patterns().items():
         print(ascii(name), flush=True)
         for run in RUNS:
             long = run * ((LENGTH if run == " " else SHORTER) // len(run))
@@ -53,9 +63,9 @@ def go_through() -> None:
                 text = wrapped.format(long)
                 pattern.fullmatch(text)
                 pattern.match(text)
-                for _ in pattern.finditer(text):
-                    break
-                if len(run) == 1:
+                if searched:
+                    pattern.search(text)
+                if searched and len(run) == 1:
                     pattern.sub("", text)
 
 

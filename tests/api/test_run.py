@@ -221,8 +221,8 @@ def test_the_front_door_has_these_names_and_imports_nothing_heavy() -> None:
     import sys
 
     assert set(siftune.__all__) == {
-        "select", "encode", "compare", "study", "plan", "inspect", "export", "load_run", "Problem", "Selection",
-        "Budget", "SelectConfig", "CompareConfig", "SiftuneError", "__version__"}
+        "select", "encode", "compare", "choose", "study", "plan", "inspect", "export", "load_run", "Problem",
+        "Selection", "LessCheckpoints", "Budget", "SelectConfig", "CompareConfig", "SiftuneError", "__version__"}
     assert all(getattr(siftune, name) is not None for name in siftune.__all__)
     code = ("import sys, siftune; assert not {'torch', 'transformers', 'numpy', 'pydantic'} & set(sys.modules); "
             "siftune.select, siftune.plan; assert not {'torch', 'transformers', 'pyarrow'} & set(sys.modules)")

@@ -50,7 +50,7 @@ def test_rows_are_cut_at_the_window_and_that_is_said(short: str, capsys: pytest.
     assert not any("window" in warning for warning in
                    read_inputs(SelectConfig(pool=(LONG,), model=short, max_length=60)).warnings)
     capsys.readouterr()
-    print_inspection(inspect(DataConfig(pool=(LONG,)), short, show=0))
+    print_inspection(inspect(DataConfig(pool=(LONG,), max_length=500), short, show=0))
     shown = " ".join(capsys.readouterr().out.split())
     assert "rows are cut at its 64 positions" in shown
     assert "truncated: 4" in shown

@@ -91,7 +91,8 @@ def test_settings_of_a_method_are_an_object_with_defaults():
 
 
 @pytest.mark.parametrize(("values", "parts"), [
-    ({"method": "rds+", "adam": "none"}, ("rds and round-robin have no setting 'adam'", "less", "center, on_taken")),
+    ({"method": "rds+", "adam": "none"}, ("rds and round-robin have no setting 'adam'", "less",
+                                          "center, whiten, on_taken")),
     ({"method": "mads:deita", "threshold": 1}, ("of mads and of deita", "--set mads.threshold=1",
                                                       "--set deita.threshold=1")),
     ({"method": "less", "adm": "none"}, ("unknown setting 'adm'", "did you mean 'adam'?")),

@@ -21,9 +21,9 @@ from tests.docs.pages import ROOT, blocks, pages
 ELSEWHERE = {"docs/python.md": "tests/api/test_python_page.py", "docs/trainers.md": "the last test here"}
 
 
-def run(page: str, names: dict[str, Any], **replaced: str) -> dict[str, Any]:
-    """Run the blocks of a page in one namespace."""
-    for number, block in enumerate(blocks(ROOT / page, "python"), 1):
+def run(page: str, names: dict[str, Any], *, first: int | None = None, **replaced: str) -> dict[str, Any]:
+    """Run the blocks of a page in one namespace, or the first ones alone."""
+    for number, block in enumerate(blocks(ROOT / page, "python")[:first], 1):
         for name, other in replaced.items():
             block = block.replace(name, other)
         exec(compile(block, f"{page}, block {number}", "exec", dont_inherit=True), names)
@@ -57,7 +57,9 @@ def test_the_readme(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytes
 def test_the_page_of_choosing() -> None:
     rng = np.random.default_rng(0)
     names = {f"scores_{arm}": rng.random(40) for arm in "abc0"} | {f"loss_{arm}": 1.0 for arm in "abc0"}
-    assert run("docs/choosing.md", names)["found"].take in ("random", "bm25", "less", "untuned")
+    # The second block trains: tests/cli/test_choosing_page.py.
+    assert len(blocks(ROOT / "docs/choosing.md", "python")) == 2
+    assert run("docs/choosing.md", names, first=1)["found"].take in ("random", "bm25", "less", "untuned")
 
 
 def test_the_page_of_selectors() -> None:

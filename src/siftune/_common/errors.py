@@ -11,6 +11,9 @@ from typing import Any
 
 from siftune._common.text import one_line, visible
 
+MOST = 4_000
+"""Characters of each part of a message."""
+
 
 class SiftuneError(Exception):
     """A mistake or a refusal that the user can resolve.
@@ -34,14 +37,22 @@ class SiftuneError(Exception):
 
     def __str__(self) -> str:
         # What is quoted comes from files: it neither begins a line that looks like one of ours nor steers a terminal.
-        lines = [one_line(self.what)]
+        lines = [one_line(_not_endless(self.what))]
         if self.where:
-            lines.append(f"  --> {one_line(self.where)}")
+            lines.append(f"  --> {one_line(_not_endless(self.where))}")
         if self.why:
-            lines += [f"  {line.strip()}" for line in visible(self.why).split("\n") if line.strip()]
+            lines += [f"  {line.strip()}" for line in visible(_not_endless(self.why)).split("\n") if line.strip()]
         if self.hint:
-            lines.append(f"hint: {one_line(self.hint)}")
+            lines.append(f"hint: {one_line(_not_endless(self.hint))}")
         return "\n".join(lines)
+
+
+def _not_endless(text: str) -> str:
+    """Without its middle, where somebody put a file into a flag or a line without an end into a file."""
+    if len(text) <= MOST:
+        return text
+    half = MOST // 2
+    return f"{text[:half]} ... ({len(text) - 2 * half:,} characters left out) ... {text[-half:]}"
 
 
 def _restored(kind: type[SiftuneError], what: str, state: dict[str, Any]) -> SiftuneError:
