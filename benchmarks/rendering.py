@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import copy
 import json
+import os
 import time
 from collections.abc import Callable
 from importlib.metadata import version
@@ -43,9 +44,9 @@ def words() -> list[str]:
 
 
 def conversations(count: int) -> list[list[Message]]:
-    """Of 2, 6 and 12 turns in turn, user and assistant alternating, 10 to 240 words each."""
+    """Of 2, 6 and 12 turns in turn, user and assistant alternating, 5 to 60 words each."""
     rng, known = np.random.default_rng(7), words()
-    return [[Message(("user", "assistant")[t % 2], " ".join(rng.choice(known, rng.integers(10, 240))))
+    return [[Message(("user", "assistant")[t % 2], " ".join(rng.choice(known, rng.integers(5, 60))))
              for t in range(TURNS[i % len(TURNS)])] for i in range(count)]
 
 
@@ -73,6 +74,7 @@ def measure(tokenizer: Any, rows: list[list[Message]], rounds: int) -> dict[str,
 
 
 def main() -> None:
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # threads would count for whoever happens to start them
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=300)
     parser.add_argument("--rounds", type=int, default=5)

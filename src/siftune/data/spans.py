@@ -117,10 +117,27 @@ def _encode(tokenizer: Any, text: str, spans: Sequence[Span]) -> tuple[np.ndarra
     """int32 [T] ids, and int64 [T] where in the text each token starts."""
     if not tokenizer.is_fast:
         return _encode_in_pieces(tokenizer, text, spans)
+    if (backend := _plain_backend(tokenizer)) is not None:
+        encoding = backend.encode(text, add_special_tokens=False)
+        return np.array(encoding.ids, dtype=np.int32), token_starts(encoding.offsets, lambda: encoding.tokens, text)
     encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, return_attention_mask=False,
                         return_token_type_ids=False)
     ids = np.array(encoded["input_ids"], dtype=np.int32)
     return ids, token_starts(encoded["offset_mapping"], encoded.tokens, text)
+
+
+def _plain_backend(tokenizer: Any) -> Any:
+    """The tokenizer below transformers' own, which does the same at two thirds of the cost for one text; None where a
+    class of its own does more, or where it was left set to cut, to pad or to split special tokens."""
+    from transformers import PreTrainedTokenizerFast
+
+    if any(getattr(type(tokenizer), name, None) is not getattr(PreTrainedTokenizerFast, name, None)
+           for name in ("__call__", "_encode_plus", "_batch_encode_plus")):
+        return None
+    backend = tokenizer.backend_tokenizer
+    is_plain = (backend.truncation is None and backend.padding is None and not backend.encode_special_tokens
+                and not getattr(tokenizer, "split_special_tokens", False))
+    return backend if is_plain else None
 
 
 def _encode_in_pieces(tokenizer: Any, text: str, spans: Sequence[Span]) -> tuple[np.ndarray, np.ndarray]:
