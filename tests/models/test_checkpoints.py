@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
+import transformers
 from peft import LoraConfig, PromptTuningConfig, get_peft_model
 
 from siftune._common.errors import ModelError
@@ -91,7 +92,9 @@ def test_weights_of_another_shape_than_the_configuration_says_are_named(copy: Pa
     change(copy / "config.json", intermediate_size=48)
     error = refused(copy)
     assert "other shapes" in error.what
-    assert "is 32x64 in the checkpoint, 32x48 by config.json" in str(error.why)
+    assert "down_proj.weight is" in str(error.why) or "gate_proj.weight is" in str(error.why)
+    if int(transformers.__version__.split(".")[0]) >= 5:  # older ones do not tell the shapes
+        assert "is 32x64 in the checkpoint, 32x48 by config.json" in str(error.why)
 
 
 def test_a_padding_token_beyond_the_embedding_is_not_used(copy: Path) -> None:

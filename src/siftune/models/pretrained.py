@@ -150,9 +150,11 @@ def _quiet_transformers() -> Iterator[None]:
 def _check_complete(model: Any, info: dict[str, Any], name: str) -> None:
     kind = type(model).__name__
     if other := sorted(info["mismatched_keys"]):
-        key, saved, own = other[0]
+        # Versions of transformers before 5 name the weights alone.
+        key, *shapes = (other[0],) if isinstance(other[0], str) else other[0]
+        told = f"is {_shape(shapes[0])} in the checkpoint, {_shape(shapes[1])} by config.json" if shapes else "is one"
         raise ModelError(f"{len(other)} weights of {name} have other shapes than {kind} needs", where="--model",
-                         why=f"{key} is {_shape(saved)} in the checkpoint, {_shape(own)} by config.json.",
+                         why=f"{key} {told}.",
                          hint="use the config.json that was saved with these weights; after tokens were added, save "
                               "the model itself again (model.save_pretrained)")
     if missing := sorted(info["missing_keys"]):
@@ -240,7 +242,10 @@ def merge_adapter(model: Any, folder: Path) -> Any:
         if names:
             raise ModelError(f"the adapter {what} {_count(names, 'weight')} of {type(model).__name__}",
                              where=str(folder), why=f"{_some(sorted(names))}.", hint=hint)
-    return adapted.merge_and_unload()  # pyright: ignore[reportCallIssue]
+    merged = adapted.merge_and_unload()  # pyright: ignore[reportCallIssue]
+    if hasattr(merged, "peft_config"):  # older versions of peft leave it there
+        del merged.peft_config
+    return merged
 
 
 def check_reads_onward(model: Any, tokenizer: Any, name: str) -> None:
