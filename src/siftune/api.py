@@ -127,16 +127,17 @@ def choose(config: ChooseConfig | None = None, *, pool: Any = None, target: Any 
         SiftuneError: anything the user can mend; see its hint.
     """
     from siftune.experiments.choosing.finished import Chosen
-    from siftune.experiments.choosing.run import choose_arm, complete
+    from siftune.experiments.choosing.run import choose_arm
     from siftune.experiments.results.choice import CHOICE, read_choice
     from siftune.pipeline.request import requested
+    from siftune.pipeline.select import complete
     from siftune.report import build
     from siftune.report.choice import sentences
 
     given = {"pool": pool, "target": target, "validation": validation, "test": test, "existing": existing,
              "model": model, "budget": budget, **settings}
     with requested(ChooseConfig, config, given) as request:
-        config = complete(request.config)
+        config = complete(request.config, "choose")
         runs: list[Run] = []
         choose_arm(config, lambda outcome: runs.append(finish(outcome)), command=command)
         folder = Path(config.output_dir)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -35,8 +35,15 @@ if TYPE_CHECKING:
     from siftune.models.loading import LoadedModel
 
 
-def complete(config: SelectConfig) -> SelectConfig:
+C = TypeVar("C", bound=SelectConfig)
+
+
+def complete(config: C, name: str = "") -> C:
     """Name the run folder where only ``from_run`` is named: beside it, after what is different.
+
+    Args:
+        config: of the command.
+        name: of what is different; the selector when not given.
 
     Raises:
         ConfigError: no output folder is named and none can be derived.
@@ -45,7 +52,7 @@ def complete(config: SelectConfig) -> SelectConfig:
         return config
     if not config.from_run:
         raise ConfigError("no run folder is named", where="--output-dir", hint="for example --output-dir runs/a")
-    name = config.selector or ("auto" if config.method == "auto" else method_of(config).selector)
+    name = name or config.selector or ("auto" if config.method == "auto" else method_of(config).selector)
     suffix = f"{name}-{config.budget}".replace("%", "pct").replace(" ", "")
     return dataclasses.replace(config, output_dir=f"{config.from_run.rstrip('/')}-{suffix}")
 

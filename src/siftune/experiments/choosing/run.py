@@ -14,7 +14,6 @@ from collections.abc import Callable
 from typing import Any
 
 from siftune._common.artefacts import working_in
-from siftune._common.errors import ConfigError
 from siftune._common.progress import about, log
 from siftune.config.choosing import ChooseConfig, selecting
 from siftune.evaluation.choosing import Choice as Decision
@@ -31,21 +30,7 @@ from siftune.experiments.variants import varied_context
 from siftune.features.base import Context
 from siftune.pipeline.runfolder import Outcome, clear_selection, prepare
 from siftune.pipeline.select import choose as select_rows
-from siftune.pipeline.select import features_folder, reused_folders
-
-
-def complete(config: ChooseConfig) -> ChooseConfig:
-    """Name the run folder where only ``from_run`` is named: beside it.
-
-    Raises:
-        ConfigError: no output folder is named and none can be derived.
-    """
-    if config.output_dir:
-        return config
-    if not config.from_run:
-        raise ConfigError("no run folder is named", where="--output-dir", hint="for example --output-dir runs/a")
-    suffix = f"choose-{config.budget}".replace("%", "pct").replace(" ", "")
-    return dataclasses.replace(config, output_dir=f"{config.from_run.rstrip('/')}-{suffix}")
+from siftune.pipeline.select import complete, features_folder, reused_folders
 
 
 def choose_arm(config: ChooseConfig, finish: Callable[[Outcome], Any], *, command: str = "",
@@ -63,7 +48,7 @@ def choose_arm(config: ChooseConfig, finish: Callable[[Outcome], Any], *, comman
     Raises:
         SiftuneError: anything the user can mend.
     """
-    config = complete(config)
+    config = complete(config, "choose")
     with working_in(config.output_dir, *reused_folders(config), command=command or "siftune.choose"):
         return _choose(config, finish, command, executor)
 
