@@ -13,7 +13,8 @@ from siftune._common.errors import DataError
 from siftune.data.problems import BadRow
 from siftune.data.render import Renderer, render_rows
 from siftune.data.rows import Message, Rendered
-from siftune.data.spans import encode_with_mask, special_ids, token_starts
+from siftune.data.spans import encode_with_mask, special_ids
+from siftune.data.token_starts import Encoder, starts_by_offsets
 from tests import tiny
 from tests.data.samples import ANSWERS, TEXTS, row
 
@@ -204,9 +205,10 @@ def test_tokens_without_offsets_stand_after_the_token_before() -> None:
     text = "<s>ab</s><s> c"
     tokens = ["<s>", "a", "b", "</s>", "<s>", "c"]
     offsets = [(0, 0), (3, 4), (4, 5), (0, 0), (0, 0), (13, 14)]  # the space belongs to no token
-    assert token_starts(offsets, lambda: tokens, text).tolist() == [0, 3, 4, 5, 9, 12]
+    assert starts_by_offsets(offsets, lambda: tokens, text).tolist() == [0, 3, 4, 5, 9, 12]
     # The bytes of one character are several tokens with the same offsets.
-    assert token_starts([(0, 1), (1, 2), (1, 2), (2, 3)], lambda: ["a", "x", "y", "b"], "a😀b").tolist() == [0, 1, 1, 2]
+    starts = starts_by_offsets([(0, 1), (1, 2), (1, 2), (2, 3)], lambda: ["a", "x", "y", "b"], "a😀b")
+    assert starts.tolist() == [0, 1, 1, 2]
 
 
 def test_a_token_straddling_the_start_of_a_span_is_not_supervised() -> None:
@@ -214,7 +216,7 @@ def test_a_token_straddling_the_start_of_a_span_is_not_supervised() -> None:
     text = "What is capital"
     offsets = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
     for start in range(len(text)):
-        ids, mask = encode_with_mask(tokenizer, text, [(start, len(text))], special_ids(tokenizer))
+        ids, mask = encode_with_mask(Encoder(tokenizer), text, [(start, len(text))], special_ids(tokenizer))
         assert mask.tolist() == [begin >= start for begin, _ in offsets]
         assert len(ids) == len(offsets)
     assert any(end - begin > 1 for begin, end in offsets)

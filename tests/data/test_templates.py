@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from siftune._common.errors import ModelError
@@ -13,6 +15,7 @@ from siftune.data.problems import BadRow
 from siftune.data.render import Renderer
 from siftune.data.rows import Message, Rendered, ToolCall
 from siftune.data.templates import ChatTemplate
+from siftune.data.token_starts import Span
 from siftune.data.training_templates import families, training_template
 from tests import tiny
 from tests.data.test_render import GEMMA, MARKED, supervised, talk, whole
@@ -191,17 +194,13 @@ def test_a_row_far_beyond_the_limit_is_not_tokenised_whole_and_cut_alike(templat
     full: Rendered = renderer(template, 10**9).render(turns)
     one = renderer(template, 50)
     seen: list[int] = []
-    tokenize = one.tokenizer
+    encode = one._encoder.encode
 
-    class Watched:
-        def __getattr__(self, name: str) -> Any:
-            return getattr(tokenize, name)
+    def watched(text: str, spans: Sequence[Span]) -> tuple[np.ndarray, np.ndarray]:
+        seen.append(len(text))
+        return encode(text, spans)
 
-        def __call__(self, text: str, **options: Any) -> Any:
-            seen.append(len(text))
-            return tokenize(text, **options)
-
-    one.tokenizer = Watched()
+    one._encoder.encode = watched
     made = one.render(turns)
     assert max(seen) < 5000 < 44_000 < len(whole(full))
     assert made.ids.tolist() == full.ids[:50].tolist()

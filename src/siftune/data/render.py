@@ -30,8 +30,9 @@ from siftune.data.chat import check_rendered
 from siftune.data.model_shape import ModelShape
 from siftune.data.problems import BadRow, bad_rows_error
 from siftune.data.rows import Dropped, Examples, Message, Rendered, Row, Tools
-from siftune.data.spans import Span, encode_marked, encode_with_mask, special_ids
+from siftune.data.spans import encode_marked, encode_with_mask, special_ids
 from siftune.data.templates import ChatTemplate, unspelled
+from siftune.data.token_starts import Encoder, Span
 from siftune.data.turn_ends import TurnEnds
 from siftune.data.turn_spans import TurnSpans
 
@@ -64,6 +65,7 @@ class Renderer:
         self._turns = TurnSpans(self.template, TurnEnds(self.template, tokenizer))
         self.unmatched_turns = 0
         self.special_tokens_in_content = 0
+        self._encoder = Encoder(tokenizer)
         self._special_ids = special_ids(tokenizer)
         self._special = _special_pattern(tokenizer)
 
@@ -146,8 +148,8 @@ class Renderer:
 
     def _tokenised(self, text: str, spans: list[Span], *, marked: bool) -> tuple[np.ndarray, np.ndarray]:
         if marked:
-            return encode_marked(self.tokenizer, text, spans)
-        return encode_with_mask(self.tokenizer, text, spans, self._special_ids)
+            return encode_marked(self._encoder, text, spans)
+        return encode_with_mask(self._encoder, text, spans, self._special_ids)
 
     def _trained(self, messages: Sequence[Message], tools: Tools | None, text: str, blocks: list[Span]) -> list[Span]:
         """What stands inside the template's markers, without the turns that are not to be trained on.
