@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from siftune._common.artefacts.kept import fault
 from siftune._common.artefacts.sealed import Unusable, read_sealed, read_self_sealed, self_sealed, write_sealed
-from siftune._common.errors import SiftuneError
+from siftune._common.errors import ConfigError, SiftuneError
 from siftune._common.text import visible
 from siftune.config.owned import read_sets
 from siftune.config.plain_yaml import load_yaml
@@ -35,6 +35,7 @@ from siftune.data.sources import find_sources
 from siftune.data.write import write_dropped, write_rows
 from siftune.experiments.config import load_study
 from siftune.experiments.results import read_results
+from siftune.export.selected import read_selected
 from siftune.pipeline.run import load_run
 from siftune.pipeline.select import read_quota_texts
 from siftune.pipeline.strata import by_score
@@ -202,13 +203,40 @@ def _with_file(name: str, content: bytes, folder: Path) -> None:
     before = (run / name).read_bytes()
     (run / name).write_bytes(content)
     try:
-        for call in (lambda: build(run), lambda: load_run(run)):
+        for call in (lambda: build(run), lambda: _asked(run), lambda: read_selected(run)):
             refusal = refused(call)
             assert refusal is None or name in str(refusal) or "selection" in str(refusal), str(refusal)
         if name == "comparison.json":
             refused(lambda: read_results(run / name))
     finally:
         (run / name).write_bytes(before)
+
+
+def _asked(folder: Path) -> None:
+    """All that can be asked of a run."""
+    run = load_run(folder)
+    run.head(2), run.rejected(2), run.to_frame(), run.nearest_target, run.scores  # pyright: ignore[reportUnusedExpression]
+    refused(run.to_dataset)
+    run.explain(run.ids[0])
+    with contextlib.suppress(ConfigError):  # there is no such row, unless what was fuzzed says so
+        run.explain("a")
+
+
+def _with_column(value: tuple[str, int, list[Any]], folder: Path) -> None:
+    """As :func:`_with_file`: one column of a table holds something else."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    name, place, values = value
+    table = pq.read_table(_run(folder) / name)
+    place %= table.num_columns
+    try:
+        column = pa.array((values * len(table))[:len(table)] if values else [None] * len(table))
+    except (pa.ArrowException, OverflowError):
+        return
+    buffer = pa.BufferOutputStream()
+    pq.write_table(table.set_column(place, table.column_names[place], column), buffer)
+    _with_file(name, buffer.getvalue().to_pybytes(), folder)
 
 
 def _artefact(content: bytes, folder: Path) -> None:
@@ -230,8 +258,18 @@ def _sealed_value() -> Any:
         return json.loads(path.read_text())
 
 
-_LINES = [{"id": "a", "subtask": "s", "messages": [{"role": "user", "content": "q"}], "best_similarity": 0.5,
-           "selected": 1}]
+_LINES: dict[str, Any] = {
+    "targets.jsonl": {"id": "a", "subtask": "s", "messages": [{"role": "user", "content": "q"}], "best_similarity": 0.5,
+                      "selected": 1},
+    "rejected_sample.jsonl": {"rank": 4, "id": "a", "score": 0.25, "by": "score", "nearest_target": "s",
+                              "row": {"prompt": "q", "completion": "a"}},
+    "dropped.jsonl": {"id": "a", "source": "p", "where": "p:1", "reason": "empty", "detail": "x"},
+}
+_CELLS = st.one_of(
+    st.lists(st.text(max_size=3), max_size=3), st.lists(st.integers(-(2**63), 2**63 - 1), max_size=3),
+    st.lists(st.one_of(st.none(), st.floats()), max_size=3), st.lists(st.one_of(st.none(), st.booleans()), max_size=3),
+    st.lists(st.binary(max_size=3), max_size=3), st.lists(st.dates(), max_size=3),
+    st.lists(st.lists(st.integers(0, 9), max_size=2), max_size=3))
 
 KINDS: dict[str, Kind] = {
     "readers": Kind(st.tuples(st.lists(LINES, max_size=5), st.sampled_from(NAMES),
@@ -249,7 +287,10 @@ KINDS: dict[str, Kind] = {
     "templates": Kind(TEMPLATES, _template, 10),
     "manifests": Kind(json_files(runs.manifest(12, 3, 100)), lambda v, f: _with_file("manifest.json", v, f), 5),
     "results": Kind(json_files(runs.comparison()), lambda v, f: _with_file("comparison.json", v, f), 5),
-    "targets": Kind(json_files(_LINES[0]), lambda v, f: _with_file("targets.jsonl", v, f), 5),
+    "lines of a run": Kind(st.sampled_from(sorted(_LINES)).flatmap(
+        lambda name: st.tuples(st.just(name), json_files(_LINES[name]))), lambda v, f: _with_file(*v, f), 5),
+    "tables of a run": Kind(st.tuples(st.sampled_from(["scores.parquet", "selection.parquet"]), st.integers(0, 12),
+                                      _CELLS), _with_column, 5),
     "artefacts": Kind(st.one_of(json_files(_sealed_value()), json_files(self_sealed({"a": 1, "b": [2]}))),
                       _artefact, 20),
 }

@@ -44,8 +44,8 @@ def read_json_of(path: Path, hint: str) -> Any:
         raise DataError(f"cannot read {path.name}", where=str(path), why=str(error.strerror), hint=hint) from error
 
 
-def validated(value: Any, path: Path, model: type[_Model], hint: str) -> _Model:
-    """A value from a file as a model.
+def validated(value: Any, path: Path, model: type[_Model], hint: str, *, line: int | None = None) -> _Model:
+    """A value from a file, or from a line of it, as a model.
 
     Raises:
         DataError: it is not of that form; told with the key.
@@ -54,6 +54,6 @@ def validated(value: Any, path: Path, model: type[_Model], hint: str) -> _Model:
         return model.model_validate(value)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        key = ".".join(map(str, first["loc"])) or "the whole file"
-        raise DataError(f"{path.name} is not as siftune writes it", where=str(path), why=f"{key}: {first['msg']}",
+        key = ".".join(map(str, first["loc"])) or ("the whole file" if line is None else "the whole line")
+        raise DataError(f"{path.name} is not as siftune writes it", where=at(path, line), why=f"{key}: {first['msg']}",
                         hint=hint) from error

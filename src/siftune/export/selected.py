@@ -13,6 +13,7 @@ from siftune.data.columns import named_columns
 from siftune.data.limits import Limits
 from siftune.data.readers import read_rows
 from siftune.data.rows import Row
+from siftune.pipeline.run_files import read_table
 
 
 def read_selected(run: Path, format: str = "mixed") -> list[Row]:
@@ -56,12 +57,4 @@ def _reading(run: Path) -> dict[str, Any]:
 
 
 def _ranked_ids(table: Path) -> list[str]:
-    import pyarrow as pa
-    from pyarrow import parquet
-
-    try:
-        content = parquet.read_table(table, columns=["id", "rank"]).sort_by("rank")
-    except (pa.ArrowException, OSError, KeyError) as error:
-        raise DataError("selection.parquet cannot be read", where=str(table), why=str(error).split("\n")[0],
-                        hint="run siftune select again") from error
-    return [str(value) for value in content["id"].to_pylist()]
+    return read_table(table, ["id", "rank"], []).sort_by("rank")["id"].to_pylist()

@@ -181,6 +181,6 @@ def _would_rank(place: int, pool: Any, outcome: Outcome | None) -> int | None:
 
 def _beginning(target: Mapping[str, Any], length: int = 100) -> str:
     """The first words that a user says in a target, on one line."""
-    said = next((m["content"] for m in target["messages"] if m["role"] == "user"), "")
+    said = next((m["content"] for m in target.get("messages", ()) if m["role"] == "user"), "")
     text = " ".join(said.split())
     return text if len(text) <= length else text[: length - 3] + "..."

@@ -6,8 +6,7 @@ similarities to all targets are not kept there: a run that was just made compute
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,14 +14,14 @@ from typing import Any
 
 import numpy as np
 
-from siftune._common.errors import ConfigError, DataError, at, first_line
+from siftune._common.errors import ConfigError, DataError, first_line
 from siftune._common.nearest import did_you_mean
 from siftune._common.reading import read_json_of
 from siftune._common.registry import unknown_name
 from siftune.pipeline.explain import Explanation, explain
 from siftune.pipeline.outcome import Outcome
+from siftune.pipeline.run_files import AGAIN, read_records, read_table
 
-_AGAIN = "run the selection again with the same output_dir: finished work is reused"
 _FILES = ("manifest.json", "config.yaml", "selected.jsonl", "selection.parquet", "scores.parquet")
 
 
@@ -78,7 +77,7 @@ class Run:
     @cached_property
     def manifest(self) -> dict[str, Any]:
         """What ``manifest.json`` holds: method, model, data, budget, diagnostics, times, versions."""
-        return read_json_of(self.folder / "manifest.json", _AGAIN)
+        return read_json_of(self.folder / "manifest.json", AGAIN)
 
     @property
     def report(self) -> Path:
@@ -93,7 +92,7 @@ class Run:
     @cached_property
     def rows(self) -> list[dict[str, Any]]:
         """The selected records as they came, best first."""
-        return self._objects("selected.jsonl")
+        return read_records(self.folder / "selected.jsonl")
 
     @cached_property
     def scores(self) -> np.ndarray:
@@ -118,7 +117,7 @@ class Run:
         the selector, or the best ``similarity`` or the ``method_score`` where the selector gives rows a score only as
         it takes them), ``nearest_target`` and ``row``.
         """
-        return self._objects("rejected_sample.jsonl")[:max(0, n)]
+        return read_records(self.folder / "rejected_sample.jsonl")[:max(0, n)]
 
     def explain(self, row_id: str | int) -> Explanation:
         """Why a row of the pool was selected, or was not.
@@ -128,13 +127,13 @@ class Run:
         """
         row_id = str(row_id)
         place = self._places.get(row_id)
-        dropped = [row for row in self._objects("dropped.jsonl") if row["id"] == row_id]
+        dropped = [row for row in read_records(self.folder / "dropped.jsonl") if row["id"] == row_id]
         if place is None and not dropped:
             if len(self._places) > 50_000:  # nearest names would take seconds
                 raise ConfigError(f"the pool has no row {row_id!r}", where=str(self.folder),
                                   hint="scores.parquet lists the ids")
             raise unknown_name("row of the pool", row_id, self._places, flag=str(self.folder))
-        return explain(row_id, place, self._pool, dropped, self._objects("targets.jsonl"), self.outcome)
+        return explain(row_id, place, self._pool, dropped, read_records(self.folder / "targets.jsonl"), self.outcome)
 
     def to_frame(self) -> Any:
         """``pandas.DataFrame`` of the selected rows, best first: what :class:`SelectedRow` has, but for the record."""
@@ -162,31 +161,22 @@ class Run:
     @cached_property
     def _selection(self) -> dict[str, list[Any]]:
         names = ["rank", "id", "score", "nearest_target", "gain", "tokens", "source", "group"]
-        return _table(self.folder / "selection.parquet", names).sort_by("rank").to_pydict()
+        return read_table(self.folder / "selection.parquet", names, []).sort_by("rank").to_pydict()
 
     @cached_property
     def _pool(self) -> Any:
-        return _table(self.folder / "scores.parquet", ["id", "source", "group", "score", "nearest_target", "similarity",
-                                                       "tokens", "selected", "rank"], ["method_score"])
+        names = ["id", "source", "group", "score", "nearest_target", "similarity", "tokens", "selected", "rank"]
+        return read_table(self.folder / "scores.parquet", names, ["method_score"])
+
+    def _marked(self) -> list[str]:
+        """The ids of the rows that the table of the pool marks as selected, by their ranks there."""
+        import pyarrow.compute as pc
+
+        return self._pool.filter(pc.field("selected")).sort_by("rank")["id"].to_pylist()
 
     @cached_property
     def _places(self) -> dict[str, int]:
         return {row_id: place for place, row_id in enumerate(self._pool["id"].to_pylist())}
-
-    def _objects(self, name: str) -> list[dict[str, Any]]:
-        path = self.folder / name
-        found, number = [], 0
-        try:
-            with path.open("rb") as file:  # split at newlines alone, never at U+2028 inside a row
-                for number, line in enumerate(file, 1):
-                    if line.strip():
-                        found.append(json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8")))
-        except (ValueError, RecursionError) as error:
-            raise DataError(f"{name} holds a line that is not JSON", where=at(path, number), why=first_line(error),
-                            hint=_AGAIN) from error
-        except OSError as error:
-            raise DataError(f"cannot read {name}", where=str(path), why=error.strerror, hint=_AGAIN) from error
-        return found
 
 
 def load_run(folder: str | Path) -> Run:
@@ -207,28 +197,19 @@ def load_run(folder: str | Path) -> Run:
         begun = len(missing) < len(_FILES) or (folder / "store").is_dir()
         raise DataError("the run has not finished" if begun else "this is not a run folder", where=str(folder),
                         why=f"There is no {', '.join(missing)} in it.",
-                        hint=_AGAIN if begun else "give the folder that `siftune select --output-dir` wrote")
+                        hint=AGAIN if begun else "give the folder that `siftune select --output-dir` wrote")
     run = Run(folder)
     try:
         told = run.manifest["budget"]["rows"], run.manifest["data"]["usable_rows"], run.manifest["method"]["selector"]
     except (ValueError, KeyError, TypeError) as error:
         raise DataError("manifest.json is not as siftune writes it", where=str(folder / "manifest.json"),
-                        why=first_line(error), hint=_AGAIN) from error
+                        why=first_line(error), hint=AGAIN) from error
     counts = len(run.ids), run._pool.num_rows
     if counts != told[:2] or len(run.rows) != len(run.ids):
         raise DataError("the files of the run do not belong together", where=str(folder),
                         why=f"The manifest tells of {told[0]} of {told[1]} rows, selection.parquet and scores.parquet "
-                            f"of {counts[0]} of {counts[1]}, and selected.jsonl has {len(run.rows)}.", hint=_AGAIN)
+                            f"of {counts[0]} of {counts[1]}, and selected.jsonl has {len(run.rows)}.", hint=AGAIN)
+    if run._marked() != run.ids:
+        raise DataError("the files of the run do not belong together", where=str(folder),
+                        why="scores.parquet marks other rows as selected than selection.parquet lists.", hint=AGAIN)
     return run
-
-
-def _table(path: Path, columns: list[str], since: Sequence[str] = ()) -> Any:
-    """Columns of a Parquet file; those of ``since`` only where a run of this version wrote it."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        there = [*columns, *(name for name in since if name in pq.read_schema(path).names)]
-        return pq.read_table(path, columns=there, memory_map=False).select(there)
-    except (pa.ArrowException, OSError, KeyError) as error:
-        raise DataError(f"cannot read {path.name}", where=str(path), why=first_line(error), hint=_AGAIN) from error

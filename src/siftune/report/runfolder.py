@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from siftune._common.errors import DataError, at
+from siftune._common.errors import DataError
 from siftune._common.nearest import did_you_mean
 from siftune._common.reading import read_as
 from siftune.experiments.results import COMPARISON, Results, read_results
 from siftune.experiments.results.choice import CHOICE, Choice, read_choice
+from siftune.pipeline.run_files import AGAIN, read_records, read_table, read_values
 from siftune.report.manifest import Manifest
 
 if TYPE_CHECKING:
@@ -29,8 +27,6 @@ PURPOSE = {
     "targets.jsonl": "the text of the targets",
     "config.yaml": "the exact configuration",
 }
-
-_AGAIN = "run `siftune select` again with the same --output-dir: finished work is reused"
 
 
 class RunFolder:
@@ -58,7 +54,7 @@ class RunFolder:
         return (self.path / name).is_file()
 
     def manifest(self) -> Manifest:
-        return read_as(self.path / "manifest.json", Manifest, _AGAIN) if self.has("manifest.json") else Manifest()
+        return read_as(self.path / "manifest.json", Manifest, AGAIN) if self.has("manifest.json") else Manifest()
 
     def comparison(self) -> Results | None:
         return read_results(self.path / COMPARISON) if self.has(COMPARISON) else None
@@ -68,46 +64,15 @@ class RunFolder:
 
     def lines(self, name: str, limit: int | None = None) -> list[Any]:
         """The first ``limit`` values of a JSONL file (all of them by default); none where there is no file."""
-        return list(islice(self._lines(name), limit)) if self.has(name) else []
+        return read_values(self.path / name, limit) if self.has(name) else []
 
     def records(self, name: str, limit: int | None = None) -> list[dict[str, Any]]:
-        """As :meth:`lines`, for files of JSON objects."""
-        values = self.lines(name, limit)
-        for line, value in enumerate(values, 1):
-            if not isinstance(value, dict):
-                raise DataError(f"{name} holds something other than JSON objects", where=at(self.path / name, line),
-                                hint=_AGAIN)
-        return values
-
-    def _lines(self, name: str) -> Iterator[Any]:
-        path = self.path / name
-        with path.open("rb") as stream:  # split at newlines alone, never at U+2028 inside a row
-            for line, raw in enumerate(stream, 1):
-                if not raw.strip():
-                    continue
-                try:
-                    yield json.loads(raw.decode("utf-8-sig" if line == 1 else "utf-8"))
-                except (ValueError, RecursionError) as error:
-                    raise DataError(f"{name} holds a line that is not JSON", where=at(path, line), why=str(error),
-                                    hint=_AGAIN) from error
+        """As :meth:`lines`, for files whose lines siftune writes."""
+        return read_records(self.path / name, limit) if self.has(name) else []
 
     def table(self, name: str, needs: tuple[str, ...]) -> pa.Table | None:
         """A Parquet table that has at least the columns ``needs``; ``None`` where there is no file."""
-        if not self.has(name):
-            return None
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        path = self.path / name
-        try:
-            table = pq.read_table(path, memory_map=False)
-        except (pa.ArrowException, OSError) as error:  # pyarrow's word for a damaged page is OSError
-            raise DataError(f"{name} is not a Parquet file", where=str(path), why=str(error), hint=_AGAIN) from error
-        lacking = [column for column in needs if column not in table.column_names]
-        if lacking:
-            raise DataError(f"{name} lacks the column {lacking[0]!r}", where=str(path),
-                            why=f"It has {', '.join(table.column_names)}.", hint=_AGAIN)
-        return table
+        return read_table(self.path / name, needs) if self.has(name) else None
 
     def text(self, name: str) -> str | None:
         path = self.path / name
