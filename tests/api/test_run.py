@@ -160,7 +160,7 @@ def test_a_folder_that_is_no_finished_run_is_not_loaded(run: Run, tmp_path: Path
                         (lambda f: (f / "manifest.json").write_text("{}"), "not as siftune writes it"),
                         (lambda f: (f / "selected.jsonl").write_text("{}\n"), "do not belong together"),
                         (lambda f: (f / "selected.jsonl").write_text("{\n"), "not JSON"),
-                        (lambda f: (f / "selection.parquet").write_text("x"), "cannot read selection.parquet")):
+                        (lambda f: (f / "selection.parquet").write_text("x"), "selection.parquet is not a")):
         folder = Path(shutil.copytree(run.folder, tmp_path / "copy", dirs_exist_ok=True))
         damage(folder)
         with pytest.raises(SiftuneError, match=say):

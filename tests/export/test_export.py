@@ -121,7 +121,7 @@ def test_unknown_trainers_and_unfinished_runs_are_refused(run: Path, tmp_path: P
     with pytest.raises(DataError, match="do not belong together"):
         export(make_run(tmp_path / "other", RECORDS, IDS[:2]), "trl", tmp_path / "out")
     (run / "selection.parquet").write_bytes(b"x")
-    with pytest.raises(DataError, match="cannot be read"):
+    with pytest.raises(DataError, match="not a Parquet file"):
         export(run, "trl", tmp_path / "out")
 
 

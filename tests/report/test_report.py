@@ -246,7 +246,10 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
     ("comparison.json", '{"schema": "two"}', "comparison.json", "schema"),
     ("comparison.json", '{"schema": 99, "shapes": []}', "comparison.json", "Its schema is 99"),
     ("targets.jsonl", '{"id": "a"}\n{"id": ', "targets.jsonl:2", "Expecting value"),
-    ("dropped.jsonl", '{"id": "a"}\n7\n', "dropped.jsonl:2", None),
+    ("dropped.jsonl", '{"id": "a", "source": "p", "where": "p:1", "reason": "empty", "detail": ""}\n7\n',
+     "dropped.jsonl:2", None),
+    ("dropped.jsonl", '{"id": "a"}\n', "dropped.jsonl:1", "source: Field required"),
+    ("targets.jsonl", '{"id": "a", "selected": [1]}\n', "targets.jsonl:1", "selected: Input should be a valid integer"),
     ("scores.parquet", "not parquet", "scores.parquet", None),
 ])
 def test_a_broken_file_is_named_with_its_place(tmp_path: Path, name: str, content: str, where: str,
