@@ -121,6 +121,19 @@ def test_a_folder_serves_as_the_hub_does_and_wrong_names_are_explained(tmp_path)
         load_sentence_model(str(copied))
 
 
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "2_Dense/pytorch_model.bin"])
+def test_pickled_weights_of_a_model_or_of_a_module_of_it_are_refused(tmp_path, name):
+    copied = shutil.copytree(minilm_folder(), tmp_path / "model")
+    (copied / "2_Dense").mkdir()
+    (copied / name).write_bytes(b"a pickle")
+    if "/" not in name:
+        load_sentence_model(str(copied))  # beside safetensors they are not read
+        (copied / "model.safetensors").unlink()
+    with pytest.raises(ModelError, match="pickled") as caught:
+        load_sentence_model(str(copied))
+    assert name in str(caught.value)
+
+
 def test_what_is_not_installed_is_named(monkeypatch):
     import importlib.metadata
     import sys

