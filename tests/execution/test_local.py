@@ -59,7 +59,7 @@ class Kills:
 
     def __init__(self, worker: int, *, at_start: str = "", times: int = 1):
         if at_start:
-            self((f"worker-{worker}", at_start, times))
+            Kills.__call__(self, (f"worker-{worker}", at_start, times))
 
     def __call__(self, job: tuple[str, str, int]) -> tuple[str, int]:
         name, folder, times = job
@@ -69,6 +69,15 @@ class Kills:
                 mark.touch()
                 os.kill(os.getpid(), signal.SIGKILL)
         return name, os.getpid()
+
+
+class KillsAndWaits(Kills):
+    """As Kills; a job also waits until two processes have been killed, so that neither worker does all of them."""
+
+    def __call__(self, job: tuple[str, str, int]) -> tuple[str, int]:
+        while len(list(Path(job[1]).iterdir())) < 2:
+            time.sleep(0.05)  # the limit of the test is the limit of this
+        return super().__call__(job)
 
 
 def kills(folder: Path, *times: int) -> list[tuple[str, str, int]]:
@@ -97,7 +106,7 @@ def test_a_job_that_kills_worker_after_worker_is_set_aside_and_the_others_are_do
 
 
 def test_workers_that_are_killed_while_they_start_are_started_again_but_not_for_ever(tmp_path):
-    once = partial(Kills, at_start=str(tmp_path), times=1)
+    once = partial(KillsAndWaits, at_start=str(tmp_path), times=1)
     assert len(list(LocalExecutor(2).map(once, kills(tmp_path, 0, 0, 0)))) == 3
     assert {path.name for path in tmp_path.iterdir()} == {"worker-0-0", "worker-1-0"}
     again = partial(Kills, at_start=str(tmp_path), times=3)

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
+from packaging.version import Version
 from transformers import CONFIG_MAPPING
 
 from siftune._common.errors import ModelError
@@ -34,6 +36,10 @@ KINDS = {
 }
 
 
+BEFORE_5 = Version(transformers.__version__) < Version("5")
+newer = pytest.mark.skipif(BEFORE_5, reason="PEFT and the layers of earlier versions do adapt them")
+
+
 def needs(family: str) -> None:
     if family not in CONFIG_MAPPING:
         pytest.skip(f"this version of transformers has no {family}")
@@ -43,6 +49,8 @@ def needs(family: str) -> None:
 def test_gradients_and_hidden_states_of_a_batch_are_those_of_each_row_alone(family: str, table: ModuleType) -> None:
     needs(family)
     told = table.run(family)
+    if BEFORE_5 and ("not_made" in told or "Fast Mamba kernels" in told.get("hint", "")):
+        pytest.skip("this version of transformers makes none so small, or runs it on a GPU alone")
     assert told.get("error", 1.0) < 1e-4, told
     assert told["trains"]
     assert not told["hidden"]
@@ -58,7 +66,12 @@ def test_the_named_projections_of_latent_attention_are_all_adapted(table: Module
 
 @pytest.mark.parametrize("family", ["llava", "gemma3", "qwen2_vl", "mllama"])
 def test_adapters_of_a_multimodal_model_are_on_its_language_model_alone(family: str, table: ModuleType) -> None:
-    model = table.tiny_model(family)
+    try:
+        model = table.tiny_model(family)
+    except (AttributeError, TypeError):
+        if BEFORE_5:
+            pytest.skip("this version of transformers makes none so small")
+        raise
     towers = [name for name, module in model.named_modules() if is_linear(module) and "vision" in name]
     assert towers or family == "qwen2_vl", "there is a tower to leave out"
     for names in (target_modules(model, LoraSettings()), lora.block_modules(model)):
@@ -90,6 +103,7 @@ def test_how_few_layers_of_a_hybrid_are_adapted_is_said_once(
     assert capsys.readouterr().err == ""
 
 
+@newer
 def test_a_model_without_attention_is_refused_with_targets_that_work(table: ModuleType) -> None:
     model = table.tiny_model("mamba")
     with pytest.raises(ModelError, match="no linear module of MambaForCausalLM matches attention blocks") as caught:
@@ -106,6 +120,7 @@ def test_a_model_without_attention_is_refused_with_targets_that_work(table: Modu
     assert ",".join(named) in str(refused.value.hint)
 
 
+@newer
 def test_weights_used_past_their_layer_are_no_silent_zeros(table: ModuleType) -> None:
     model = table.tiny_model("mamba")
     table.train_linear_weights(model, lora.block_modules(model))
@@ -124,6 +139,7 @@ def test_the_output_embedding_is_no_layer_of_rows() -> None:
         GradientEngine(model)
 
 
+@newer
 def test_adapters_that_peft_would_put_on_experts_are_refused(table: ModuleType) -> None:
     needs("qwen3_moe")
     model = table.tiny_model("qwen3_moe", mlp_only_layers=[0])

@@ -10,7 +10,13 @@ from typing import Any, Literal
 from siftune._common.errors import ConfigError
 from siftune.config.catalogue import recipe_named
 from siftune.config.options import COUNT, COUNT_OR_NONE, Rule, option
-from siftune.config.shared import FIRST, TRAINING, CompareConfig, SelectConfig
+from siftune.config.shared import (
+    FIRST,
+    TRAINING,
+    CompareConfig,
+    FeatureDtype,  # noqa: F401 - pydantic 2.6 looks for the annotations of inherited fields here
+    SelectConfig,
+)
 
 DEFAULT_ARMS = ("bm25", "embed", "rds+", "fusion", "less-round-robin")
 """Cheap ones first. Random rows and the untuned model are always there."""
