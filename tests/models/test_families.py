@@ -49,7 +49,7 @@ def needs(family: str) -> None:
 def test_gradients_and_hidden_states_of_a_batch_are_those_of_each_row_alone(family: str, table: ModuleType) -> None:
     needs(family)
     told = table.run(family)
-    if BEFORE_5 and ("not_made" in told or "Fast Mamba kernels" in told.get("hint", "")):
+    if BEFORE_5 and ("not_made" in told or "Fast Mamba kernels" in str(told)):
         pytest.skip("this version of transformers makes none so small, or runs it on a GPU alone")
     assert told.get("error", 1.0) < 1e-4, told
     assert told["trains"]
@@ -157,7 +157,9 @@ def test_adapters_that_peft_would_put_on_experts_are_refused(table: ModuleType) 
 def test_what_does_not_continue_a_text_is_refused_by_its_class(family: str, told: str, table: ModuleType) -> None:
     needs(family)
     outcome: dict[str, Any] = table.run(family)
-    assert told in outcome["refused"]
+    if BEFORE_5 and "not_made" in outcome:
+        pytest.skip("this version of transformers makes none so small")
+    assert told in outcome["refused"], outcome
     assert outcome["hint"]
 
 
