@@ -19,7 +19,7 @@ from siftune.execution.ray import RayExecutor, share_of
 from siftune.experiments.run import study
 from tests.cli.command import siftune
 from tests.execution.test_local import Kills, Squares, kills
-from tests.experiments.studies import config, timeless, write_files
+from tests.experiments.studies import check_same, config, timeless, write_files
 from tests.faults.deadly import deadly
 
 ray = pytest.importorskip("ray")
@@ -139,7 +139,7 @@ def test_features_and_trainings_are_those_of_this_process_which_goes_on_where_ac
     here = study(config(tmp_path, values, "here", **brief))
     finished = study(config(tmp_path, values, "there", **brief))
     assert finished.results.to_dict()["complete"]
-    assert timeless(finished.results.to_dict()) == timeless(here.results.to_dict())
+    check_same(timeless(finished.results.to_dict()), timeless(here.results.to_dict()))
     shards = sorted(p.relative_to(tmp_path / "here") for p in (tmp_path / "here" / "store").rglob("*.safetensors"))
     assert len(shards) >= 4
     for shard in shards:

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 from siftune.experiments.config import StudyConfig, load_study
@@ -54,6 +55,22 @@ def timeless(result: Any) -> Any:
     if isinstance(result, dict):
         return {k: timeless(v) for k, v in result.items() if k not in drop}
     return [timeless(v) for v in result] if isinstance(result, list | tuple) else result
+
+
+def check_same(one: Any, other: Any, at: str = "") -> None:
+    """Equal but for the last digits of numbers, which hang on how many threads a sum was spread over."""
+    if isinstance(one, float) and isinstance(other, float):
+        assert one == pytest.approx(other, rel=1e-5, abs=1e-7, nan_ok=True), at
+    elif isinstance(one, dict) and isinstance(other, dict):
+        assert one.keys() == other.keys(), at
+        for key in one:
+            check_same(one[key], other[key], f"{at}.{key}")
+    elif isinstance(one, list) and isinstance(other, list):
+        assert len(one) == len(other), at
+        for place, pair in enumerate(zip(one, other, strict=True)):
+            check_same(*pair, f"{at}[{place}]")
+    else:
+        assert one == other, at
 
 
 def plain(result: Any) -> Any:
