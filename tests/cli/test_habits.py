@@ -227,3 +227,8 @@ def test_every_printed_result_has_its_json() -> None:
     source = (ROOT / "src/siftune/cli/app.py").read_text(encoding="utf-8")
     commands = source.split("@app.callback")[0]
     assert re.findall(r"^ +print\(", commands, re.MULTILINE) == []
+
+
+@pytest.mark.parametrize("command", ["inspect", "init"])
+def test_where_files_stand_is_told_to_who_gives_them_by_a_flag(command: str) -> None:
+    siftune(command, "--pool", "pool.jsonl").refused("--pool", f"siftune {command} pool.jsonl")

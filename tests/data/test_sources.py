@@ -103,3 +103,11 @@ def test_impossible_names_are_refused_in_a_few_lines(given: str) -> None:
     with pytest.raises(DataError) as caught:
         find_sources([given])
     assert len(str(caught.value)) < 1500
+
+
+def test_the_folder_of_a_run_is_no_data_and_its_selection_is_named(tmp_path: Path) -> None:
+    for name in ("selected.jsonl", "manifest.json", "dropped.jsonl"):
+        (tmp_path / name).write_text("{}\n")
+    with pytest.raises(DataError, match="the folder of a run") as caught:
+        find_sources([str(tmp_path)])
+    assert str(tmp_path / "selected.jsonl") in str(caught.value.hint)

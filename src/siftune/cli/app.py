@@ -363,7 +363,10 @@ def _run() -> None:
         sys.exit(error.exit_code)
     except _UsageError as error:
         command = error.ctx.command_path if error.ctx else "siftune"
-        hint = _successor(getattr(error, "option_name", None)) or f"{command} --help tells what it takes"
+        option = getattr(error, "option_name", None)
+        hint = _successor(option) or f"{command} --help tells what it takes"
+        if option in ("--pool", "--target"):  # of a command that knows neither
+            hint = f"files stand behind the command itself: {command} pool.jsonl"
         tell_error(ConfigError(error.format_message(), hint=hint))
         sys.exit(2)
     except (KeyboardInterrupt, typer.Abort):

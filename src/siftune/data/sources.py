@@ -163,6 +163,9 @@ def _find_by_pattern(pattern: str, train: bool) -> list[Source]:
 def _find_in_folder(folder: Path, split: str | None, train: bool) -> list[Source]:
     if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
         return [Source("saved", str(folder), folder.name, split=split)]
+    if (folder / "selected.jsonl").is_file() and (folder / "manifest.json").is_file():
+        raise DataError("this is the folder of a run, not of data", where=str(folder),
+                        hint=f"its selection is {folder / 'selected.jsonl'}")
     inside = folder / "data"  # where a clone of a hub data set has its files
     files = _data_files(folder) or (_data_files(inside) if inside.is_dir() else [])
     if not files:
