@@ -27,7 +27,7 @@ from siftune._common.errors import SiftuneError
 from siftune._common.progress import log
 from siftune.features.base import Computed, Context, GradientMethod, content_key, targets_key
 from siftune.features.centring import reciprocal, reference_rows, told
-from siftune.features.gradient_passes import Pass, Passes, together
+from siftune.features.gradient_passes import Pass, Passes, can_join, together
 from siftune.features.gradient_settings import gradient_fingerprint, make_engine, settled
 from siftune.features.passes import refuse_other
 from siftune.features.similarity import Subtasks, first_identical, identical_blocks
@@ -171,21 +171,12 @@ class Scores:
             return found
         roots = {self.root}
         for one in (Scores(context, self.method) for context in self.context.siblings()):
-            if one.root not in roots and held < IN_MEMORY and one._joins(model, checkpoints):
+            if one.root not in roots and held < IN_MEMORY and can_join(one, model, checkpoints):
                 held += one.held
                 if held <= IN_MEMORY:
                     found.append(one)
                     roots.add(one.root)
         return found
-
-    def _joins(self, model: Any, checkpoints: Sequence[Checkpoint]) -> bool:
-        """Whether it could be prepared; if not, its own turn will say why."""
-        try:
-            refuse_other(self.root, self.fingerprint, recompute=self.context.config.recompute)
-            self.prepare(model, checkpoints)
-        except SiftuneError:
-            return False
-        return True
 
 
 def target_directions(context: Context, passes: Passes, checkpoint: Checkpoint, subtasks: Subtasks,

@@ -10,11 +10,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 
 from siftune._common.artefacts import KeptFile
+from siftune._common.errors import SiftuneError
 from siftune._common.seeds import derive
 from siftune.config.settings import SelectConfig
 from siftune.data.rows import Examples
@@ -25,7 +26,7 @@ from siftune.features.gradient_settings import (
     make_engine,
     random_projection,
 )
-from siftune.features.passes import Job, ShardWorker, fill, keys_and_folder, on_own_device
+from siftune.features.passes import Job, ShardWorker, fill, keys_and_folder, on_own_device, refuse_other
 from siftune.features.store import FeatureStore, Shard
 
 if TYPE_CHECKING:
@@ -83,6 +84,26 @@ class Passes:
                                   {**self.fingerprint, "pass": p, "code": VERSION}, rows=rows,
                                   shard_rows=config.shard_rows, recompute=config.recompute)
                 for p in passes]
+
+
+class Owner(Protocol):
+    """Whose stores a pass over the pool fills: those of one target."""
+
+    context: Context
+    root: Path
+    fingerprint: dict[str, Any]
+
+    def prepare(self, model: Any, checkpoints: Sequence[Checkpoint]) -> None: ...
+
+
+def can_join(one: Owner, model: Any, checkpoints: Sequence[Checkpoint]) -> bool:
+    """Whether an owner could be prepared to share another's pass; if not, its own turn will say why."""
+    try:
+        refuse_other(one.root, one.fingerprint, recompute=one.context.config.recompute)
+        one.prepare(model, checkpoints)
+    except SiftuneError:
+        return False
+    return True
 
 
 def together(several: Sequence[tuple[Passes, Sequence[Pass]]], examples: Examples, kind: str, step: str = "",

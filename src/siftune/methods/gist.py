@@ -22,10 +22,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from siftune._common.artefacts import digest
-from siftune._common.errors import ConfigError, SiftuneError
+from siftune._common.errors import ConfigError
 from siftune.config.options import POSITIVE, option
 from siftune.features.base import Computed, Context, content_key
-from siftune.features.gradient_passes import Pass, Passes, together
+from siftune.features.gradient_passes import Pass, Passes, can_join, together
 from siftune.features.gradient_settings import Compared, WarmedUp, gradient_fingerprint, settled
 from siftune.features.passes import refuse_other
 from siftune.features.similarity import Queries
@@ -77,7 +77,7 @@ class Gist:
             with context.clock.measure("target subspace") as entry:
                 own.prepare(model, checkpoints)
                 more = {one.root: one for one in map(_Owner, context.siblings()) if one.root != own.root}
-                others = [one for one in more.values() if one.joins(model, checkpoints)]
+                others = [one for one in more.values() if can_join(one, model, checkpoints)]
                 spaces = own.spaces
                 entry["reused"] = not any(space.fresh for one in (own, *others) for space in one.spaces)
             pool, *_ = together([(one.passes, one.coordinates) for one in (own, *others)], context.pool, "pool")
@@ -113,15 +113,6 @@ class _Owner:
         self.passes = Passes(self.context, self.settings, model, self.fingerprint, self.root)
         self.spaces = [_Subspace(self.context, self.passes, checkpoint) for checkpoint in checkpoints]
         self.coordinates = [Pass(c, basis=space.file) for c, space in zip(checkpoints, self.spaces, strict=True)]
-
-    def joins(self, model: Any, checkpoints: Sequence[Checkpoint]) -> bool:
-        """Whether it could be prepared; if not, its own turn will say why."""
-        try:
-            refuse_other(self.root, self.fingerprint, recompute=self.context.config.recompute)
-            self.prepare(model, checkpoints)
-        except SiftuneError:
-            return False
-        return True
 
 
 class _Subspace:
