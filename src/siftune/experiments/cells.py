@@ -78,6 +78,12 @@ class TestRows:
     choices: Sequence[RenderedChoices | None] = ()
     offering: int = 0
 
+    @property
+    def tokens(self) -> int:
+        """What scoring a training on them reads; about, where answers are generated."""
+        count = sum(map(len, self.rendered)) + 2 * sum(map(len, self.prompts))
+        return count + sum(len(option) for one in self.choices if one for option in one.options)
+
     def key(self, limit: int) -> str:
         """Of all that decides scores, but for the model: the rows, the prompts, what is asked of the answers.
 

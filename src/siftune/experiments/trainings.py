@@ -189,19 +189,19 @@ class Cells:
         todo = self.missing()
         if not todo:
             return
-        total = sum(map(_work, self.all))
+        total = sum(map(self._work, self.all))
         jobs = [Job(i, one.model, one.cell, tuple(self.settings[one.model].tests[t][0] for t in one.targets))
                 for i, one in enumerate(todo)]
         # Workers have no use for the pool, which may be large.
         settings = {name: dataclasses.replace(s, rendered=()) for name, s in self.settings.items()}
         unheard = dict(enumerate(todo))
         with progress.bar(f"{len(todo)} of {len(self.all)} cells", total, "tokens") as bar:
-            bar.skip(total - sum(map(_work, todo)))
+            bar.skip(total - sum(map(self._work, todo)))
             try:
                 for number, message, trace in executor.map(partial(StudyWorker, load=load, settings=settings), jobs):
                     one = unheard.pop(number)
                     self._note(one, message, trace)
-                    bar.advance(_work(one))
+                    bar.advance(self._work(one))
                     after()
             except SetAside as lost:  # all others are done
                 for job, reason in zip(lost.jobs, lost.reasons, strict=True):
@@ -214,6 +214,11 @@ class Cells:
                     if not self.done(one):
                         self._note(one, str(error), traceback.format_exc())
                 after()
+
+    def _work(self, one: StudyCell) -> float:
+        """In tokens of training, which cost about three times those that are only read to score it."""
+        tests = self.settings[one.model].tests
+        return one.tokens + sum(tests[target][1].tokens for target in one.targets) / 3
 
     def _note(self, one: StudyCell, message: str, trace: str) -> None:
         path = self.folder / "failures" / f"{one.name}.txt"
@@ -314,11 +319,6 @@ def epochs_of(config: CompareConfig, rows: int, steps: int | None) -> int:
     if steps is None:
         return config.epochs
     return max(1, round(steps / settings_of(config, Cell("", 0, None)).steps_per_epoch(max(1, rows))))
-
-
-def _work(one: StudyCell) -> float:
-    """Tokens of a cell's training; zero-shot counts a little, so that it is not free."""
-    return one.tokens or 1.0
 
 
 def _setting(inputs: StudyInputs, model: str) -> Setting:

@@ -60,12 +60,8 @@ class Scored:
 
     @property
     def tokens(self) -> int:
-        """What scoring a training on all of them reads; about, where answers are generated."""
-        count = 0
-        for _, rows in self.tests.values():
-            count += sum(map(len, rows.rendered)) + 2 * sum(map(len, rows.prompts))
-            count += sum(len(option) for one in rows.choices if one for option in one.options)
-        return count
+        """What scoring a training on all of them reads, about."""
+        return sum(rows.tokens for _, rows in self.tests.values())
 
 
 def scored_rows(config: ChooseConfig, tokenizer: Any, measured: Examples, folds: Mapping[str, int]) -> Scored:
