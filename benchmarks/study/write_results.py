@@ -1,4 +1,4 @@
-"""Write docs/results.md's tables and verdicts from the recorded studies.
+"""Write docs/claims.md's tables and verdicts from the recorded studies.
 
     python benchmarks/study/write_results.py            # from benchmarks/study/results/*.json
     python benchmarks/study/write_results.py --collect  # first take study.json and the page's numbers from runs/
@@ -466,7 +466,7 @@ def main() -> None:
             path = ROOT / folder / "study.json"
             if path.is_file():
                 write_json(RESULTS / f"{name}.json", read_json(path))
-    fill("results.md", TABLES)
+    fill("claims.md", TABLES)
 
 
 if __name__ == "__main__":

@@ -43,7 +43,7 @@ NOT_RUN = {
 NOT_RUN_PAGES = {
     "docs/export.md": "trainers have environments of their own; tests/export runs every form",
     "docs/real-run.md": "its data is downloaded, and it takes hours",
-    "docs/results.md": "its data is downloaded, and it takes hours",
+    "docs/claims.md": "its data is downloaded, and it takes hours",
     "benchmarks/skills/README.md": "hours on an accelerator",
     "examples/demo/README.md": "builds the shipped data; tests/test_demo_data.py",
 }

@@ -11,7 +11,7 @@ vectors are therefore subtracted:
 
 where x are the pool's vectors and y vectors of pool rows that are made as the target's vector q is: x themselves, but
 plain gradients for LESS, whose targets have no momentum. Without a projection both means are those of some rows of the
-pool, see :mod:`siftune.features.exact_scores`. None of the papers does this; docs/results.md shows what it
+pool, see :mod:`siftune.features.exact_scores`. None of the papers does this; docs/claims.md shows what it
 is worth.
 """
 
