@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +14,7 @@ from siftune.pipeline.auto import PATIENCE, Situation, recommend
 from siftune.pipeline.recipes import representation_of, resolve
 from siftune.selectors import SELECTORS
 
+ROOT = Path(__file__).resolve().parents[2]
 LAPTOP = Situation(has_target=True, budget_rows=300, rows=10_000, tokens=1_000_000, parameters=135_000_000,
                    speed=1e11)
 
@@ -53,6 +56,16 @@ def test_every_reason_tells_the_expected_cost() -> None:
                 assert "about" in recommend(s).reason
                 assert recommend(s).method in RECIPES
                 resolve("auto", has_target=target, has_existing=existing, situation=s)
+
+
+def test_what_is_said_of_a_method_is_what_was_recorded() -> None:
+    """The share of the published cells, as `benchmarks/choice_rules.py` counts them."""
+    counted = json.loads((ROOT / "benchmarks/results/choice-rules.json").read_text())["as_published"]
+    for advice, rule in ((recommend(LAPTOP), "always LESS, round-robin"),
+                         (recommend(replace(LAPTOP, tokens=10_000_000)), "always RDS+")):
+        better, worse = counted[rule]["better"], counted[rule]["worse"]
+        assert f"in {better:.0%} of 250 published cells and worse in {worse:.0%}" in advice.reason
+        assert "siftune choose" in advice.reason
 
 
 def test_vectors_serve_without_a_target_where_the_selector_asks_for_no_similarities() -> None:
