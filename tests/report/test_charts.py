@@ -80,7 +80,9 @@ def test_a_forest_plot_keeps_order_and_everything_inside(rows: list[tuple[float,
 
 def test_an_interval_without_width_is_drawn() -> None:
     svg = parsed(charts.intervals("t", "d", [charts.Interval("a", 1.0, 1.0, 1.0)], formats.loss))
-    assert [c.attrib["cx"] for c in svg.iter("circle")] == ["50%"]
+    (whisker, _, _) = [line for line in svg.iter("line") if line.attrib["class"].startswith("whisker")]
+    (middle,) = [c.attrib["cx"] for c in svg.iter("circle")]
+    assert whisker.attrib["x1"] == whisker.attrib["x2"] == middle == f"{(charts.LEFT + charts.RIGHT) / 2:g}%"
 
 
 places = st.lists(st.tuples(st.floats(1e-3, 1e6), finite), min_size=1, max_size=8)
@@ -149,7 +151,8 @@ def test_ordinary_text_of_any_script_is_left_as_it_is() -> None:
 @pytest.mark.parametrize(("shown", "wanted"), [
     (formats.number(1234567), "1,234,567"), (formats.number(-2.5), "−2.5"), (formats.number(None), "–"),
     (formats.percent(0.0001), "< 0.1%"), (formats.percent(0.0), "0.0%"), (formats.percent(0.1234), "12.3%"),
-    (formats.signed_percent(-0.0001), "0.0%"), (formats.signed(0.0001), "0"), (formats.signed(-0.25), "−0.250"),
+    (formats.signed_percent(-0.0001), "−0.01%"), (formats.signed(0.0001), "+0.0001"),
+    (formats.signed_percent(0.0), "0.0%"), (formats.signed(0.0), "0"), (formats.signed(-3e-9), "−3e-09"), (formats.signed(-0.25), "−0.250"),
     (formats.p_value(0.0002), "< 0.001"), (formats.score(0.00001234), "1.234e-05"), (formats.score(0.5), "0.5000"),
     (formats.duration(3.14), "3.1 s"), (formats.duration(60), "1 min"), (formats.duration(3599.9), "1 h"),
     (formats.duration(7500), "2 h 5 min"), (formats.size(999), "999 bytes"), (formats.size(4_200_000), "4.2 MB"),

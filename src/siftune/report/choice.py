@@ -46,6 +46,11 @@ def headline(choice: Choice) -> str:
     return f"Take {take}: it is expected to gain {points(gain.expected)} points over random rows{_interval(gain)}."
 
 
+def answer(choice: Choice) -> str:
+    """The headline in one short sentence."""
+    return "Keep random rows: no arm is worth the risk." if choice.take == RANDOM else headline(choice)
+
+
 def _interval(gain: Gain | None) -> str:
     if gain is None or gain.low is None or gain.high is None:
         return ""
@@ -216,7 +221,8 @@ def verdict(choice: Choice) -> dict[str, Any]:
     told = sentences(choice)
     aside = cautions(choice)
     status = "better" if choice.claimed and choice.take != UNTUNED else "no different"
-    return {"status": status, "sentences": [one for one in told if one not in aside], "cautions": aside}
+    return {"status": status, "answer": answer(choice), "sentences": [one for one in told if one not in aside],
+            "cautions": aside}
 
 
 def gains_chart(section: dict[str, Any]) -> Markup | None:

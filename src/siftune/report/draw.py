@@ -9,7 +9,7 @@ from xml.etree.ElementTree import Element, SubElement, tostring
 
 from markupsafe import Markup
 
-from siftune._common.text import visible
+from siftune._common.text import shorten, visible
 
 
 def frame(title: str, description: str, height: float) -> Element:
@@ -55,6 +55,12 @@ def text(parent: Element, x: float, y: float, words: str, kind: str, anchor: str
     element = SubElement(parent, "text", {"class": kind, "x": percent(x), "y": f"{y:g}", "text-anchor": anchor})
     element.text = visible(words)
     return element
+
+
+def name(parent: Element, y: float, words: str, narrow: int, wide: int, x: float = 0) -> None:
+    """A name that begins at ``x``, cut to ``narrow`` columns in a narrow frame and to ``wide`` ones in a wide one."""
+    text(parent, x, y, shorten(words, narrow), "label narrow")
+    text(parent, x, y, shorten(words, wide), "label wide")
 
 
 def tick(parent: Element, x: float, y: float, words: str, kind: str = "value") -> None:
