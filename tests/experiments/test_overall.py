@@ -91,7 +91,7 @@ def simulated(bits: np.random.Generator) -> dict[str, Any]:
 
 
 def test_the_interval_holds_where_one_training_of_random_stands_behind_every_target() -> None:
-    bits, runs = np.random.default_rng(0), 300
+    bits, runs = np.random.default_rng(0), 100
     held = blind = 0
     for _ in range(runs):
         result = simulated(bits)

@@ -254,5 +254,6 @@ def _concentration(report: dict[str, Any]) -> Iterator[charts.Check]:
              if parts.get(key) and parts[key]["count"] > 1 for entry in parts[key]["listed"]]
     if found:
         share, of_pool, what = max(found)
-        yield charts.Check(f"Largest {what}", share, whole_percent(share), expected=of_pool,
+        yield charts.Check(f"Largest {what}", share, f"{whole_percent(share)}, pool {whole_percent(of_pool)}",
+                           expected=of_pool,
                            is_fine=not (share > CONCENTRATED and of_pool < RARE))

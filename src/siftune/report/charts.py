@@ -25,7 +25,7 @@ from siftune.report.composition import nice
 from siftune.report.formats import MISSING, number
 
 PAIR_LABEL = 24  # columns of a label: what fits beside its numbers on a phone
-NARROW, WIDE = 16, 36  # columns of a name at the left: on a phone, and on a wide screen
+NARROW, WIDE = 16, 26  # columns of a name at the left: on a phone, and on a wide screen
 LEFT, RIGHT = 37.0, 81.0  # where names end and numbers begin, in per cent
 KINDS = {"single": "?"}  # what is written into a mean that is no verdict
 
@@ -141,15 +141,19 @@ def histogram(title: str, description: str, edges: Sequence[float], panels: Sequ
 
 
 def intervals(title: str, description: str, rows: Sequence[Interval], show: Callable[[float], str], *,
-              zero: tuple[str, str] | None = None, step: int = 24, clip: bool = False) -> Markup:
+              zero: tuple[str, str] | None = None, step: int = 24, clip: bool = False,
+              within: tuple[float, float] | None = None) -> Markup:
     """A forest plot: a mean and its interval on each line, single seeds as small dots.
 
     Args:
         zero: with a line at zero, what lies to its left and to its right.
         step: pixels from line to line.
         clip: whether a few far values may be put at the edge, with an arrow, so that the others can be told apart.
+        within: what the axis need not go beyond, such as 0 and 1 of a share.
     """
     low, high = _limits(rows, zero=zero is not None, clip=clip)
+    if within:
+        low, high = max(low, within[0] - 0.02), min(high, within[1] + 0.02)
     head = 22 if zero else 6
     bottom = head + step * len(rows)
     svg = draw.frame(title, description, bottom + 24)
@@ -244,7 +248,7 @@ def pairs(title: str, description: str, rows: Sequence[Pair], show: Callable[[fl
 def checks(title: str, description: str, rows: Sequence[Check]) -> Markup:
     """One bar for each thing to watch, from nothing to all of it; what is not as it should be has a mark and a colour
     of its own."""
-    step, left, right = 24, 43.0, 72.0
+    step, left, right = 22, 43.0, 72.0
     svg = draw.frame(title, description, step * len(rows))
     for index, check in enumerate(rows):
         y = index * step

@@ -227,8 +227,9 @@ def verdict(choice: Choice) -> dict[str, Any]:
 
 def gains_chart(section: dict[str, Any]) -> Markup | None:
     """Expected gains over random rows with their intervals."""
-    rows = [charts.Interval(f"{one['number']} {one['arm']}", one["expected"], one["low"], one["high"],
-                            "method" if one["arm"] == section["take"] else "baseline")
+    rows = [charts.Interval(one["arm"], one["expected"], one["low"], one["high"],
+                            "method" if one["arm"] == section["take"] else
+                            "baseline" if one["arm"] == UNTUNED else "even")
             for one in section["arms"] if None not in (one["expected"], one["low"], one["high"])]
     if not rows:
         return None
@@ -247,13 +248,14 @@ def rounds_chart(section: dict[str, Any]) -> Markup | None:
         return None
     made = []
     for name in dict.fromkeys(dot["arm"] for _, dot in known):
-        dots = [Dot(budget, dot["gain"], f"{dot['number'] or ''} {name}, {budget:,} {section['unit']}: "
-                    f"{points(dot['gain'])} points", str(dot["number"] or ""), name)
+        dots = [Dot(budget, dot["gain"], f"{name}, {budget:,} {section['unit']}: "
+                    f"{points(dot['gain'])} points", name=name)
                 for budget, dot in known if dot["arm"] == name]
-        made.append(Series("method" if name == section["take"] else "baseline", dots, joined=True))
+        made.append(Series("method" if name == section["take"] else "baseline", dots, joined=True,
+                           label=name))
     band = [(one["budget"], one["band"]["low"], one["band"]["high"]) for one in rounds if one["band"]]
     values = [0.0, *(dot["gain"] for _, dot in known), *(end for _, low, high in band for end in (low, high))]
-    return plot("Measured difference from random rows by round", "The numbers are those of the table; the line at zero "
+    return plot("Measured difference from random rows by round", "Each line is named at its right end; the line at zero "
                 "is the mean of the trainings on random rows, the band their spread.",
                 sorted(made, key=lambda one: one.kind == "method"),
                 Axis.over(f"{section['unit']} trained on", [one["budget"] for one in rounds], formats.number, log=True,

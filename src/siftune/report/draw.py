@@ -64,5 +64,6 @@ def name(parent: Element, y: float, words: str, narrow: int, wide: int, x: float
 
 
 def tick(parent: Element, x: float, y: float, words: str, kind: str = "value") -> None:
-    """A label centred on ``x``, yet inside the chart at both ends."""
-    text(parent, x, y, words, kind, "start" if x < 8 else "end" if x > 92 else "middle")
+    """A label centred on ``x``, yet inside the chart at both ends, on a phone too."""
+    half = 1.2 * len(words)  # in per cent of a phone's width
+    text(parent, x, y, words, kind, "start" if x < half else "end" if x > 100 - half else "middle")

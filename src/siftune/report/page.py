@@ -98,13 +98,15 @@ def _arms(comparison: dict[str, Any], metric: str) -> Markup | None:
              "acc": "Held-out rows whose likeliest option is the right one"}[metric]
     side = "left" if metric == "loss" else "right"
     description = f"Further {side} is better. Each line is one arm, with its mean, its interval and its single seeds."
-    return charts.intervals(title, description, rows, formats.loss if metric == "loss" else formats.percent)
+    if metric == "loss":
+        return charts.intervals(title, description, rows, formats.loss)
+    return charts.intervals(title, description, rows, formats.percent, within=(0.0, 1.0))
 
 
 def _differences(comparison: dict[str, Any]) -> Markup | None:
     rows = [
-        charts.Interval(f"{test['method']} · {test['subtask']}", test["difference"], test["low"], test["high"],
-                        mark(test["verdict"]))
+        charts.Interval(test["method"] if test["subtask"] == "all" else f"{test['method']} · {test['subtask']}",
+                        test["difference"], test["low"], test["high"], mark(test["verdict"]))
         for test in comparison["tests"]
         if test["metric"] == "loss" and test["against"] == "random"
         and None not in (test["difference"], test["low"], test["high"])
@@ -118,7 +120,7 @@ def _differences(comparison: dict[str, Any]) -> Markup | None:
 
 
 def _shares(shares: dict[str, Any] | None, what: str) -> Markup | None:
-    if shares is None:
+    if shares is None or shares["count"] < 2:
         return None
     pairs = [charts.Pair(entry["name"], entry["pool_share"], entry["selected_share"] or 0.0)
              for entry in shares["listed"]]

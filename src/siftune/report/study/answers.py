@@ -7,6 +7,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from siftune._common.text import shorten
 from siftune.experiments.analysis.overall import Effect, overall
 from siftune.experiments.results import CHOSEN, ZERO_SHOT, Results
 from siftune.report import charts, formats
@@ -17,6 +18,7 @@ from siftune.report.study.verdict import ROUGH_SEEDS
 FEW_TEST_ROWS = 20
 """Held-out rows of a target, below which only a large difference can be told."""
 
+CHECKS = 4
 LINES = 18  # of the picture on the first screen; more arms are in the section that it belongs to
 
 
@@ -29,14 +31,14 @@ def answers(study: Results, verdict: dict[str, Any]) -> dict[str, Any]:
     sentence, status = _verdict(study, effects, verdict)
     return {
         "sentence": sentence, "status": status,
-        "picture": _picture(study, shown, step=18) if effects else charts.unknown(
+        "picture": _picture(study, shown, step=18 if len(shown) <= 12 else 15) if effects else charts.unknown(
             "Nothing has been compared", "No arm and random have both finished yet.",
             [*study.methods[:6], ZERO_SHOT], "random"),
         "hidden": len(effects) - len(shown),
         "whole": _picture(study, effects, step=20) if len(effects) > len(shown) else None,
         "is_measured": bool(effects), "singles": any(effect.singles and effect.kind in CHOSEN for effect in effects),
         "effects": {effect.name: effect for effect in effects},
-        "watch": _watch(verdict, list(_checks(study, verdict))),
+        "watch": _watch(verdict, sorted(_checks(study, verdict), key=lambda check: check.is_fine)[:CHECKS]),
     }
 
 
@@ -49,10 +51,10 @@ def _verdict(study: Results, effects: list[Effect], verdict: dict[str, Any]) -> 
     best = better[0]
     low, high = sorted((abs(min(best.low or 0.0, 0.0)), abs(min(best.high or 0.0, 0.0))))
     over = count(len(study.targets), "target") if len(study.targets) > 1 else count(best.places, "budget")
-    told = (f"{best.name} lowered the held-out loss by {rough_percent(abs(best.mean))} against random over {over} "
+    told = (f"{shorten(best.name, 32)} lowered the held-out loss by {rough_percent(abs(best.mean))} against random over {over} "
             f"({100 * study.confidence:g}% interval {rough_percent(low)} to {rough_percent(high)})")
     others = len(better) - 1
-    return told + (f"; {count(others, 'other arm')} did so too." if others else "."), "better"
+    return told + (f"; so did {count(others, 'other arm')}." if others else "."), "better"
 
 
 def _first(effects: list[Effect]) -> list[Effect]:

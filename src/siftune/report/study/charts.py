@@ -14,8 +14,8 @@ from siftune.report import draw
 from siftune.report.charts import ticks
 
 HEAD, FOOT = 24, 40  # above and below the plane, in pixels
-NAMED, LINE = 62.0, 15  # where the plane ends when lines are named, in per cent; pixels from name to name
-NARROW, WIDE = 15, 36  # columns of a name
+NAMED, LINE = 60.0, 15  # where the plane ends when lines are named, in per cent; pixels from name to name
+NARROW, WIDE = 14, 24  # columns of a name
 SPACING = 0.2  # of the width: what a number below the plane needs on a phone
 SECONDS = [1, 2, 5, 10, 20, 30, *(60 * m for m in (1, 2, 5, 10, 20, 30)), *(3600 * h for h in (1, 2, 5, 10, 24, 48))]
 """Times that people count in."""
@@ -48,8 +48,8 @@ class Axis:
         low, high, at = (math.log(v) if self.log else v for v in (self.low, self.high, value))
         return min(max((at - low) / (high - low), 0.0), 1.0)
 
-    def ticks(self, wanted: int) -> list[float]:
-        """Round numbers on the axis, at most about ``wanted`` of them and no two of them close."""
+    def ticks(self, wanted: int, spacing: float = SPACING) -> list[float]:
+        """Round numbers on the axis, at most about ``wanted`` of them and no two of them closer than ``spacing``."""
         found = ticks(self.low, self.high, wanted)
         if self.log:
             powers = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
@@ -58,7 +58,7 @@ class Axis:
             found = inside[::math.ceil(len(inside) / wanted)] if len(inside) > 1 else found
         apart: list[float] = []
         for value in found:
-            if not apart or self.place(value) - self.place(apart[-1]) >= SPACING:
+            if not apart or self.place(value) - self.place(apart[-1]) >= spacing:
                 apart.append(value)
         return apart
 
@@ -114,7 +114,7 @@ def plot(title: str, description: str, series: Sequence[Series], x: Axis, y: Axi
     for tick in y.ticks(4):
         draw.line(svg, gutter, down(tick), right, down(tick), "grid")
         draw.text(svg, 0, down(tick) + 4, y.show(tick), "value")
-    for tick in x.ticks(4):
+    for tick in x.ticks(4, 0.36 if named else SPACING):
         draw.tick(svg, across(tick), bottom + 17, x.show(tick))
     if zero:
         draw.line(svg, gutter, down(0), right, down(0), "zero")
