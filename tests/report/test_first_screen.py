@@ -82,8 +82,10 @@ BROKEN = r"""(() => {
 
 # Contrast of texts with what is behind them (WCAG 2): the lowest, with its text.
 CONTRAST = r"""(() => {
-    const parts = (c) => (c.match(/[\d.]+/g) || []).map((v, i) => c.startsWith('color(') && i < 3 ? 255 * v : Number(v));
-    const light = ([r, g, b]) => [r, g, b].map(v => v / 255).map(v => v <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4)
+    const parts = (c) => (c.match(/[\d.]+/g) || []).map(
+        (v, i) => c.startsWith('color(') && i < 3 ? 255 * v : Number(v));
+    const light = ([r, g, b]) => [r, g, b].map(v => v / 255)
+        .map(v => v <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4)
         .reduce((sum, v, i) => sum + v * [.2126, .7152, .0722][i], 0);
     const behind = (e) => { for (; e; e = e.parentElement) { const c = parts(getComputedStyle(e).backgroundColor);
         if (c.length && (c.length < 4 || c[3] > 0)) return c; } return [255, 255, 255]; };
@@ -92,8 +94,9 @@ CONTRAST = r"""(() => {
         + '.facts b, .facts small, nav a, .brand, svg.chart text, .notes li, td, th, p, summary, code';
     for (const e of document.querySelectorAll(told)) {
         if (!e.checkVisibility() || !e.textContent.trim() || e.matches('.dot-mark')) continue;
-        const style = getComputedStyle(e), ink = parts(e instanceof SVGElement ? style.fill : style.color);
-        const [a, b] = [light(ink), light(behind(e instanceof SVGElement ? e.ownerSVGElement : e))].sort((x, y) => y - x);
+        const style = getComputedStyle(e), drawn = e instanceof SVGElement;
+        const [a, b] = [light(parts(drawn ? style.fill : style.color)), light(behind(drawn ? e.ownerSVGElement : e))]
+            .sort((x, y) => y - x);
         const ratio = (a + .05) / (b + .05);
         if (ratio < least[0]) least = [ratio, e.outerHTML.slice(0, 200)];
     }

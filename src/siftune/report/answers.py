@@ -11,10 +11,11 @@ import shlex
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import yaml
 from markupsafe import Markup
 
-from siftune._common.text import one_line, shorten
+from siftune._common.errors import ConfigError
+from siftune._common.text import shorten
+from siftune.config.plain_yaml import load_yaml
 from siftune.report import charts, formats
 from siftune.report import choice as choices
 from siftune.report.formats import count
@@ -45,8 +46,8 @@ def _help(report: dict[str, Any]) -> dict[str, Any]:
 def _command(report: dict[str, Any]) -> str:
     """That which would tell, of a run whose configuration is known."""
     try:
-        known = yaml.safe_load(report["config"] or "")
-    except yaml.YAMLError:
+        known = load_yaml(report["config"] or "", "config.yaml")
+    except ConfigError:
         known = None
     folder = known.get("output_dir") if isinstance(known, dict) else None
     at = shlex.quote(f"{folder if isinstance(folder, str) and folder else report['run']}/config.yaml")
@@ -192,7 +193,7 @@ def to_watch(notes: Sequence[str], rows: Sequence[charts.Check]) -> str:
 
 def first_clause(text: str) -> str:
     """As much of a note as is one short sentence."""
-    text = one_line(text)
+    text = " ".join(text.split())
     if len(text) <= WORDS:
         return text
     found = re.match(rf".{{20,{WORDS}}}?(?=[.:;] )", text)

@@ -154,7 +154,8 @@ def arms_table(choice: Choice) -> str:
     tests = {one.arm: one for one in choice.claim.tests}
     for one in choice.gains:
         test = tests.get(one.arm)
-        lines.append([_marked(choice, one.arm), str(one.trainings), _seen(choice, one.arm), _gain(one),
+        trained = "-" if one.arm == UNTUNED else str(one.trainings)  # it is scored, not trained
+        lines.append([_marked(choice, one.arm), trained, _seen(choice, one.arm), _gain(one),
                       "-" if one.worse is None else f"{one.worse:.0%}", shown_p(test.p_value if test else None),
                       _stop(choice, one.arm) or "-"])
     random = sum(t.arm == RANDOM for t in choice.trainings)
@@ -255,8 +256,8 @@ def rounds_chart(section: dict[str, Any]) -> Markup | None:
                            label=name))
     band = [(one["budget"], one["band"]["low"], one["band"]["high"]) for one in rounds if one["band"]]
     values = [0.0, *(dot["gain"] for _, dot in known), *(end for _, low, high in band for end in (low, high))]
-    return plot("Measured difference from random rows by round", "Each line is named at its right end; the line at zero "
-                "is the mean of the trainings on random rows, the band their spread.",
+    return plot("Measured difference from random rows by round", "Each line is named at its right end; the line at "
+                "zero is the mean of the trainings on random rows, the band their spread.",
                 sorted(made, key=lambda one: one.kind == "method"),
                 Axis.over(f"{section['unit']} trained on", [one["budget"] for one in rounds], formats.number, log=True,
                           margin=0.1, round_ones=[one["budget"] for one in rounds]),

@@ -51,8 +51,8 @@ def _verdict(study: Results, effects: list[Effect], verdict: dict[str, Any]) -> 
     best = better[0]
     low, high = sorted((abs(min(best.low or 0.0, 0.0)), abs(min(best.high or 0.0, 0.0))))
     over = count(len(study.targets), "target") if len(study.targets) > 1 else count(best.places, "budget")
-    told = (f"{shorten(best.name, 32)} lowered the held-out loss by {rough_percent(abs(best.mean))} against random over {over} "
-            f"({100 * study.confidence:g}% interval {rough_percent(low)} to {rough_percent(high)})")
+    told = (f"{shorten(best.name, 32)} lowered the held-out loss by {rough_percent(abs(best.mean))} against random "
+            f"over {over} ({100 * study.confidence:g}% interval {rough_percent(low)} to {rough_percent(high)})")
     others = len(better) - 1
     return told + (f"; so did {count(others, 'other arm')}." if others else "."), "better"
 
