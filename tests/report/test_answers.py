@@ -280,6 +280,19 @@ def test_a_study_of_many_arms_shows_the_best_the_worst_and_zero_shot_and_folds_t
     assert shown[:17] == [*chosen[:16], chosen[-1]]
 
 
+def test_at_one_target_and_budget_the_test_there_is_the_answer() -> None:
+    result = studies.study(targets=("math",), budgets=("5%",), methods=("rds+", "embed"), test_rows=24, other=None)
+    [test] = [t for t in result["tests"] if (t["method"], t["against"]) == ("rds+", "random")]
+    assert test["verdict"] == "better"
+    found = view(result)["answers"]
+    assert found["sentence"].startswith("rds+ lowered the held-out loss by ")
+    assert "p after Holm" in found["sentence"]
+    test["verdict"] = "no different"
+    found = view(result)["answers"]
+    assert found["sentence"].startswith("No method beat random")
+    assert "mean method" not in classes(found["picture"], "mean ")
+
+
 def test_a_study_that_has_compared_nothing_says_so() -> None:
     found = view(studies.begun())["answers"]
     assert found["sentence"] == "No method has been compared with random yet."

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from markupsafe import Markup
 
 from siftune._common.text import shorten, visible
-from siftune.report import charts, formats
+from siftune.report import charts, draw, formats
 from siftune.report.study.charts import SPACING, Axis, Dot, Series, plot
 
 finite = st.floats(-1e9, 1e9, allow_nan=False).map(lambda value: 0.0 if abs(value) < 1e-9 else value)
@@ -85,6 +85,19 @@ def test_an_interval_without_width_is_drawn() -> None:
     assert whisker.attrib["x1"] == whisker.attrib["x2"] == middle == f"{(charts.LEFT + charts.RIGHT) / 2:g}%"
 
 
+@pytest.mark.parametrize(("labels", "wanted"), [
+    (["short", "other"], ["short", "other"]), (["representation-2:a-selector"], ["representa…ector"]),
+    (["representation-2:a-selector", "representation-3:a-selector", "x"],
+     ["…on-2:a-selector", "…on-3:a-selector", "x"]),
+    (["a" * 20 + "1" + "b" * 20, "a" * 20 + "2" + "b" * 20], ["a" * 10 + "…" + "b" * 4 + "b"] * 2),
+    (["a" * 30, "a" * 30], ["aaaaaaaaaa…aaaaa"] * 2),
+])
+def test_names_of_a_chart_are_cut_so_that_they_can_be_told_apart(labels: list[str], wanted: list[str]) -> None:
+    found = [short for short, _ in draw.names(labels, 16, 100)]
+    assert found == wanted
+    assert [whole for _, whole in draw.names(labels, 16, 100)] == labels
+
+
 @pytest.mark.parametrize(("kind", "mark"), [("method", []), ("even", []), ("baseline", []), ("single", ["?"])])
 def test_one_training_has_a_mark_of_its_own_and_says_so(kind: str, mark: list[str]) -> None:
     svg = parsed(charts.intervals("t", "d", [charts.Interval("a", 1.0, 0.5, 1.5, kind)], formats.loss))
@@ -123,7 +136,7 @@ def test_a_check_that_is_not_met_has_a_word_a_sign_and_a_colour() -> None:
     assert [t.text for t in svg.iter("text")] == ["! Seeds", "2 of 4", "✓ Budget", "100%"]
     bars = [r.attrib for r in svg.iter("rect")]
     assert [b["class"] for b in bars] == ["track", "watched", "track", "selected"]
-    assert [float(b["width"][:-1]) for b in bars] == pytest.approx([29, 14.5, 29, 29])
+    assert [float(b["width"][:-1]) for b in bars] == pytest.approx([27, 13.5, 27, 27])
 
 
 @given(st.lists(st.tuples(st.floats(1, 1e4), st.floats(0.1, 9)), min_size=1, max_size=20))

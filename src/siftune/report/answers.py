@@ -23,6 +23,8 @@ from siftune.report.verdict import ROUGH_SEEDS
 
 ARMS, PARTS, CHECKS = 4, 4, 5  # lines of the pictures
 CONCENTRATED, RARE = 0.5, 0.2  # as of siftune.pipeline.findings
+BADGES = {"better": "✓ Better than random", "worse": "✗ Worse than random", "no different": "= Not told from random",
+          "single training": "? One training, no verdict", "not compared": "Not compared"}
 WORDS = 110  # columns of the first thing to watch
 
 
@@ -33,12 +35,10 @@ def answers(report: dict[str, Any]) -> dict[str, Any]:
 
 
 def _help(report: dict[str, Any]) -> dict[str, Any]:
-    told, choice, comparison = report["verdict"], report["choice"], report["comparison"]
-    badge = choice["badge"] if choice and not comparison else {
-        "better": "✓ Better than random", "worse": "✗ Worse than random", "no different": "= Not told from random",
-        "single training": "? One training, no verdict", "not compared": "Not compared"}[told["status"]]
+    verdict, choice, comparison = report["verdict"], report["choice"], report["comparison"]
+    badge = choice["badge"] if choice and not comparison else BADGES[verdict["status"]]
     picture = _effects(comparison) if comparison else _gains(choice) if choice else None
-    return {"badge": badge, "status": told["status"], "sentence": told["answer"],
+    return {"badge": badge, "status": verdict["status"], "sentence": verdict["answer"],
             "picture": picture or _nothing_trained(),
             "command": None if comparison or choice else _command(report)}
 
@@ -185,7 +185,7 @@ def _watch(report: dict[str, Any]) -> dict[str, Any]:
 def to_watch(notes: Sequence[str], rows: Sequence[charts.Check]) -> str:
     """One short sentence: the first note, and how many there are; without notes the checks that want a look."""
     if not notes:
-        look = [f"{row.label.lower()}: {row.told}" for row in rows if not row.is_fine]
+        look = [f"{row.label.lower()}: {row.words}" for row in rows if not row.is_fine]
         return f"Only this stands out: {', '.join(look)}." if look else "Nothing stands out."
     first = ended(first_clause(notes[0]))
     return first if len(notes) == 1 else f"{len(notes):,} things, the first: {first}"
@@ -237,10 +237,10 @@ def _checks(report: dict[str, Any]) -> Iterator[charts.Check]:
 
 def _budget(report: dict[str, Any]) -> Iterator[charts.Check]:
     """How much of what was asked for was taken."""
-    told = report["diagnostics"].get("budget")
-    if not isinstance(told, dict):
+    budget = report["diagnostics"].get("budget")
+    if not isinstance(budget, dict):
         return
-    limit, taken = told.get("limit"), told.get("tokens" if told.get("kind") == "tokens" else "rows")
+    limit, taken = budget.get("limit"), budget.get("tokens" if budget.get("kind") == "tokens" else "rows")
     if isinstance(limit, int) and isinstance(taken, int) and limit > 0:
         short = report["diagnostics"].get("exhausted") is True
         share = taken / limit

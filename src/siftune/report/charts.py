@@ -77,7 +77,7 @@ class Check:
 
     label: str
     share: float
-    told: str
+    words: str
     is_fine: bool
     expected: float | None = None
 
@@ -173,12 +173,13 @@ def intervals(title: str, description: str, rows: Sequence[Interval], show: Call
             room = place(0) if anchor == "end" else 100 - place(0)
             if room > 2.5 * len(word):  # in per cent of a phone's width
                 draw.text(svg, place(0), 12, word, "value", anchor).set("dx", str(offset))
+    labels = draw.names([row.label for row in rows], NARROW, WIDE)
     for index, row in enumerate(rows):
         middle = head + (index + 0.5) * step
         ends = (row.low, row.high) if row.low is not None and row.high is not None else None
-        told = f", interval {show(ends[0])} to {show(ends[1])}" if ends else ""
-        group = draw.group(svg, f"{row.title}: {show(row.mean)}{told}", row.name)
-        draw.name(group, middle + 4, row.label, NARROW, WIDE)
+        interval = f", interval {show(ends[0])} to {show(ends[1])}" if ends else ""
+        group = draw.group(svg, f"{row.title}: {show(row.mean)}{interval}", row.name)
+        draw.name(group, middle + 4, *labels[index])
         draw.text(group, 100, middle + 4, show(row.mean), "value strong", "end")
         if ends:
             draw.line(group, place(ends[0]), middle, place(ends[1]), middle, f"whisker {row.kind}")
@@ -205,9 +206,9 @@ def unknown(title: str, description: str, names: Sequence[str], zero: str) -> Ma
     middle_of_plot = (LEFT + RIGHT) / 2
     draw.line(svg, middle_of_plot, head - 4, middle_of_plot, head + step * len(names), "zero")
     draw.text(svg, middle_of_plot, 12, zero, "value", "middle")
-    for index, name in enumerate(names):
+    for index, name in enumerate(draw.names(names, NARROW, WIDE)):
         middle = head + (index + 0.5) * step
-        draw.name(svg, middle + 4, name, NARROW, WIDE)
+        draw.name(svg, middle + 4, *name)
         draw.line(svg, LEFT, middle, middle_of_plot - 4, middle, "empty")
         draw.line(svg, middle_of_plot + 4, middle, RIGHT, middle, "empty")
         draw.text(svg, middle_of_plot, middle + 5, "?", "value strong halo", "middle")
@@ -235,10 +236,11 @@ def pairs(title: str, description: str, rows: Sequence[Pair], show: Callable[[fl
     top = max((max(pair.pool, pair.selected) for pair in rows), default=0) or 1.0
     step, left, right = 27, 34.0, 72.0
     svg = draw.frame(title, description, step * len(rows))
+    labels = draw.names([pair.label for pair in rows], NARROW - 2, NARROW + 4)
     for index, pair in enumerate(rows):
         y = index * step
         group = draw.group(svg, f"{pair.label}: {show(pair.pool)} of the pool, {show(pair.selected)} of the subset")
-        draw.name(group, y + 16, pair.label, NARROW - 2, NARROW + 4)
+        draw.name(group, y + 16, *labels[index])
         draw.text(group, 100, y + 16, f"{show(pair.pool)} → {show(pair.selected)}", "value", "end")
         draw.rect(group, left, y + 3, (right - left) * pair.pool / top, 7, "pool")
         draw.rect(group, left, y + 11, (right - left) * pair.selected / top, 9, "selected")
@@ -248,12 +250,12 @@ def pairs(title: str, description: str, rows: Sequence[Pair], show: Callable[[fl
 def checks(title: str, description: str, rows: Sequence[Check]) -> Markup:
     """One bar for each thing to watch, from nothing to all of it; what is not as it should be has a mark and a colour
     of its own."""
-    step, left, right = 22, 43.0, 72.0
+    step, left, right = 22, 43.0, 70.0
     svg = draw.frame(title, description, step * len(rows))
     for index, check in enumerate(rows):
         y = index * step
         kind = "selected" if check.is_fine else "watched"
-        group = draw.group(svg, f"{check.label}: {check.told}{'' if check.is_fine else ' (watch this)'}")
+        group = draw.group(svg, f"{check.label}: {check.words}{'' if check.is_fine else ' (watch this)'}")
         draw.text(group, 0, y + 16, f"{'✓' if check.is_fine else '!'} {check.label}",
                   "label" if check.is_fine else "label strong")
         draw.rect(group, left, y + 7, right - left, 9, "track")
@@ -261,7 +263,7 @@ def checks(title: str, description: str, rows: Sequence[Check]) -> Markup:
         if check.expected is not None:
             at = left + (right - left) * check.expected
             draw.line(group, at, y + 4, at, y + 19, "axis")
-        draw.text(group, 100, y + 16, check.told, "value", "end")
+        draw.text(group, 100, y + 16, check.words, "value", "end")
     return draw.markup(svg)
 
 

@@ -83,8 +83,8 @@ def _is_same(test: Test) -> bool:
     return not test.difference and not test.low and not test.high and test.difference is not None
 
 
-def _bracketed(told: str) -> str:
-    return f" ({told.removeprefix(', ')})" if told else ""
+def _bracketed(words: str) -> str:
+    return f" ({words.removeprefix(', ')})" if words else ""
 
 
 def _answer(test: Test, comparison: Results) -> str:
@@ -98,9 +98,9 @@ def _answer(test: Test, comparison: Results) -> str:
     if test.verdict == "single training":
         rows = " over test rows alone" if test.covers == "rows" else ""
         return f"One training, no verdict: {change} of the held-out target loss ({level}{rows} {ends})."
-    told = "was no better than random" if test.low is None or test.high is None or test.low <= 0 <= test.high else (
+    outcome = "was no better than random" if test.low is None or test.high is None or test.low <= 0 <= test.high else (
         "could not be told from random")
-    return f"{test.method} {told}: {change} of the held-out target loss ({level} {ends}{seeds})."
+    return f"{test.method} {outcome}: {change} of the held-out target loss ({level} {ends}{seeds})."
 
 
 def _sentence(test: Test, comparison: Results) -> str:

@@ -97,12 +97,12 @@ def _effect(study: Results, name: str, kind: Kind, losses: Mapping[str, Losses],
     if not differences:
         return None
     mean = float(np.mean(list(differences.values())))
-    bare = Effect(name, kind, mean, None, None, len(differences), singles=False)
+    unknown = Effect(name, kind, mean, None, None, len(differences), singles=False)
     ours, theirs = ({place: dict(losses.get(one, {}).get(place, {})) for place in differences}
                     for one in (name, RANDOM))
     if not all(ours.values()) or not all(theirs.values()) or any(
             len({len(rows) for rows in (*ours[place].values(), *theirs[place].values())}) > 1 for place in ours):
-        return bare
+        return unknown
     trained = [*(units for units in ours.values() if name != ZERO_SHOT), *theirs.values()]
     singles = any(len(units) == 1 for units in trained)
     parts = [] if singles else [*(_of_trainings(ours, bases) if name != ZERO_SHOT else ()),
@@ -110,12 +110,12 @@ def _effect(study: Results, name: str, kind: Kind, losses: Mapping[str, Losses],
     rows = list(_of_rows(ours, theirs, bases))
     parts += [(variance, count - 1) for variance, count in rows if count > 1]
     if not parts:
-        return bare
+        return unknown
     together = Parts(np.array([variance for variance, _ in parts]), tuple(degrees for _, degrees in parts))
     half = float(together.half_width(study.confidence))
     tested = kind in CHOSEN and not singles
     p_value = p_at_zero(mean, together, sum(count for _, count in rows)) if tested else None
-    return replace(bare, low=mean - half, high=mean + half, singles=singles, p_value=p_value)
+    return replace(unknown, low=mean - half, high=mean + half, singles=singles, p_value=p_value)
 
 
 def _of_trainings(losses: Losses, bases: Mapping[Place, float]) -> Iterator[tuple[float, int]]:

@@ -9,9 +9,9 @@ from markupsafe import Markup
 
 from siftune._common.text import shorten
 from siftune.experiments.analysis.overall import Effect, overall
-from siftune.experiments.results import CHOSEN, ZERO_SHOT, Results
+from siftune.experiments.results import CHOSEN, RANDOM, ZERO_SHOT, Results
 from siftune.report import charts, formats
-from siftune.report.answers import mark, to_watch
+from siftune.report.answers import BADGES, mark, to_watch
 from siftune.report.formats import count, rough_percent
 from siftune.report.study.verdict import ROUGH_SEEDS
 
@@ -23,15 +23,15 @@ LINES = 18  # of the picture on the first screen; more arms are in the section t
 
 
 def answers(study: Results, verdict: dict[str, Any]) -> dict[str, Any]:
-    """``sentence`` and ``status``, ``picture`` of all arms, ``effects`` (its numbers, by name), ``hidden`` (how many
-    arms only ``whole`` shows), ``singles`` (whether an arm has no verdict), and ``watch`` with ``sentence``,
+    """``sentence``, ``status`` and ``badge``, ``picture`` of all arms, ``effects`` (its numbers, by name), ``hidden``
+    (how many arms only ``whole`` shows), ``singles`` (whether an arm has no verdict), and ``watch`` with ``sentence``,
     ``picture`` and all ``notes``."""
     effects = overall(study)
     shown = _first(effects)
     sentence, status = _verdict(study, effects, verdict)
     return {
-        "sentence": sentence, "status": status,
-        "picture": _picture(study, shown, step=18 if len(shown) <= 12 else 15) if effects else charts.unknown(
+        "sentence": sentence, "status": status, "badge": BADGES[status],
+        "picture": _picture(study, shown, step=18 if len(shown) <= 14 else 16) if effects else charts.unknown(
             "Nothing has been compared", "No arm and random have both finished yet.",
             [*study.methods[:6], ZERO_SHOT], "random"),
         "hidden": len(effects) - len(shown),
@@ -45,16 +45,19 @@ def answers(study: Results, verdict: dict[str, Any]) -> dict[str, Any]:
 def _verdict(study: Results, effects: list[Effect], verdict: dict[str, Any]) -> tuple[str, str]:
     """A sentence and what it comes to. Over several places it is of the best arm that is told from random over all of
     them; else what the single comparisons show."""
+    lines = [line for target in verdict["targets"] for place in target["budgets"] for line in place["lines"]]
+    if len(study.targets) * len(study.budgets) == 1 and lines and lines[0]["verdict"] == "better":
+        return lines[0]["text"], "better"
     better = [effect for effect in effects if effect.verdict == "better" and effect.places > 1]
     if not better:
         return verdict["headline"], verdict["status"]
     best = better[0]
     low, high = sorted((abs(min(best.low or 0.0, 0.0)), abs(min(best.high or 0.0, 0.0))))
     over = count(len(study.targets), "target") if len(study.targets) > 1 else count(best.places, "budget")
-    told = (f"{shorten(best.name, 32)} lowered the held-out loss by {rough_percent(abs(best.mean))} against random "
-            f"over {over} ({100 * study.confidence:g}% interval {rough_percent(low)} to {rough_percent(high)})")
+    sentence = (f"{shorten(best.name, 32)} lowered the held-out loss by {rough_percent(abs(best.mean))} against random "
+                f"over {over} ({100 * study.confidence:g}% interval {rough_percent(low)} to {rough_percent(high)})")
     others = len(better) - 1
-    return told + (f"; so did {count(others, 'other arm')}." if others else "."), "better"
+    return sentence + (f"; so did {count(others, 'other arm')}." if others else "."), "better"
 
 
 def _first(effects: list[Effect]) -> list[Effect]:
@@ -70,7 +73,7 @@ def _first(effects: list[Effect]) -> list[Effect]:
 
 
 def _picture(study: Results, effects: list[Effect], step: int) -> Markup:
-    rows = [charts.Interval(effect.name, effect.mean, effect.low, effect.high, _kind(effect),
+    rows = [charts.Interval(effect.name, effect.mean, effect.low, effect.high, _kind(study, effect),
                             name=effect.name if effect.kind in CHOSEN else "") for effect in effects]
     places = len(study.targets) * len(study.budgets)
     return charts.intervals(
@@ -80,9 +83,14 @@ def _picture(study: Results, effects: list[Effect], step: int) -> Markup:
         rows, formats.signed_percent, zero=("better", "worse"), step=step, clip=True)
 
 
-def _kind(effect: Effect) -> str:
+def _kind(study: Results, effect: Effect) -> str:
+    """How an arm is drawn; at a single target and budget by its test there, which all tests of the study count for."""
     if effect.kind not in CHOSEN:
         return "baseline"
+    if effect.places == 1:
+        test = next((test for test in study.tests if (test.method, test.against, test.metric)
+                     == (effect.name, RANDOM, "loss")), None)
+        return mark(test.verdict if test else None)
     return "single" if effect.singles else mark(effect.verdict)
 
 

@@ -162,10 +162,11 @@ def _names(svg: Element, named: Sequence[Series], across: Callable[[float], floa
     for at in reversed(range(len(places))):
         places[at] = min(places[at], limit)
         limit = places[at] - LINE
-    for (dot, one), place in zip(ends, places, strict=True):
+    labels = draw.names([one.label for _, one in ends], NARROW, WIDE)
+    for (dot, one), place, label in zip(ends, places, labels, strict=True):
         group = draw.group(svg, one.label, dot.name)
         draw.line(group, across(dot.x), down(dot.y), right + 2, place, "thread")
-        draw.name(group, place + 4, one.label, NARROW, WIDE, right + 3)
+        draw.name(group, place + 4, *label, right + 3)
 
 
 def _level(svg: Element, label: str, value: float, y: Axis, down: Callable[[float], float], gutter: float,
