@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from siftune._common.files import read_json
+from siftune.config.settings import load, to_yaml
 from siftune.config.shared import CompareConfig, SelectConfig
 from siftune.experiments.results import Results
 from siftune.experiments.results.choice import Choice
@@ -87,9 +87,11 @@ def test_where_nothing_was_trained_it_is_said_with_the_command_that_would_tell(r
     assert answers(build_report(run))["help"]["command"].startswith("siftune compare run/config.yaml")
 
 
-def test_whatever_select_writes_into_its_configuration_compare_takes() -> None:
-    known = {field.name for field in fields(CompareConfig)}
-    assert {field.name for field in fields(SelectConfig)} | {"test"} <= known
+def test_the_configuration_that_select_writes_is_one_that_compare_takes(tmp_path: Path) -> None:
+    wanted = SelectConfig(pool=("a.jsonl",), target=("t.jsonl",), output_dir="runs/x", method="rds+", budget="7%")
+    (tmp_path / "config.yaml").write_text(to_yaml(wanted), encoding="utf-8")
+    taken = load(CompareConfig, tmp_path / "config.yaml", {"test": ("held_out.jsonl",)})
+    assert (taken.pool, taken.method, taken.budget, taken.test) == (("a.jsonl",), "rds+", "7%", ("held_out.jsonl",))
 
 
 def test_a_choice_answers_with_its_bet_and_all_arms(run: Path) -> None:
