@@ -114,6 +114,11 @@ class Browser:
         for kind in ("mousePressed", "mouseReleased"):
             self("Input.dispatchMouseEvent", type=kind, x=at[0], y=at[1], button="left", clickCount=1)
 
+    def unfold(self) -> None:
+        """Open every section of the page, as a reader does: by clicks on their headings."""
+        for index in range(self.run("document.querySelectorAll('.fold > summary').length")):
+            self.click(".fold > summary", index)
+
     def press(self, key: str) -> None:
         """A key of the keyboard, such as ``Tab``."""
         codes = {"Tab": 9, "Enter": 13}

@@ -162,8 +162,8 @@ def write_jsonl(path: Path, values: list[Any]) -> None:
     path.write_text("".join(json.dumps(value) + "\n" for value in values), encoding="utf-8")
 
 
-_TYPES = {"rank": pa.int64(), "score": pa.float64(), "similarity": pa.float64(), "gain": pa.float64(),
-          "tokens": pa.int64(), "supervised": pa.int64(), "selected": pa.bool_()}
+_TYPES = {"rank": pa.int64(), "score": pa.float64(), "similarity": pa.float64(), "method_score": pa.float64(),
+          "gain": pa.float64(), "tokens": pa.int64(), "supervised": pa.int64(), "selected": pa.bool_()}
 
 
 def write_scores(folder: Path, columns: dict[str, list[Any]]) -> None:

@@ -96,7 +96,7 @@ def test_every_arm_is_drawn_and_listed(tmp_path: Path):
     (run / "choice.json").write_text(json.dumps(choice()))
     page = Page(build(run)[0].read_text(encoding="utf-8"))
     assert page.text.index("Take bm25") < page.text.index("What was measured to choose") < page.text.index(
-        "Does it help?")
+        "Comparison with random")
     assert "A bet, not proven" in page.text
     numbers = json.loads((run / "report.json").read_text())["choice"]
     assert [one["arm"] for one in numbers["arms"]] == ["bm25", "embed", "untuned"]
@@ -112,7 +112,7 @@ def test_a_choice_that_selects_nothing_has_a_page_without_a_selection(tmp_path: 
     page = Page(build(tmp_path / "run")[0].read_text(encoding="utf-8"))
     assert "Training is not worth it" in page.text
     assert "Not shown" not in page.text
-    assert "Does it help?" not in page.text
+    assert "Comparison with random" not in page.text
     links = {attributes["href"] for tag, attributes in page.elements if tag == "a"}
     ids = {f"#{attributes['id']}" for _, attributes in page.elements if attributes.get("id")}
     assert links <= ids

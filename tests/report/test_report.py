@@ -61,9 +61,9 @@ def test_the_page_opens_with_the_verdict_and_keeps_its_order(full: Path) -> None
     text = shown.text
     order = [
         "less-round-robin lowered the held-out target loss by 12% against random (95% interval 5% to 19%, 3 seeds).",
-        "3 rows were cut to 512 tokens", "Does it help?", "The subset beside the pool", "The lowest selected score",
-        "Coverage of the targets", "Chosen first", "Nearly chosen", "empty-response", "Overlaps with targets and test",
-        "2 min 20 s", "selector: round-robin", "What the score is not",
+        "3 rows were cut to 512 tokens", "Comparison with random", "The subset beside the pool",
+        "The lowest selected score", "Coverage of the targets", "Chosen first", "Nearly chosen", "empty-response",
+        "Overlaps with targets and test", "2 min 20 s", "selector: round-robin", "What the score is not",
     ]
     place = 0
     for words in order:

@@ -81,6 +81,7 @@ def test_every_control_works_without_an_error_and_nothing_is_wider_than_the_wind
 def test_filters_leave_what_was_chosen_and_what_belongs_to_all(browser: Browser, page: Path,
                                                                result: dict[str, Any]) -> None:
     browser.open(page, width=1280)
+    browser.unfold()
     choose(browser, "target", "code")
     choose(browser, "budget", "20%")
     choose(browser, "method", "rds+")
@@ -100,6 +101,7 @@ def test_filters_leave_what_was_chosen_and_what_belongs_to_all(browser: Browser,
 def test_columns_sort_by_number_both_ways_and_put_what_is_missing_last(browser: Browser, page: Path,
                                                                       result: dict[str, Any]) -> None:
     browser.open(page, width=1280)
+    browser.unfold()
     heads = browser.run("[...document.querySelectorAll('#arms th button')].map(b => b.textContent)")
     for head, key in (("Rows", "rows"), ("Loss [95% interval]", "loss"), ("Selection", "selection_seconds")):
         told = [a[key]["mean"] if key == "loss" else a[key] for a in result["arms"]]
@@ -113,6 +115,7 @@ def test_columns_sort_by_number_both_ways_and_put_what_is_missing_last(browser: 
 
 def test_the_keyboard_reaches_and_works_the_controls(browser: Browser, page: Path) -> None:
     browser.open(page, width=1280)
+    browser.unfold()
     browser.run("document.querySelector('nav a:last-child').focus()")
     reached: list[str] = []
     for _ in range(40):
@@ -133,6 +136,7 @@ def test_without_a_script_everything_is_there_but_filters_and_sorting(browser: B
     told = "[document.getElementById('filters').hidden, document.querySelectorAll('button.sort').length, " \
            "document.querySelectorAll('#arms tbody tr[hidden]').length, document.querySelectorAll('svg').length > 10]"
     assert browser.run(told) == [True, 0, 0, True]
+    browser.unfold()
     browser.click("#differences summary")
     assert browser.run("document.querySelector('#differences details').open")
 
@@ -142,6 +146,7 @@ def test_a_hostile_study_can_be_filtered_by_its_names_and_runs_nothing(browser: 
     build_page(tmp_path / "run", evil)
     browser.errors.clear()
     browser.open(tmp_path / "run" / "study.html", width=1280)
+    browser.unfold()
     for name in browser.run("[...document.querySelectorAll('select[name=method] option')].map(o => o.value)"):
         choose(browser, "method", name)
         shown = browser.run(f"{ROWS}.map(row => row.dataset.method).filter(m => m)")

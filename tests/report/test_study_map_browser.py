@@ -92,6 +92,7 @@ def test_the_map_and_the_rows_can_be_used_without_an_error_or_a_request(
     drawn = json.loads(page.with_name("map.json").read_text())
     browser.errors.clear()
     browser.open(page, width=width, dark=dark)
+    browser.unfold()
     assert browser.run(FITS)
     assert browser.run(LISTED) == list(range(20))
     assert browser.run("document.querySelectorAll('.still').length") > 0
@@ -142,6 +143,7 @@ def test_the_map_and_the_rows_can_be_used_without_an_error_or_a_request(
 def test_filters_search_and_order_leave_what_they_say(browser: Browser, made: tuple[Path, list[Subset]]) -> None:
     page, subsets = made
     browser.open(page, width=1280)
+    browser.unfold()
     methods = [s for s in subsets if s.wanted.kind == "method"]
     times = np.array([sum(i in s.rows for s in methods) for i in range(ROWS)])
     names = {s.wanted.name for s in methods}
@@ -171,6 +173,7 @@ def test_filters_search_and_order_leave_what_they_say(browser: Browser, made: tu
 
 def test_pages_go_forward_and_back(browser: Browser, made: tuple[Path, list[Subset]]) -> None:
     browser.open(made[0], width=1280)
+    browser.unfold()
     told = "document.getElementById('page').textContent"
     assert browser.run("[document.getElementById('back').disabled, document.getElementById('next').disabled]") == [
         True, False]
@@ -187,8 +190,19 @@ def test_rows_without_a_map_can_still_be_chosen_by_subset(browser: Browser, tmp_
     [*subsets] = study_pools.write(tmp_path, study_pools.brief(), study_pools.inputs(50), has_map=False)
     browser.errors.clear()
     browser.open(build(tmp_path), width=390)
+    browser.unfold()
     one = next(s for s in subsets if s.wanted.kind == "method")
     choose(browser, "subset", option(browser, f"bm25 · {one.wanted.target} · 1% · draw 0"))
     assert listed(browser) == one.rows.tolist()
     assert browser.run(FITS)
     assert browser.errors == []
+
+
+def test_a_row_is_shown_on_the_map_though_the_map_is_folded(browser: Browser, made: tuple[Path, list[Subset]]) -> None:
+    browser.open(made[0], width=1280)
+    browser.click("nav a[href='#rows']")
+    shown = "document.getElementById('plane').checkVisibility() && document.getElementById('plane').width > 300"
+    assert not browser.run(shown)
+    browser.click("#list button")
+    assert browser.run(shown)
+    assert "row 1id row0" in browser.run("document.getElementById('picked').textContent")

@@ -14,6 +14,7 @@ from scipy.stats import spearmanr
 
 from siftune import report
 from siftune._common.errors import DataError
+from siftune.experiments.analysis.overall import overall
 from siftune.experiments.results import Results
 from siftune.report import formats
 from siftune.report.study import build
@@ -98,7 +99,10 @@ def test_every_number_in_a_table_stands_in_the_json_or_follows_from_it(result: d
         if a["model"] == studies.MODEL and a["budget"]:
             random = mean_loss(result, a["target"], a["budget"], "random")
             numbers.append((random - a["loss"]["mean"]) / random)
-    numbers += [*range(1, 11), 12]  # the tenths and the numbers of the arms, the rows of a test file
+    for effect in overall(Results.model_validate(result)):  # tests/experiments/test_overall.py
+        numbers += [-end for end in (effect.low, effect.high) if end is not None]
+        numbers += [effect.p_value_holm] if effect.p_value_holm is not None else []
+    numbers += [*range(1, 11), 12]  # the tenths, the rows of a test file
     for leaf in numbers:
         known |= {show(leaf) for show in (formats.number, formats.loss, formats.p_value, formats.percent,
                                           formats.signed, formats.signed_percent, formats.duration)}

@@ -71,6 +71,45 @@ def test_one_training_is_no_verdict_and_its_interval_is_over_rows() -> None:
     assert found["cautions"] == []
 
 
+@pytest.mark.parametrize(("difference", "half", "wanted"), [
+    (-0.0001, 0.0003, "−0.010% (95% interval −0.040% to +0.020%, 3 seeds)"),
+    (0.000002, 0.000001, "+0.00020% (95% interval +0.00010% to +0.00030%, 3 seeds)"),
+    (0.0004, 0.004, "+0.04% (95% interval −0.36% to +0.44%, 3 seeds)"),
+])
+def test_a_small_change_is_told_with_the_digits_that_it_has(difference: float, half: float, wanted: str) -> None:
+    for outcome in ("no different", "single training"):
+        found = judged(only(difference, half, outcome, covers="trainings and rows"))
+        for text in (found["answer"], found["sentences"][0]):
+            assert "0.0% to 0.0%" not in text
+            assert wanted.partition("%")[0] in text
+            assert wanted.partition("interval ")[2].partition(",")[0] in text
+
+
+def test_a_small_gain_is_not_a_gain_of_nothing() -> None:
+    told = judged(only(-0.0003, 0.0001, "better"))["sentences"][0]
+    assert "by 0.03% against random (95% interval 0.02% to 0.04%" in told
+
+
+def test_where_nothing_changed_at_all_it_is_said_in_words() -> None:
+    for outcome in ("no different", "single training"):
+        found = judged(only(0.0, 0.0, outcome))
+        assert "did not change at all" in found["sentences"][0]
+        assert "%" not in found["sentences"][0]
+    assert judged(only(0.0, 0.0, "no different"))["answer"] == (
+        "less-round-robin and random gave the very same held-out target loss (3 seeds).")
+
+
+@pytest.mark.parametrize(("outcome", "starts"), [
+    ("better", "less-round-robin lowered"), ("worse", "less-round-robin raised"),
+    ("no different", "less-round-robin"), ("single training", "One training, no verdict")])
+def test_the_answer_of_the_first_screen_is_one_short_sentence(outcome: str, starts: str) -> None:
+    answer = judged(only(-0.12, 0.2 if outcome == "no different" else 0.07, outcome))["answer"]
+    assert answer.startswith(starts)
+    assert len(answer) < 160
+    assert answer.count(". ") == 0
+    assert answer.endswith(".")
+
+
 def test_the_share_is_taken_of_the_mean_loss_of_the_arm_held_against() -> None:
     comparison = only(-0.12, 0.07, "better")
     comparison["arms"][1]["loss"]["mean"] = 2.0

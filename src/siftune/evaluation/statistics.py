@@ -173,7 +173,7 @@ def paired_difference(method: np.ndarray, random: np.ndarray, confidence: float,
     parts = variance_parts(ours, theirs, rows_only=single)
     mean, half = float((ours.mean(axis=0) - theirs.mean(axis=0)).mean()), float(parts.half_width(confidence))
     found = Interval(mean, mean - half, mean + half, confidence, min(len(ours), len(theirs)), ours.shape[1])
-    p_value = None if single else _p_value(mean, parts, ours.shape[1])
+    p_value = None if single else p_at_zero(mean, parts, ours.shape[1])
     return PairedDifference(found, p_value, "rows" if single else "trainings and rows",
                             verdict(mean, p_value, confidence, lower_is_better=lower_is_better))
 
@@ -199,6 +199,21 @@ def variance_parts(ours: np.ndarray, theirs: np.ndarray, *, rows_only: bool = Fa
     return Parts(np.stack([variance for variance, _ in found], axis=-1), tuple(degrees for _, degrees in found))
 
 
+def p_at_zero(difference: float, parts: Parts, rows: int) -> float:
+    """The level at which the interval just reaches zero, but no less than a test of the rows' signs could give."""
+    from scipy.optimize import brentq
+
+    least = max(_LEAST_P, 2.0 ** (1 - rows))
+    if difference == 0 or least == 1:
+        return 1.0
+
+    def beyond_zero(log_p: float) -> float:
+        return _half_width_at(parts, math.exp(log_p)) - abs(difference)
+
+    low = math.log(least)
+    return least if beyond_zero(low) <= 0 else math.exp(float(brentq(beyond_zero, low, 0.0, xtol=1e-12)))  # type: ignore[arg-type]
+
+
 def verdict(difference: float, p_value: float | None, confidence: float, *, lower_is_better: bool = True) -> Verdict:
     """What a difference shows, by its p-value, which may be one that is adjusted for several questions."""
     if p_value is None:
@@ -221,21 +236,6 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
         largest = max(largest, min(1.0, (len(tested) - rank) * p))
         adjusted[i] = largest
     return adjusted
-
-
-def _p_value(difference: float, parts: Parts, rows: int) -> float:
-    """The level at which the interval just reaches zero, but no less than a test of the rows' signs could give."""
-    from scipy.optimize import brentq
-
-    least = max(_LEAST_P, 2.0 ** (1 - rows))
-    if difference == 0 or least == 1:
-        return 1.0
-
-    def beyond_zero(log_p: float) -> float:
-        return _half_width_at(parts, math.exp(log_p)) - abs(difference)
-
-    low = math.log(least)
-    return least if beyond_zero(low) <= 0 else math.exp(float(brentq(beyond_zero, low, 0.0, xtol=1e-12)))  # type: ignore[arg-type]
 
 
 def _half_width_at(parts: Parts, level: float) -> float:

@@ -4,11 +4,15 @@ Across, everything is placed in per cent of the width, down in pixels: the same 
 with text of one size. Labels stand above their bars, so that they take no room from them. Colours come from the
 page's style sheet by class; no meaning hangs on colour alone. Every chart has a title and a description, and the page
 puts its numbers in a table beside it.
+
+Charts of one line a row stand in columns: names at the left, numbers at the right, what is drawn between them, so that
+no name lies under a line. Each name is there twice, for narrow and for wide frames; the style sheet shows one.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from xml.etree.ElementTree import Element, SubElement
@@ -18,9 +22,12 @@ from markupsafe import Markup
 from siftune._common.text import shorten, visible
 from siftune.report import draw
 from siftune.report.composition import nice
-from siftune.report.formats import number
+from siftune.report.formats import MISSING, number
 
-PAIR_LABEL, INTERVAL_LABEL = 24, 32  # columns of a label: what fits beside its numbers on a phone
+PAIR_LABEL = 24  # columns of a label: what fits beside its numbers on a phone
+NARROW, WIDE = 16, 26  # columns of a name at the left: on a phone, and on a wide screen
+LEFT, RIGHT = 37.0, 81.0  # where names end and numbers begin, in per cent
+KINDS = {"single": "?"}  # what is written into a mean that is no verdict
 
 
 @dataclass(frozen=True)
@@ -43,16 +50,36 @@ class Series:
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean with its interval and single seeds; ``kind`` is ``baseline`` or ``method``; by ``name`` a page's script
-    may find it."""
+    """A mean with its interval and single seeds.
+
+    ``kind``: ``method`` (filled), ``even`` (hollow: not told from what it is held against), ``single`` (a question
+    mark: it stands on one training and has no verdict) or ``baseline`` (hollow and grey). ``low`` and ``high`` are None
+    where the interval is not known; by ``name`` a page's script may find it.
+    """
 
     label: str
     mean: float
-    low: float
-    high: float
+    low: float | None = None
+    high: float | None = None
     kind: str = "method"
     points: Sequence[float] = ()
     name: str = ""
+
+    @property
+    def title(self) -> str:
+        return f"{self.label} (one training, no verdict)" if self.kind == "single" else self.label
+
+
+@dataclass(frozen=True)
+class Check:
+    """Something to watch: how much of a whole (``share``, 0 to 1) there is, in words too, and whether that is enough.
+    ``expected`` is where the bar would be without reason to watch it."""
+
+    label: str
+    share: float
+    words: str
+    is_fine: bool
+    expected: float | None = None
 
 
 def bar_pairs(title: str, description: str, pairs: Sequence[Pair], show: Callable[[float], str]) -> Markup:
@@ -114,45 +141,129 @@ def histogram(title: str, description: str, edges: Sequence[float], panels: Sequ
 
 
 def intervals(title: str, description: str, rows: Sequence[Interval], show: Callable[[float], str], *,
-              zero: tuple[str, str] | None = None) -> Markup:
+              zero: tuple[str, str] | None = None, step: int = 24, clip: bool = False,
+              within: tuple[float, float] | None = None) -> Markup:
     """A forest plot: a mean and its interval on each line, single seeds as small dots.
 
     Args:
         zero: with a line at zero, what lies to its left and to its right.
+        step: pixels from line to line.
+        clip: whether a few far values may be put at the edge, with an arrow, so that the others can be told apart.
+        within: what the axis need not go beyond, such as 0 and 1 of a share.
     """
-    values = [value for row in rows for value in (row.mean, row.low, row.high, *row.points)]
-    values += [0.0] if zero else []
-    low, high = min(values), max(values)
-    margin = 0.06 * (high - low) or abs(high) * 0.05 or 1.0
-    low, high = low - margin, high + margin
-    step, head = 46, 22 if zero else 0
+    low, high = _limits(rows, zero=zero is not None, clip=clip)
+    if within:
+        low, high = max(low, within[0] - 0.02), min(high, within[1] + 0.02)
+    head = 22 if zero else 6
     bottom = head + step * len(rows)
-    svg = draw.frame(title, description, bottom + 26)
+    svg = draw.frame(title, description, bottom + 24)
 
     def place(value: float) -> float:
-        return 100 * (value - low) / (high - low)
+        return LEFT + (RIGHT - LEFT) * min(max((value - low) / (high - low), 0.0), 1.0)
 
-    for tick in ticks(low, high, 4):
-        draw.line(svg, place(tick), head, place(tick), bottom, "grid")
-        draw.tick(svg, place(tick), bottom + 18, show(tick))
+    shown: list[float] = []
+    for tick in sorted(ticks(low, high, 4), key=lambda tick: (zero is not None and tick != 0, tick)):
+        if all(abs(place(tick) - other) >= 16 for other in shown):  # what a number takes on a phone
+            shown.append(place(tick))
+            draw.line(svg, place(tick), head, place(tick), bottom, "grid")
+            draw.text(svg, place(tick), bottom + 16, re.sub(r"\.0+(?=%|$)", "", show(tick)), "value", "middle")
     if zero:
-        draw.line(svg, place(0), 4, place(0), bottom, "zero")
-        for word, offset, anchor in ((f"← {zero[0]}", -8, "end"), (f"{zero[1]} →", 8, "start")):
-            if (place(0) if anchor == "end" else 100 - place(0)) > 15:  # no room for the word otherwise
-                draw.text(svg, place(0), 14, word, "value", anchor).set("dx", str(offset))
+        draw.line(svg, place(0), head - 4, place(0), bottom, "zero")
+        for word, offset, anchor in ((f"← {zero[0]}", -6, "end"), (f"{zero[1]} →", 6, "start")):
+            room = place(0) if anchor == "end" else 100 - place(0)
+            if room > 2.5 * len(word):  # in per cent of a phone's width
+                draw.text(svg, place(0), 12, word, "value", anchor).set("dx", str(offset))
+    labels = draw.names([row.label for row in rows], NARROW, WIDE)
     for index, row in enumerate(rows):
-        y = head + index * step
-        group = draw.group(svg, f"{row.label}: {show(row.mean)}, interval {show(row.low)} to {show(row.high)}",
-                           row.name)
-        draw.text(group, 0, y + 15, shorten(row.label, INTERVAL_LABEL), "label halo")
-        draw.text(group, 100, y + 15, show(row.mean), "value strong halo", "end")
-        middle = y + 31
-        draw.line(group, place(row.low), middle, place(row.high), middle, f"whisker {row.kind}")
-        for end in (row.low, row.high):
-            draw.line(group, place(end), middle - 5, place(end), middle + 5, f"whisker {row.kind}")
+        middle = head + (index + 0.5) * step
+        ends = (row.low, row.high) if row.low is not None and row.high is not None else None
+        interval = f", interval {show(ends[0])} to {show(ends[1])}" if ends else ""
+        group = draw.group(svg, f"{row.title}: {show(row.mean)}{interval}", row.name)
+        draw.name(group, middle + 4, *labels[index])
+        draw.text(group, 100, middle + 4, show(row.mean), "value strong", "end")
+        if ends:
+            draw.line(group, place(ends[0]), middle, place(ends[1]), middle, f"whisker {row.kind}")
+            for end in ends:
+                if low <= end <= high:
+                    draw.line(group, place(end), middle - 4, place(end), middle + 4, f"whisker {row.kind}")
         for point in row.points:
             draw.circle(group, place(point), middle, 2.5, f"seed {row.kind}")
-        draw.circle(group, place(row.mean), middle, 6, f"mean {row.kind}")
+        if low <= row.mean <= high:
+            draw.circle(group, place(row.mean), middle, 7 if row.kind in KINDS else 5.5 if step >= 24 else 4.5,
+                        f"mean {row.kind}")
+            if row.kind in KINDS:
+                draw.text(group, place(row.mean), middle + 4, KINDS[row.kind], "mean-mark", "middle")
+        else:
+            draw.text(group, place(row.mean), middle + 5, "▸" if row.mean > high else "◂", f"beyond {row.kind}",
+                      "end" if row.mean > high else "start")
+    return draw.markup(svg)
+
+
+def unknown(title: str, description: str, names: Sequence[str], zero: str) -> Markup:
+    """A forest plot of what has not been measured: its lines are there and empty."""
+    step, head = 24, 22
+    svg = draw.frame(title, description, head + step * len(names) + 6)
+    middle_of_plot = (LEFT + RIGHT) / 2
+    draw.line(svg, middle_of_plot, head - 4, middle_of_plot, head + step * len(names), "zero")
+    draw.text(svg, middle_of_plot, 12, zero, "value", "middle")
+    for index, name in enumerate(draw.names(names, NARROW, WIDE)):
+        middle = head + (index + 0.5) * step
+        draw.name(svg, middle + 4, *name)
+        draw.line(svg, LEFT, middle, middle_of_plot - 4, middle, "empty")
+        draw.line(svg, middle_of_plot + 4, middle, RIGHT, middle, "empty")
+        draw.text(svg, middle_of_plot, middle + 5, "?", "value strong halo", "middle")
+        draw.text(svg, 100, middle + 4, MISSING, "value", "end")
+    return draw.markup(svg)
+
+
+def _limits(rows: Sequence[Interval], *, zero: bool, clip: bool) -> tuple[float, float]:
+    """The ends of the axis of a forest plot, with a margin."""
+    means = [row.mean for row in rows] + ([0.0] if zero else [])
+    values = [*means, *(value for row in rows for value in (row.low, row.high, *row.points) if value is not None)]
+    low, high = min(values), max(values)
+    if clip:  # baselines such as zero-shot lie far from everything else
+        near = [row for row in rows if row.kind != "baseline"] or list(rows)
+        means = [row.mean for row in near] + ([0.0] if zero else [])
+        widths = sorted(row.high - row.low for row in near if row.low is not None and row.high is not None)
+        room = 1.2 * max(max(means) - min(means), widths[len(widths) // 2] if widths else 0.0)
+        low, high = max(low, min(means) - room), min(high, max(means) + room)
+    margin = 0.06 * (high - low) or abs(high) * 0.05 or 1.0
+    return low - margin, high + margin
+
+
+def pairs(title: str, description: str, rows: Sequence[Pair], show: Callable[[float], str]) -> Markup:
+    """As :func:`bar_pairs`, in columns: less high, for a few names."""
+    top = max((max(pair.pool, pair.selected) for pair in rows), default=0) or 1.0
+    step, left, right = 27, 34.0, 72.0
+    svg = draw.frame(title, description, step * len(rows))
+    labels = draw.names([pair.label for pair in rows], NARROW - 2, NARROW + 4)
+    for index, pair in enumerate(rows):
+        y = index * step
+        group = draw.group(svg, f"{pair.label}: {show(pair.pool)} of the pool, {show(pair.selected)} of the subset")
+        draw.name(group, y + 16, *labels[index])
+        draw.text(group, 100, y + 16, f"{show(pair.pool)} → {show(pair.selected)}", "value", "end")
+        draw.rect(group, left, y + 3, (right - left) * pair.pool / top, 7, "pool")
+        draw.rect(group, left, y + 11, (right - left) * pair.selected / top, 9, "selected")
+    return draw.markup(svg)
+
+
+def checks(title: str, description: str, rows: Sequence[Check]) -> Markup:
+    """One bar for each thing to watch, from nothing to all of it; what is not as it should be has a mark and a colour
+    of its own."""
+    step, left, right = 22, 43.0, 70.0
+    svg = draw.frame(title, description, step * len(rows))
+    for index, check in enumerate(rows):
+        y = index * step
+        kind = "selected" if check.is_fine else "watched"
+        group = draw.group(svg, f"{check.label}: {check.words}{'' if check.is_fine else ' (watch this)'}")
+        draw.text(group, 0, y + 16, f"{'✓' if check.is_fine else '!'} {check.label}",
+                  "label" if check.is_fine else "label strong")
+        draw.rect(group, left, y + 7, right - left, 9, "track")
+        draw.rect(group, left, y + 7, (right - left) * min(max(check.share, 0.0), 1.0), 9, kind)
+        if check.expected is not None:
+            at = left + (right - left) * check.expected
+            draw.line(group, at, y + 4, at, y + 19, "axis")
+        draw.text(group, 100, y + 16, check.words, "value", "end")
     return draw.markup(svg)
 
 

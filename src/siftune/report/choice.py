@@ -46,6 +46,11 @@ def headline(choice: Choice) -> str:
     return f"Take {take}: it is expected to gain {points(gain.expected)} points over random rows{_interval(gain)}."
 
 
+def answer(choice: Choice) -> str:
+    """The headline in one short sentence."""
+    return "Keep random rows: no arm is worth the risk." if choice.take == RANDOM else headline(choice)
+
+
 def _interval(gain: Gain | None) -> str:
     if gain is None or gain.low is None or gain.high is None:
         return ""
@@ -149,7 +154,8 @@ def arms_table(choice: Choice) -> str:
     tests = {one.arm: one for one in choice.claim.tests}
     for one in choice.gains:
         test = tests.get(one.arm)
-        lines.append([_marked(choice, one.arm), str(one.trainings), _seen(choice, one.arm), _gain(one),
+        trained = "-" if one.arm == UNTUNED else str(one.trainings)  # it is scored, not trained
+        lines.append([_marked(choice, one.arm), trained, _seen(choice, one.arm), _gain(one),
                       "-" if one.worse is None else f"{one.worse:.0%}", shown_p(test.p_value if test else None),
                       _stop(choice, one.arm) or "-"])
     random = sum(t.arm == RANDOM for t in choice.trainings)
@@ -216,13 +222,15 @@ def verdict(choice: Choice) -> dict[str, Any]:
     told = sentences(choice)
     aside = cautions(choice)
     status = "better" if choice.claimed and choice.take != UNTUNED else "no different"
-    return {"status": status, "sentences": [one for one in told if one not in aside], "cautions": aside}
+    return {"status": status, "answer": answer(choice), "sentences": [one for one in told if one not in aside],
+            "cautions": aside}
 
 
 def gains_chart(section: dict[str, Any]) -> Markup | None:
     """Expected gains over random rows with their intervals."""
-    rows = [charts.Interval(f"{one['number']} {one['arm']}", one["expected"], one["low"], one["high"],
-                            "method" if one["arm"] == section["take"] else "baseline")
+    rows = [charts.Interval(one["arm"], one["expected"], one["low"], one["high"],
+                            "method" if one["arm"] == section["take"] else
+                            "baseline" if one["arm"] == UNTUNED else "even")
             for one in section["arms"] if None not in (one["expected"], one["low"], one["high"])]
     if not rows:
         return None
@@ -241,14 +249,15 @@ def rounds_chart(section: dict[str, Any]) -> Markup | None:
         return None
     made = []
     for name in dict.fromkeys(dot["arm"] for _, dot in known):
-        dots = [Dot(budget, dot["gain"], f"{dot['number'] or ''} {name}, {budget:,} {section['unit']}: "
-                    f"{points(dot['gain'])} points", str(dot["number"] or ""), name)
+        dots = [Dot(budget, dot["gain"], f"{name}, {budget:,} {section['unit']}: "
+                    f"{points(dot['gain'])} points", name=name)
                 for budget, dot in known if dot["arm"] == name]
-        made.append(Series("method" if name == section["take"] else "baseline", dots, joined=True))
+        made.append(Series("method" if name == section["take"] else "baseline", dots, joined=True,
+                           label=name))
     band = [(one["budget"], one["band"]["low"], one["band"]["high"]) for one in rounds if one["band"]]
     values = [0.0, *(dot["gain"] for _, dot in known), *(end for _, low, high in band for end in (low, high))]
-    return plot("Measured difference from random rows by round", "The numbers are those of the table; the line at zero "
-                "is the mean of the trainings on random rows, the band their spread.",
+    return plot("Measured difference from random rows by round", "Each line is named at its right end; the line at "
+                "zero is the mean of the trainings on random rows, the band their spread.",
                 sorted(made, key=lambda one: one.kind == "method"),
                 Axis.over(f"{section['unit']} trained on", [one["budget"] for one in rounds], formats.number, log=True,
                           margin=0.1, round_ones=[one["budget"] for one in rounds]),

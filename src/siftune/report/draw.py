@@ -5,11 +5,12 @@ Everything is made by ElementTree, which escapes every text and attribute.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from xml.etree.ElementTree import Element, SubElement, tostring
 
 from markupsafe import Markup
 
-from siftune._common.text import visible
+from siftune._common.text import shorten, visible
 
 
 def frame(title: str, description: str, height: float) -> Element:
@@ -57,6 +58,36 @@ def text(parent: Element, x: float, y: float, words: str, kind: str, anchor: str
     return element
 
 
+def name(parent: Element, y: float, short: str, whole: str, x: float = 0) -> None:
+    """A name that begins at ``x``: as it is in a narrow frame, and as it is in a wide one."""
+    text(parent, x, y, short, "label narrow")
+    text(parent, x, y, whole, "label wide")
+
+
+def names(labels: Sequence[str], narrow: int, wide: int) -> list[tuple[str, str]]:
+    """Each label cut to ``narrow`` columns and to ``wide`` ones, so that those of a chart can be told apart."""
+    return list(zip(_cut(labels, narrow), _cut(labels, wide), strict=True))
+
+
+def _cut(labels: Sequence[str], width: int) -> list[str]:
+    """Cut in the middle; where that makes different labels the same, nearer to an end."""
+    found = [shorten(label, width) for label in labels]
+    sharing: dict[str, set[str]] = {}
+    for label, short in zip(labels, found, strict=True):
+        sharing.setdefault(short, set()).add(label)
+    for short, group in sharing.items():
+        if len(group) < 2:
+            continue
+        ways = ({label: f"{label[:head]}…{label[len(label) - (width - 1 - head):]}" for label in group}
+                for head in (width - 1, 0, *range(1, width - 1)))
+        way = next((way for way in ways if len(set(way.values())) == len(group)), None)
+        if way:
+            found = [shorten(way[label], width) if one == short else one
+                     for label, one in zip(labels, found, strict=True)]
+    return found
+
+
 def tick(parent: Element, x: float, y: float, words: str, kind: str = "value") -> None:
-    """A label centred on ``x``, yet inside the chart at both ends."""
-    text(parent, x, y, words, kind, "start" if x < 8 else "end" if x > 92 else "middle")
+    """A label centred on ``x``, yet inside the chart at both ends, on a phone too."""
+    half = 1.2 * len(words)  # in per cent of a phone's width
+    text(parent, x, y, words, kind, "start" if x < half else "end" if x > 100 - half else "middle")

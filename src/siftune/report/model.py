@@ -78,7 +78,9 @@ def build_report(run: str | Path) -> dict[str, Any]:
         "overlaps": _overlaps(manifest),
         "cost": {
             "steps": [step.model_dump() for step in manifest.times],
-            "seconds": sum(step.seconds or 0.0 for step in manifest.times) if manifest.times else None,
+            # What was taken from an earlier run has cost this one nothing but a look at it.
+            "seconds": sum(step.seconds or 0.0 for step in manifest.times if not step.reused)
+            if manifest.times else None,
             "store": manifest.store.model_dump() if manifest.store else None,
         },
         "diagnostics": manifest.diagnostics,
@@ -183,6 +185,8 @@ def _targets(targets: list[dict[str, Any]], tables: _Tables) -> dict[str, Any] |
                "best_similarity": target.get("best_similarity")} for target in targets]
     order = sorted(range(len(listed)), key=lambda index: (listed[index]["selected"] or 0, index))
     shown = sorted(order[:TARGET_TEXTS])  # the least covered where there are too many, in the file's order
+    if not any(entry["selected"] for entry in listed) and not _is_matched(tables):
+        listed = [{**entry, "selected": None} for entry in listed]  # nothing was chosen for any target in particular
     known = [entry["selected"] for entry in listed if entry["selected"] is not None]
     return {
         "count": len(listed),
@@ -191,6 +195,14 @@ def _targets(targets: list[dict[str, Any]], tables: _Tables) -> dict[str, Any] |
         "shown": [{**listed[index], "gist": _gist(targets[index]), "view": turns.view(targets[index])}
                   if "messages" in targets[index] else listed[index] for index in shown],
     }
+
+
+def _is_matched(tables: _Tables) -> bool:
+    """Whether the selection says of any row which target it was taken for; true where that is not known."""
+    if tables.selection is None or "nearest_target" not in tables.selection.column_names:
+        return True
+    column = tables.selection.column("nearest_target")
+    return column.null_count < len(column)
 
 
 def _coverage(diagnostics: dict[str, Any]) -> dict[str, Any] | None:

@@ -19,6 +19,7 @@ from markupsafe import Markup
 from siftune._common.text import pretty_json, shorten, visible
 from siftune.report import charts, formats
 from siftune.report import choice as choices
+from siftune.report.answers import answers, mark
 
 _HERE = Path(__file__).parent
 
@@ -27,7 +28,7 @@ def render(report: dict[str, Any]) -> str:
     """The page of a report made by :func:`siftune.report.model.build_report`: one file that asks for no other."""
     css = (_HERE / "report.css").read_text(encoding="utf-8")
     template = environment().get_template("report.html.j2")
-    return template.render(r=report, charts=_charts(report), css=Markup(css), css_hash=digest(css))
+    return template.render(r=report, a=answers(report), charts=_charts(report), css=Markup(css), css_hash=digest(css))
 
 
 def digest(text: str) -> str:
@@ -43,7 +44,9 @@ def environment(*folders: Path) -> Environment:
     environment.filters.update(
         number=formats.number, loss=formats.loss, score=formats.score, p_value=formats.p_value, verdict=formats.verdict,
         percent=formats.percent, signed_percent=formats.signed_percent, signed=formats.signed,
-        duration=formats.duration, points=choices.points, size=formats.size, pretty_json=pretty_json, shorten=shorten,
+        duration=formats.duration, day=formats.day,
+        model_name=formats.model_name, points=choices.points, size=formats.size, pretty_json=pretty_json,
+        shorten=shorten,
     )
     environment.globals.update(count=formats.count, cell_bar=charts.bar, f=formats)
     return environment
@@ -95,12 +98,15 @@ def _arms(comparison: dict[str, Any], metric: str) -> Markup | None:
              "acc": "Held-out rows whose likeliest option is the right one"}[metric]
     side = "left" if metric == "loss" else "right"
     description = f"Further {side} is better. Each line is one arm, with its mean, its interval and its single seeds."
-    return charts.intervals(title, description, rows, formats.loss if metric == "loss" else formats.percent)
+    if metric == "loss":
+        return charts.intervals(title, description, rows, formats.loss)
+    return charts.intervals(title, description, rows, formats.percent, within=(0.0, 1.0))
 
 
 def _differences(comparison: dict[str, Any]) -> Markup | None:
     rows = [
-        charts.Interval(f"{test['method']} · {test['subtask']}", test["difference"], test["low"], test["high"])
+        charts.Interval(test["method"] if test["subtask"] == "all" else f"{test['method']} · {test['subtask']}",
+                        test["difference"], test["low"], test["high"], mark(test["verdict"]))
         for test in comparison["tests"]
         if test["metric"] == "loss" and test["against"] == "random"
         and None not in (test["difference"], test["low"], test["high"])
@@ -108,12 +114,13 @@ def _differences(comparison: dict[str, Any]) -> Markup | None:
     if not rows:
         return None
     return charts.intervals("Difference in loss, method minus random", "Left of zero the method is better than random. "
-                            "An interval that crosses zero shows no difference.", rows, formats.signed,
+                            "Filled circles are told from random, hollow ones are not; a question mark stands for one "
+                            "training, which has no verdict.", rows, formats.signed,
                             zero=("better", "worse"))
 
 
 def _shares(shares: dict[str, Any] | None, what: str) -> Markup | None:
-    if shares is None:
+    if shares is None or shares["count"] < 2:
         return None
     pairs = [charts.Pair(entry["name"], entry["pool_share"], entry["selected_share"] or 0.0)
              for entry in shares["listed"]]
@@ -137,10 +144,12 @@ def _scores(scores: dict[str, Any] | None) -> Markup | None:
     if scores is None:
         return None
     cut = scores["cut"]
-    mark = None if cut is None else (cut, f"lowest selected {formats.score(cut)}")
-    return charts.histogram("Distribution of the scores", "All usable rows above, the selected rows below, on one "
-                            "axis. The dashed line is the lowest score that was selected.", scores["edges"],
-                            _panels(scores), mark=mark)
+    cut_line = None if cut is None else (cut, f"lowest selected {formats.score(cut)}")
+    names = {"similarity": "similarities to the nearest target", "method_score": "method's scores"}
+    of = names.get(scores["of"], "scores")
+    line = " The dashed line is the lowest score that was selected." if cut_line else ""
+    return charts.histogram(f"Distribution of the {of}", "All usable rows above, the selected rows below, on one axis."
+                            + line, scores["edges"], _panels(scores), mark=cut_line)
 
 
 def _targets(targets: dict[str, Any] | None) -> Markup | None:

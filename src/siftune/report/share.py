@@ -14,6 +14,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from siftune.report.formats import hub_name
+
 ROWS = frozenset(("view", "gist", "target_gist"))
 """Keys of what rows say."""
 
@@ -66,6 +68,8 @@ def shared_report(report: dict[str, Any], folder: Path, config: Any) -> dict[str
 
 def _last(path: str) -> str:
     """The last part of a path; a line number behind it stays, and so does a full stop that ends a sentence."""
+    if cached := hub_name(path):
+        return cached
     parts = [part for part in re.split(r"[\\/]", path) if part and part != "~"]
     return parts[-1] if parts else "."
 

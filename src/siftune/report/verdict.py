@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from siftune.experiments.results import FULL, RANDOM, ZERO_SHOT, Arm, Results, SubtaskTest, Test
-from siftune.report.formats import count, p_value, percent, rough_percent, signed, signed_percent
+from siftune.report.formats import count, p_value, percent, rough_percent, signed, signed_percents
 from siftune.report.manifest import Manifest
 
 ROUGH_SEEDS = 3  # with fewer seeds an interval says little about the noise of training
@@ -17,7 +17,7 @@ def verdict(comparison: Results | None, manifest: Manifest) -> dict[str, Any]:
 
     Returns:
         ``{"status": "better" | "worse" | "no different" | "single training" | "not compared", "sentences": [str],
-        "cautions": [str]}``.
+        "cautions": [str], "answer": str}``; the answer is the first sentence in short, for the first screen.
     """
     if comparison is None:
         return _not_compared("Run `siftune compare` on this run folder to train on this subset and on random rows.")
@@ -30,6 +30,7 @@ def verdict(comparison: Results | None, manifest: Manifest) -> dict[str, Any]:
     tests.sort(key=lambda test: (test.method not in own, _ORDER.index(test.verdict), test.difference or 0.0))
     return {
         "status": tests[0].verdict,
+        "answer": _answer(tests[0], comparison),
         "sentences": [_sentence(test, comparison) for test in tests],
         "cautions": _cautions(tests, comparison),
     }
@@ -50,8 +51,8 @@ def relative(test: Test | SubtaskTest, comparison: Results, subtask: str | None 
 
 
 def _not_compared(reason: str) -> dict[str, Any]:
-    return {"status": "not compared", "cautions": [], "sentences": [
-        "Not compared yet: whether this subset helps is not known.", reason]}
+    return {"status": "not compared", "cautions": [], "answer": "Not known: nothing was trained on this subset.",
+            "sentences": ["Not compared yet: whether this subset helps is not known.", reason]}
 
 
 def _own_names(manifest: Manifest) -> set[str | None]:
@@ -60,23 +61,52 @@ def _own_names(manifest: Manifest) -> set[str | None]:
     return {method.name, *(f"{method.representation}{sign}{method.selector}" for sign in ":+")}
 
 
-def _sentence(test: Test, comparison: Results) -> str:
+def _amounts(test: Test, comparison: Results) -> tuple[str, str, str, str]:
+    """By how much the loss changed, without and with its sign, the ends of the interval, and what stands behind it."""
     seeds = "" if test.n_seeds is None else f", {count(test.n_seeds, 'seed')}"
     if test.p_value_holm is not None:
         seeds += f", p after Holm {p_value(test.p_value_holm)}"
-    level = f"{100 * comparison.confidence:g}% interval"
     share = relative(test, comparison)
     if share is None:
-        by = "by an unknown amount" if test.difference is None else f"by {abs(test.difference):.3f} nats"
-        change, interval = f"{signed(test.difference)} nats", f"{signed(test.low)} to {signed(test.high)}"
-    else:
-        difference, low, high = share
-        by, change = f"by {rough_percent(abs(difference))}", signed_percent(difference)
-        interval = f"{signed_percent(low)} to {signed_percent(high)}"
-        # One direction only: the verb says which, the signs would say it twice.
-        if test.verdict in ("better", "worse") and (low > 0 or high < 0):
-            interval = " to ".join(rough_percent(end) for end in sorted((abs(low), abs(high))))
-    inside, interval = interval, f"({level} {interval}{seeds})"
+        by = "an unknown amount" if test.difference is None else f"{signed(abs(test.difference)).lstrip('+')} nats"
+        return f"by {by}", f"{signed(test.difference)} nats", f"{signed(test.low)} to {signed(test.high)}", seeds
+    difference, low, high = share
+    change, *ends = signed_percents(share)
+    # One direction only: the verb says which, the signs would say it twice.
+    if test.verdict in ("better", "worse") and (low > 0 or high < 0):
+        ends = [rough_percent(end) for end in sorted((abs(low), abs(high)))]
+    return f"by {rough_percent(abs(difference))}", change, " to ".join(ends), seeds
+
+
+def _is_same(test: Test) -> bool:
+    """Whether nothing changed at all: the subsets hold the same rows, or nothing was learned from either."""
+    return not test.difference and not test.low and not test.high and test.difference is not None
+
+
+def _bracketed(words: str) -> str:
+    return f" ({words.removeprefix(', ')})" if words else ""
+
+
+def _answer(test: Test, comparison: Results) -> str:
+    """One short sentence."""
+    _, change, ends, seeds = _amounts(test, comparison)
+    level = f"{100 * comparison.confidence:g}% interval"
+    if test.verdict in ("better", "worse"):
+        return _sentence(test, comparison)
+    if _is_same(test):
+        return f"{test.method} and random gave the very same held-out target loss{_bracketed(seeds)}."
+    if test.verdict == "single training":
+        rows = " over test rows alone" if test.covers == "rows" else ""
+        return f"One training, no verdict: {change} of the held-out target loss ({level}{rows} {ends})."
+    outcome = "was no better than random" if test.low is None or test.high is None or test.low <= 0 <= test.high else (
+        "could not be told from random")
+    return f"{test.method} {outcome}: {change} of the held-out target loss ({level} {ends}{seeds})."
+
+
+def _sentence(test: Test, comparison: Results) -> str:
+    by, change, inside, seeds = _amounts(test, comparison)
+    level = f"{100 * comparison.confidence:g}% interval"
+    interval = f"({level} {inside}{seeds})"
     if test.verdict == "better":
         return f"{test.method} lowered the held-out target loss {by} against random {interval}."
     if test.verdict == "worse":
@@ -84,9 +114,14 @@ def _sentence(test: Test, comparison: Results) -> str:
                 "do not use this subset.")
     if test.verdict == "single training":
         rows = " over test rows alone" if test.covers == "rows" else ""
-        return (f"One training, no verdict: with {test.method} the held-out target loss changed by {change} against "
-                f"random ({level}{rows} {inside}{seeds}). The luck of a single training cannot be told from merit: "
+        changed = (f"did not change at all against random{_bracketed(seeds)}" if _is_same(test) else
+                   f"changed by {change} against random ({level}{rows} {inside}{seeds})")
+        return (f"One training, no verdict: with {test.method} the held-out target loss {changed}. "
+                "The luck of a single training cannot be told from merit: "
                 f"compare with {ROUGH_SEEDS} seeds or more.")
+    if _is_same(test):
+        return (f"{test.method} was no better than random here: do not rely on it. The held-out target loss did not "
+                f"change at all{_bracketed(seeds)}: both may have trained on the same rows.")
     if test.low is not None and test.high is not None and not test.low <= 0 <= test.high:
         return (f"{test.method} could not be told from random: do not rely on it. The held-out target loss changed by "
                 f"{change} {interval}; that interval leaves out zero, yet not when all the questions asked here are "

@@ -101,7 +101,7 @@ def cost_and_gain(study: Results) -> list[dict[str, Any]]:
     """By target and budget: seconds of selection and training of each method against its gain over random.
 
     The gain is how much lower than random's the mean loss is, as a share of random's; the seconds are those of one
-    selection and one training. Methods are numbered, the best gain first.
+    selection and one training. The best gain is first.
     """
     found = []
     for target in (t.name for t in study.targets):
@@ -114,8 +114,7 @@ def cost_and_gain(study: Results) -> list[dict[str, Any]]:
             methods = sorted((c for c in listed if c["kind"] in CHOSEN), key=lambda c: (-c["gain"], c["name"]))
             if methods:
                 baselines = [c for c in listed if c["kind"] not in CHOSEN]
-                found.append({"target": target, "budget": budget, "arms": [
-                    {**c, "number": i} for i, c in enumerate([*methods, *baselines], 1)]})
+                found.append({"target": target, "budget": budget, "arms": [*methods, *baselines]})
     return found
 
 

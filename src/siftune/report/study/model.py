@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import PureWindowsPath
 from typing import Any
 
-from siftune._common.text import shorten
 from siftune.experiments.results import CHOSEN, LENGTH_MATCHED, RANDOM, Arm, Results, Test
+from siftune.report.formats import model_name
 from siftune.report.study.analyses import (
     break_even,
     correlations,
@@ -17,6 +16,7 @@ from siftune.report.study.analyses import (
     overlaps,
     transfer,
 )
+from siftune.report.study.answers import answers
 from siftune.report.study.settings import ablations, subtasks
 from siftune.report.study.verdict import share, verdict
 
@@ -28,7 +28,8 @@ def build_view(study: Results, name: str) -> dict[str, Any]:
         study: the file.
         name: of the study's folder.
     """
-    status = {cell.id: cell.status for cell in study.cells}
+    # Zero-shot is scored, not trained.
+    status = {cell.id: cell.status for cell in study.cells if cell.subset is not None}
     return {
         "name": name, "siftune": study.siftune, "complete": study.complete, "model": study.model,
         "model_name": model_name(study.model), "confidence": study.confidence,
@@ -38,7 +39,7 @@ def build_view(study: Results, name: str) -> dict[str, Any]:
         "settings": study.settings.model_dump(exclude_unset=True), "failures": [f.model_dump() for f in study.failures],
         "targets": [t.name for t in study.targets], "budgets": study.budgets, "methods": study.methods,
         "trainings": {kind: sum(s == kind for s in status.values()) for kind in ("done", "missing", "failed")},
-        "verdict": verdict(study),
+        "verdict": (judged := verdict(study)), "answers": answers(study, judged),
         "ranking": [r.model_dump() for r in study.ranking],
         "tests": _tests(study),
         "curves": curves(study),
@@ -57,12 +58,6 @@ def build_view(study: Results, name: str) -> dict[str, Any]:
         "has_choices": any(a.acc for a in study.arms),
         "has_models": any(a.model != study.model for a in study.arms),
     }
-
-
-def model_name(model: str) -> str:
-    """Of a folder its last part: the whole path stands in the configuration."""
-    is_folder = model.startswith(("/", ".", "~")) or "\\" in model
-    return shorten(PureWindowsPath(model).name or model if is_folder else model, 48)  # it knows both kinds of slash
 
 
 def _tests(study: Results) -> list[dict[str, Any]]:

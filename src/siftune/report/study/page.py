@@ -16,6 +16,7 @@ from markupsafe import Markup
 
 from siftune.experiments.results import CHOSEN
 from siftune.report import charts, formats
+from siftune.report.answers import mark
 from siftune.report.page import digest, environment
 from siftune.report.study.charts import SECONDS, Axis, Dot, Series, plot
 
@@ -41,24 +42,20 @@ def _raw(value: float | None) -> str:
 
 def forest(place: dict[str, Any]) -> Markup | None:
     """Differences in loss from random at one target and budget; hollow where they cannot be told from nothing."""
-    rows = [charts.Interval(_named(test), test["difference"], test["low"], test["high"],
-                            "method" if test["verdict"] in ("better", "worse") else "baseline", name=test["method"])
+    rows = [charts.Interval(test["method"], test["difference"], test["low"], test["high"], mark(test["verdict"]),
+                            name=test["method"])
             for test in place["tests"] if (test["against"], test["metric"]) == ("random", "loss")
             and None not in (test["difference"], test["low"], test["high"])]
     if not rows:
         return None
     return charts.intervals(f"Difference in loss from random, {place['target']}, {place['budget']}",
                             "Left of zero the method is better than random. A filled circle is told from random after "
-                            "Holm's adjustment, a hollow one is not; one training has no verdict.",
-                            rows, formats.signed, zero=("better", "worse"))
+                            "Holm's adjustment, a hollow one is not; a question mark is one training, which has no "
+                            "verdict.", rows, formats.signed, zero=("better", "worse"))
 
 
-def _named(test: dict[str, Any]) -> str:
-    return f"{test['method']} (one training, no verdict)" if test["verdict"] == "single training" else test["method"]
-
-
-def curve_panels(target: dict[str, Any], across: str) -> list[dict[str, Any]]:
-    """One panel for each method, all on the same axes, with random behind it.
+def curve_chart(target: dict[str, Any], across: str) -> Markup | None:
+    """The curves of all methods of a target in one plane, named at their ends, with random and its band behind them.
 
     Args:
         target: of the view's ``curves``.
@@ -69,7 +66,7 @@ def curve_panels(target: dict[str, Any], across: str) -> list[dict[str, Any]]:
 
     everything = [p for curve in (target["random"], *target["methods"]) for p in points(curve)]
     if not everything:
-        return []
+        return None
     band = [(b[across], b["low"], b["high"]) for b in target["band"] if b[across]]
     losses = [p["loss"] for p in everything] + [end for _, low, high in band for end in (low, high)]
     room = max(0.5 * (max(losses) - min(losses)), 0.02 * max(losses))
@@ -78,26 +75,21 @@ def curve_panels(target: dict[str, Any], across: str) -> list[dict[str, Any]]:
     x = Axis.over(across, [p[across] for p in everything], formats.number, log=True)
     y = Axis.over("loss", [*losses, *near], formats.number, margin=0.1)
 
-    def series(kind: str, name: str, curve: dict[str, Any] | None) -> Series:
+    def series(kind: str, name: str, curve: dict[str, Any] | None, of: str = "") -> Series:
         return Series(kind, [Dot(p[across], p["loss"], f"{name}, {p['budget']}: loss {formats.loss(p['loss'])}, "
-                                 f"{formats.number(p[across])} {across}") for p in points(curve)], joined=True)
+                                 f"{formats.number(p[across])} {across}", name=of) for p in points(curve)], joined=True,
+                      label=name)
 
-    panels = []
-    for method in target["methods"] or [None]:
-        name = method["name"] if method else "random"
-        made = [series("baseline", "random", target["random"])]
-        if method:
-            made.append(series("method", name, method))
-        panels.append({"name": name, "chart": plot(
-            f"Loss against {across}, {name}, {target['target']}",
-            "The filled line is the method, the hollow one random, with the band of its trainings.", made, x, y,
-            gutter=15, band=band, levels=target["levels"])})
-    return panels
+    made = [series("baseline", "random", target["random"]),
+            *(series("method", method["name"], method, method["name"]) for method in target["methods"])]
+    return plot(f"Loss against {across}, {target['target']}",
+                "Filled dots are methods, hollow ones random, with the band of its trainings; the names are at the "
+                "right ends of the lines.", made, x, y, height=200, gutter=15, band=band, levels=target["levels"])
 
 
 def correlation_forest(target: dict[str, Any]) -> Markup | None:
     rows = [charts.Interval(f"{r['representation']} · {r['budget']} · {r['measure']}", r["rho"], r["low"], r["high"],
-                             "baseline" if r["low"] <= 0 <= r["high"] else "method")
+                             "even" if r["low"] <= 0 <= r["high"] else "method")
             for r in target["rhos"] if None not in (r["rho"], r["low"], r["high"])]
     if not rows:
         return None
@@ -139,12 +131,12 @@ def cost_plane(place: dict[str, Any]) -> Markup | None:
         return None
     gains = [0.0, *(a["gain"] for a in arms)]
     made = [Series("method" if a["kind"] in CHOSEN else "baseline", [
-        Dot(a["seconds"], a["gain"], f"{a['number']} {a['name']}: {formats.signed_percent(a['gain'])} in "
-            f"{formats.duration(a['seconds'])}", str(a["number"]), a["name"] if a["kind"] in CHOSEN else "")])
+        Dot(a["seconds"], a["gain"], f"{a['name']}: {formats.signed_percent(a['gain'])} in "
+            f"{formats.duration(a['seconds'])}", name=a["name"] if a["kind"] in CHOSEN else "")], label=a["name"])
             for a in reversed(arms)]
     return plot(f"Gain over random against cost, {place['target']}, {place['budget']}",
-                "Upwards how much lower than random's the loss is, to the right seconds of selection and training. The "
-                "numbers are those of the table.", made,
+                "Upwards how much lower than random's the loss is, to the right seconds of selection and training. "
+                "Each dot is named at the right.", made,
                 Axis.over("selection and one training", [a["seconds"] for a in arms], formats.duration, log=True,
                           margin=0.1, round_ones=SECONDS),
                 Axis.over("lower loss than random", gains, _percents_over(max(gains) - min(gains)), margin=0.12),
@@ -161,5 +153,5 @@ def _percents_over(span: float) -> Callable[[float], str]:
     return show
 
 
-_CHARTS = {"forest": forest, "curve_panels": curve_panels, "correlation_forest": correlation_forest,
+_CHARTS = {"forest": forest, "curve_chart": curve_chart, "correlation_forest": correlation_forest,
            "correlation_plane": correlation_plane, "decile_plane": decile_plane, "cost_plane": cost_plane}

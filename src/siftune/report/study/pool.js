@@ -266,6 +266,7 @@
     });
     control("mark").addEventListener("change", () => { tell(); draw(); });
     window.addEventListener("resize", draw);
+    canvas.closest("details")?.addEventListener("toggle", draw);  // closed, it has no width
     window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
   }
 
@@ -311,6 +312,9 @@
         button.type = "button";
         button.addEventListener("click", () => {
           pick(place);
+          const fold = canvas.closest("details");
+          if (fold) fold.open = true;
+          draw();
           canvas.scrollIntoView({ block: "center" });
         });
         head.append(button);

@@ -98,7 +98,7 @@ def _sentence(study: Results, test: Test, verb: str) -> str:
     level = f"{100 * study.confidence:g}% interval"
     trainings = "" if test.n_seeds is None else f", {count(test.n_seeds, 'training')}"
     if part is None:
-        by, ends = f"{abs(test.difference or 0):.3f} nats", f"{signed(test.low)} to {signed(test.high)}"
+        by, ends = f"{signed(abs(test.difference or 0)).lstrip('+')} nats", f"{signed(test.low)} to {signed(test.high)}"
     else:
         by, ends = rough_percent(abs(part[0])), " to ".join(
             rough_percent(end) for end in sorted((abs(part[1]), abs(part[2]))))
@@ -129,7 +129,7 @@ def _place_cautions(study: Results, target: str, budget: str, tests: list[Test])
 
 def _cautions(study: Results, tests: list[Test]) -> list[str]:
     found = []
-    unique = {cell.id: cell.status for cell in study.cells}
+    unique = {cell.id: cell.status for cell in study.cells if cell.subset is not None}  # zero-shot is no training
     missing = sum(status == "missing" for status in unique.values())
     if missing:
         found.append(f"{count(missing, 'training')} of {len(unique):,} {'is' if missing == 1 else 'are'} still "
