@@ -1,4 +1,4 @@
-"""Write the tables of docs/{gradients,selectors,representations,choosing,models,export,results}.md from the recorded results.
+"""Write the tables of seven pages of docs (`main` names them) from the recorded results.
 
     python benchmarks/write_tables.py
 
