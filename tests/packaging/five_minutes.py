@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -154,7 +154,7 @@ def place(folder: Path, few: bool, offline: bool) -> Place:
         demo.mkdir(parents=True)
         for built in (wheel, sdist):
             (working / built.name).symlink_to(built)
-        for name, own, count in (("pool", "pool", 52), ("target", "examples", 4), ("test", "held_out", 6)):
+        for name, own, count in (("pool", "pool", 20), ("target", "examples", 2), ("test", "held_out", 3)):
             every = _rows(name)
             short = _few(every, count)
             (demo / f"{name}.jsonl").write_text("".join(short if few else every), encoding="utf-8")
@@ -195,7 +195,12 @@ def follow(folder: Path, *, few: bool, offline: bool) -> str:
     for text, why in NOT_TYPED.items():
         print(f"not typed: {text} ({why})", flush=True)
     made = place(folder, few, offline)
-    for page, text, reasons in steps(made, offline):
+    return type_all(made, steps(made, offline))
+
+
+def type_all(made: Place, lines: Iterable[tuple[str, str, list[str]]]) -> str:
+    """Type what :func:`steps` gives; see :func:`follow`."""
+    for page, text, reasons in lines:
         print(f"{page}$ {text}" + "".join(f"\n    ({why})" for why in reasons), flush=True)
         started = time.monotonic()
         code, output = made.run(text, page)
