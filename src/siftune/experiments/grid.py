@@ -108,6 +108,9 @@ def _written(value: Any, where: str) -> dict[str, list[Any]]:
             if not isinstance(given, list) or not given:
                 raise ConfigError(f"{full} is not a list of values: {shown(given)}", where=where,
                                   hint=f"write {full}: [{'...' if isinstance(given, list) else plainly(given)}]")
+            if len(given) > MOST_ARMS + 1:  # of which one may be the study's own; checking thousands takes minutes
+                raise ConfigError(f"{full} has {len(given):,} values, and a grid makes {MOST_ARMS} arms at most",
+                                  where=where, hint="take values out")
             if full in found:
                 raise ConfigError(f"{full} stands twice", where=where, hint="take one of them out")
             found[full] = given
