@@ -31,7 +31,7 @@ NOT_TYPED = {
     "make test": "needs a clone; these are the tests themselves",
     "make docs": "needs a clone; tests/docs/test_site.py builds the site",
     "siftune choose  --pool pool.jsonl --target examples.jsonl --model Qwen/Qwen2.5-0.5B --budget 5% --within 2h "
-    "--output-dir runs/best": "dozens of trainings, up to the two hours that it names; tests/cli/test_choose.py runs one",
+    "--output-dir runs/best": "dozens of trainings, up to two hours of them; tests/cli/test_choose.py runs one",
     "siftune choose": "the name of a command, in a sentence without its arguments",
     "siftune plan": "the same",
     "siftune inspect": "the same",
