@@ -125,7 +125,7 @@ _YAML_SCALARS = st.one_of(st.sampled_from(_VALUE_TEXTS), SCALARS.map(repr))
 YAML_TEXTS = st.one_of(
     st.text(max_size=60),
     st.lists(st.tuples(st.one_of(st.sampled_from([*_WORDS, "targets", "methods", "budgets", "baselines", "ablations",
-                                                  "steps", "seeds", "headline", "train_models"]), TEXTS),
+                                                  "grid", "steps", "seeds", "headline", "train_models"]), TEXTS),
                        _YAML_SCALARS).map(": ".join), max_size=5).map("\n".join),
     st.integers(1, 400).map(lambda n: "a: " + "[" * n + "]" * n),
     st.integers(1, 12).map(lambda n: "a0: &a0 [x, x, x, x, x, x, x, x]\n" + "\n".join(
@@ -143,7 +143,9 @@ STUDIES = st.fixed_dictionaries({}, optional={
         {"name": SCALARS}, optional={"target": VALUES, "test": VALUES, "more": VALUES})), max_size=2)),
     "budgets": VALUES, "seeds": VALUES, "headline": VALUES, "headline_seeds": VALUES, "baselines": VALUES,
     "train_models": VALUES, "deciles": VALUES, "steps": VALUES, "ablations": VALUES, "output_dir": VALUES,
-    "less": VALUES})
+    "less": VALUES, "grid": st.one_of(VALUES, st.dictionaries(
+        st.one_of(st.sampled_from([*_WORDS, "on_taken", "round-robin", "round-robin.on_taken"]), TEXTS),
+        st.one_of(VALUES, st.lists(VALUES, max_size=3)), max_size=3))})
 """What stands in a study's file."""
 
 # Templates ------------------------------------------------------------------------------------------------------------

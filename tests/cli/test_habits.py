@@ -14,7 +14,10 @@ import pytest
 import yaml
 
 from siftune._common import progress
+from siftune._common.errors import ConfigError, ModelError
 from siftune.cli.output import SHORT_HELP
+from siftune.evaluation.harness_files import task_of_rows
+from siftune.models.sentence_embedding import load_sentence_model
 from tests.cli.command import ROOT, SMALL, siftune
 from tests.cli.conftest import Files
 from tests.cli.pools import jsonl, record, records
@@ -110,6 +113,23 @@ def test_every_other_file_or_folder_that_is_missing_meets_the_nearest_one(
             ).refused(f"did you mean {ids}?")
 
 
+def test_a_misspelt_folder_of_a_model_meets_the_nearest_one(
+        files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a path, and by two names, which might be a hub id."""
+    models = tmp_path / "models"
+    models.mkdir()
+    (models / "mine").symlink_to(files.model, target_is_directory=True)
+    (models / "minilm").mkdir()
+    (tmp_path / "rows.jsonl").write_text("{}\n")
+    monkeypatch.chdir(tmp_path)
+    siftune("inspect", files.pool, "--model", models / "mien").refused(f"did you mean {models / 'mine'}?")
+    siftune("inspect", files.pool, "--model", "models/mien").refused("did you mean models/mine?")
+    with pytest.raises(ModelError, match="did you mean models/minilm"):
+        load_sentence_model("./models/miniml")
+    with pytest.raises(ConfigError, match=r"did you mean .*rows\.jsonl\?"):
+        task_of_rows(tmp_path / "rosw.jsonl")
+
+
 def test_every_command_has_one_json_object(files: Files, copy: Callable[[], Path], tmp_path: Path) -> None:
     run = copy()
     assert [Path(name).name for name in result_of("report", run)["files"]] == ["report.html", "report.json"]
@@ -178,6 +198,14 @@ def test_a_speed_is_told_in_words_that_fit_it() -> None:
         "1,234 tokens/s", "12 rows/s", "2.5 rows/s", "2.0 s a step", "12 s a step", "3 min a cell"]
     told = [progress.pace(10.0 ** -power, "steps") for power in range(-6, 6)]
     assert not any(re.match(r"0(\.0)? ", one) for one in told), told
+
+
+def test_the_units_of_every_bar_make_words_with_a_speed() -> None:
+    """``12 s a step`` takes the unit's last letter off."""
+    sources = [path.read_text(encoding="utf-8") for path in (ROOT / "src/siftune").rglob("*.py")]
+    units = {unit for text in sources for unit in re.findall(r"\bbar\(.*, \"([^\"]+)\"\)", text)}
+    assert {"steps", "tokens"} <= units
+    assert [unit for unit in units - {"MB"} if not re.fullmatch(r"[a-z]+s", unit)] == []
 
 
 def test_colours_are_left_out_where_no_color_is_set(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,6 +24,8 @@ from tests.docs.pages import ROOT, Command, commands, pages
 
 NOT_RUN = {
     "make ": "the tests themselves, or a demo of a quarter of an hour (`make smoke` runs a short one)",
+    "python -m twine": "twine is not among the packages of the tests",
+    "python -m tests.packaging.five_minutes": "tests/packaging/test_five_minutes.py runs it with --few and --offline",
     "pip install": "installs packages; tests/packaging builds the wheel, tests/config/test_plugin.py the template",
     "python benchmarks/": "benchmarks take minutes to hours and have tests of their own logic",
     "python examples/build_demo.py": "tests/test_demo_data.py holds the shipped data against the generators",

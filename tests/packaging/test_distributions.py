@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import re
-import shutil
 import subprocess
-import sys
 import tarfile
 import zipfile
 from email.message import Message
@@ -17,14 +15,7 @@ import pytest
 import yaml
 
 from siftune._common.version import __version__
-
-ROOT = Path(__file__).parents[2]
-LEFT = (".git", ".venv*", "*.egg-info", "__pycache__", "*.pyc", ".*_cache", ".hypothesis", "build", "dist", "runs",
-        "site")
-"""What is not of the project: what `.gitignore` names, and git's own folder."""
-
-BUILD = "import sys; from setuptools import build_meta; to = sys.argv[1]; build_meta.build_sdist(to); " \
-        "build_meta.build_wheel(to)"  # the first call leaves another sys.argv
+from tests.packaging.building import LEFT, ROOT, build
 
 
 def project_files(folder: Path) -> set[str]:
@@ -43,13 +34,7 @@ def files_of(folder: Path) -> set[str]:
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the project, built: a build leaves files behind."""
-    folder = tmp_path_factory.mktemp("distributions")
-    shutil.copytree(ROOT, folder / "source", ignore=shutil.ignore_patterns(*LEFT), symlinks=True)
-    done = subprocess.run([sys.executable, "-c", BUILD, str(folder / "dist")], cwd=folder / "source",
-                          capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return folder / "dist"
+    return build(tmp_path_factory.mktemp("distributions"))
 
 
 @pytest.fixture(scope="module")

@@ -130,7 +130,7 @@ def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError("cannot read the file with the rows of a task", where=str(path), why=first_line(error),
-                          hint="give a JSON or JSONL file under lm_eval") from error
+                          hint=did_you_mean(path) or "give a JSON or JSONL file under lm_eval") from error
     if path.suffix == ".json":
         try:
             listed = json.loads(text)

@@ -138,7 +138,7 @@ def read_ablations(value: Any, methods: Sequence[str], taken: Sequence[str], com
         method = entry.get("method")
         if not isinstance(method, str) or method not in methods:
             raise _other_method(method, methods, at)
-        found.append(_read(name, method, entry.get("settings"), common, at))
+        found.append(read_ablation(name, method, entry.get("settings"), common, at))
     return tuple(found)
 
 
@@ -152,7 +152,13 @@ def _other_method(method: Any, methods: Sequence[str], at: str) -> ConfigError:
     return unknown_name("method of the study", method, methods, flag=at)
 
 
-def _read(name: str, method: str, value: Any, common: CompareConfig, at: str) -> Ablation:
+def read_ablation(name: str, method: str, value: Any, common: CompareConfig, at: str) -> Ablation:
+    """A method with the settings that ``value`` names, as blocks of their owners or without them, checked.
+
+    Raises:
+        ConfigError: no setting, or one that is unknown, shared by all, not read by the method, or as it is without the
+            ablation.
+    """
     from siftune.features.base import GradientMethod
     from siftune.features.gradient_settings import needs_features, settled_settings
 
@@ -161,7 +167,7 @@ def _read(name: str, method: str, value: Any, common: CompareConfig, at: str) ->
     recipe = resolve(method, has_existing=bool(common.existing))
     representation = representation_of(recipe.representation)
     owner = owner_of(recipe.representation)
-    own, shared = _parts(value, recipe, getattr(representation, "reads", SHARED), at)
+    own, shared = _parts(value, recipe, at)
     made = from_mapping(CompareConfig, shared, where=at)
     found = {key: getattr(made, key) for key in shared}
     varied = common.with_own(own)
@@ -183,9 +189,23 @@ def _read(name: str, method: str, value: Any, common: CompareConfig, at: str) ->
     return Ablation(name, method, recipe.representation, own, found, base)
 
 
-def _parts(value: Mapping[Any, Any], recipe: Recipe, reads: Sequence[str], at: str) -> tuple[Blocks, dict[str, Any]]:
+def owners_in_use(recipe: Recipe) -> list[str]:
+    """The method and the selector whose settings a recipe reads."""
+    return [owner_of(recipe.representation), recipe.selector]
+
+
+def reads_shared(name: str, recipe: Recipe) -> bool:
+    """Whether a method's features depend on a setting that all share."""
+    return name in _reads(recipe)
+
+
+def _reads(recipe: Recipe) -> Sequence[str]:
+    return getattr(representation_of(recipe.representation), "reads", SHARED)
+
+
+def _parts(value: Mapping[Any, Any], recipe: Recipe, at: str) -> tuple[Blocks, dict[str, Any]]:
     """The settings of method and selector by owner, and those that all share."""
-    in_use = [owner_of(recipe.representation), recipe.selector]
+    in_use = owners_in_use(recipe)
     own: Blocks = {}
     shared: dict[str, Any] = {}
     for key, new in value.items():
@@ -197,7 +217,7 @@ def _parts(value: Mapping[Any, Any], recipe: Recipe, reads: Sequence[str], at: s
                     raise ConfigError(f"{recipe.name} does not read settings of {owner}", where=at,
                                       hint=f"it reads those of {' and of '.join(in_use)}")
         elif name in shared_names(CompareConfig):
-            _check_shared(name, recipe, reads, at)
+            _check_shared(name, recipe, at)
             shared[name] = new
             continue
         else:
@@ -218,14 +238,21 @@ def _unqualified(name: str, value: Any, recipe: Recipe, in_use: Sequence[str], a
         raise
 
 
-def _check_shared(name: str, recipe: Recipe, reads: Sequence[str], at: str) -> None:
+def _check_shared(name: str, recipe: Recipe, at: str) -> None:
+    reads = _reads(recipe)
     if name in reads:
         return
     if name in SHARED:
-        own = [one for owner in (owner_of(recipe.representation), recipe.selector) for one in own_fields(owner)]
+        own = [one for owner in owners_in_use(recipe) for one in own_fields(owner)]
         raise ConfigError(f"{recipe.name} does not read {name}", where=at,
                           hint=f"it reads {', '.join([*own, *reads])}" if own or reads else "vary another method")
+    raise same_for_all(name, at)
+
+
+def same_for_all(name: str, at: str) -> ConfigError:
+    """The error for a setting that does not differ between the arms of a study."""
     hint = {"representation": "write METHOD:SELECTOR under methods", "selector": "write METHOD:SELECTOR under methods",
             "method": "write it beside settings", "budget": "write it under budgets",
-            }.get(name, "set it for the study as a whole")
-    raise ConfigError(f"the setting {name!r} is the same for all of a study", where=at, hint=hint)
+            }.get(name, "set it for the study as a whole, and run one study for each of its values")
+    return ConfigError(f"the setting {name!r} is the same for all of a study", where=at,
+                       why="Its arms differ in how rows are chosen, never in how they are trained on.", hint=hint)

@@ -20,6 +20,7 @@ from siftune.config.settings import CompareConfig, from_mapping, read_yaml
 from siftune.config.shared import shared_names
 from siftune.experiments.ablations import Ablation, read_ablations
 from siftune.experiments.entries import named_entries
+from siftune.experiments.grid import read_grid
 from siftune.pipeline.recipes import resolve
 from siftune.selectors.core.budget import Budget
 
@@ -63,7 +64,7 @@ class StudyConfig:
         baselines: how many subsets (random, length-matched-random) or trainings (longest, full) of each.
         train_models: further models that are trained on the same subsets.
         deciles: methods or representations whose order of the pool is cut into ten.
-        ablations: methods with other settings, in the order written.
+        ablations: methods with other settings, in the order written, those of the file's ``grid`` last.
         steps: about how many optimizer steps every training has; None for the same epochs for all.
         is_comparison: whether it is what `siftune compare` runs: one target, for which every method chooses, one
             budget, and tests against every baseline.
@@ -101,7 +102,7 @@ class StudyConfig:
         return BASELINES if self.is_comparison else ("random", "length-matched-random", "full")
 
 
-OWN_KEYS = tuple(f.name for f in dataclasses.fields(StudyConfig) if f.name not in ("common", "is_comparison"))
+OWN_KEYS = (*(f.name for f in dataclasses.fields(StudyConfig) if f.name not in ("common", "is_comparison")), "grid")
 
 
 def load_study(path: str | Path, flags: Mapping[str, Any] | None = None) -> StudyConfig:
@@ -120,7 +121,8 @@ def load_study(path: str | Path, flags: Mapping[str, Any] | None = None) -> Stud
     for key, value in values.items():
         if key in ELSEWHERE:
             raise ConfigError(f"the setting {key!r} is not one of a study", where=where, hint=ELSEWHERE[key])
-        if key not in known and key not in HINTS and not isinstance(value, dict | None):
+        block = value is None or (isinstance(value, dict) and owner_named(key) is not None)
+        if key not in known and key not in HINTS and not block:
             raise unknown_name("setting", key, [*known, *owners()], flag=where)
     shared = {k: v for k, v in values.items() if k not in OWN_KEYS}
     common = from_mapping(CompareConfig, {**shared, **(flags or {})}, where=where)
@@ -136,7 +138,9 @@ def load_study(path: str | Path, flags: Mapping[str, Any] | None = None) -> Stud
         _check_method(name, common, where)
     # What a method keeps may depend on who selects from it; not on the order in the file.
     common = dataclasses.replace(common, methods=tuple(sorted(methods)))
-    ablations = read_ablations(values.get("ablations"), methods, (*BASELINES, "zero-shot"), common, where)
+    taken = (*BASELINES, "zero-shot")
+    ablations = read_ablations(values.get("ablations"), methods, taken, common, where)
+    ablations += read_grid(values.get("grid"), methods, ablations, taken, OWN_KEYS, common, where)
     known = (*methods, *(one.name for one in ablations))
     for name in headline:
         if name not in known:

@@ -40,7 +40,7 @@ def distances(selecting: Selecting, subsets: Sequence[Subset], path: Path) -> Di
                     if (name := representation_named(n, config.common)).partition(":")[0] in COSINES})
     kept: dict[str, Any] = read_usable(path, _KIND, "") or {}
     found: Distances = {s.wanted.id: {} for s in some}
-    with bar("distances", len(names) * len(config.targets), "representations x targets") as progress:
+    with bar("distances", len(names) * len(config.targets), "pairs") as progress:
         for representation in names:
             for target in (t.name for t in config.targets):
                 mine = [s for s in some if s.wanted.target in (None, target)]

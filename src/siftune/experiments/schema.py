@@ -7,8 +7,10 @@ from typing import Any
 from siftune.config.schema import settings_schema
 from siftune.config.settings import CompareConfig
 from siftune.experiments.config import BASELINES, ELSEWHERE
+from siftune.experiments.grid import MOST_ARMS
 
 _TEXTS = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}
+_VALUES = {"type": "array", "minItems": 1}
 _COUNT = {"type": "integer", "minimum": 1}
 
 OWN: dict[str, dict[str, Any]] = {
@@ -36,6 +38,12 @@ OWN: dict[str, dict[str, Any]] = {
         "items": {"type": "object", "required": ["name", "method", "settings"], "additionalProperties": False,
                   "properties": {"name": {"type": "string"}, "method": {"type": "string"},
                                  "settings": {"type": "object"}}},
+    },
+    "grid": {
+        "description": "Settings of methods and selectors, each with a list of values: every combination is an "
+                       f"ablation of each method that reads them, {MOST_ARMS} at most.",
+        "type": ["object", "null"], "minProperties": 1,
+        "additionalProperties": {"anyOf": [_VALUES, {"type": "object", "additionalProperties": _VALUES}]},
     },
 }
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from siftune._common.errors import ConfigError, ModelError, first_line
+from siftune._common.nearest import did_you_mean
 from siftune._common.progress import log
 from siftune.config.options import shown
 from siftune.models.embedded import embedded_model
@@ -202,7 +203,8 @@ def locate(name: str, seen: tuple[Path, ...] = ()) -> tuple[Path | str, Path | s
     looks_local = not _HUB_ID.fullmatch(name)
     if looks_local:
         near = difflib.get_close_matches(name[:80], ["embedded"], cutoff=0.6)
-        hint = "did you mean --model embedded?" if near else "give a folder that exists, a hub id, or embedded"
+        hint = ("did you mean --model embedded?" if near else
+                did_you_mean(path) or "give a folder that exists, a hub id, or embedded")
         raise ModelError(f"there is no model {shown(name)}", where="--model", hint=hint)
     return name, None
 

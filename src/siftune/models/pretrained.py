@@ -15,6 +15,7 @@ from typing import Any
 
 from siftune._common.errors import ModelError, first_line
 from siftune._common.hub import hub_or_cache, not_reached
+from siftune._common.nearest import did_you_mean
 from siftune._common.progress import log
 from siftune._common.reading import read_json_of
 from siftune.config.options import shown
@@ -50,7 +51,8 @@ def from_pretrained(loader: str, path: Path | str, name: str, **options: Any) ->
             f"cannot load {'the tokenizer of ' if loader == 'AutoTokenizer' else ''}{name}",
             where="--model",
             why=not_reached(silence) if silence else _told(error),
-            hint="check the id and your connection to the hub, or give a local folder; --model embedded works offline"
+            hint=did_you_mean(path) or
+            "check the id and your connection to the hub, or give a local folder; --model embedded works offline"
             if of_hub else "the folder should be one that `save_pretrained` wrote, with model and tokenizer",
         ) from error
 

@@ -17,6 +17,7 @@ import numpy as np
 
 from siftune._common.errors import ModelError, first_line
 from siftune._common.hub import hub_or_cache, not_reached
+from siftune._common.nearest import did_you_mean
 from siftune.models.embedded import file_of
 from siftune.models.half_precision import say_if_slow
 from siftune.models.loading import choose_device, weights_hash
@@ -157,5 +158,6 @@ def _locate(name: str) -> str:
     near = difflib.get_close_matches(name.lower(), ["minilm"], cutoff=0.7)
     if name.startswith((".", "/", "~")) or name.count("/") > 1 or near:
         raise ModelError(f"there is no embedding model {name!r}", where="--embedding-model",
-                         hint="did you mean minilm?" if near else "give a folder that exists, a hub id, or minilm")
+                         hint="did you mean minilm?" if near else
+                         did_you_mean(path) or "give a folder that exists, a hub id, or minilm")
     return name
