@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from statistics import median
+from statistics import mean, median, stdev
 from typing import Any
 
 from siftune._common.files import read_json, write_text
@@ -175,6 +175,21 @@ def published_fixed() -> str:
          f"{one['worse_by_a_point']:.0%}"] for name in wanted for one in (recorded[name],)])
 
 
+def skills_random() -> str:
+    """What trainings on random rows do on the tasks of benchmarks/skills, beside the untuned model."""
+    recorded = read_json(RESULTS.parent / "skills" / "results" / "judged.json")
+    rows = []
+    for target, told in recorded["by the task's metric"]["targets"].items():
+        loss = recorded["by the loss"]["targets"][target]
+        cells = [f"{-one['untuned'] if one is loss else one['untuned']:.3f}" for one in (told, loss)]
+        spread = [f"{abs(mean(one['random'])):.3f} (sd {stdev(one['random']):.3f})" for one in (told, loss)]
+        has_metric = told["metric"] != "loss"
+        rows.append([f"`{target}`", told["metric"] if has_metric else "", cells[0] if has_metric else "",
+                     spread[0] if has_metric else "", cells[1], spread[1], str(len(loss["random"]))])
+    return markdown(["target", "metric", "untuned", "random rows", "loss, untuned", "loss, random rows", "trainings"],
+                    rows)
+
+
 def choice_parts() -> str:
     """What each part of the rule adds, tasks left out."""
     recorded = read_json(RESULTS / "choice-rules.json")["held_out"]["task"]
@@ -277,6 +292,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "families-right": families_right, "families-refused": families_refused, "families-left": families_left,
     "choice-by-rows": choice_by_rows, "choice-parts": choice_parts,
     "exports": exports, "published-fixed": published_fixed,
+    "skills-random": skills_random,
 }
 
 

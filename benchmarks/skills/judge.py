@@ -63,7 +63,7 @@ class Task:
 
 
 def tasks(study: Results, *, by_loss: bool) -> dict[str, Task]:
-    """The targets of which random rows, the untuned model and another arm are there."""
+    """The targets of which random rows and the untuned model are there."""
     names = {subset.id: (subset.name, subset.target) for subset in study.subsets}
     found = {}
     for target in study.targets:
@@ -73,7 +73,7 @@ def tasks(study: Results, *, by_loss: bool) -> dict[str, Task]:
             name, of = names[training.subset] if training.subset else (UNTUNED, None)
             if scores is not None and training.status == "done" and of in (None, target.name):
                 kept.setdefault(name, []).append(scores)
-        if len(kept.get(RANDOM, ())) > SEEN + 1 and UNTUNED in kept and len(kept) > 2:
+        if len(kept.get(RANDOM, ())) > SEEN + 1 and UNTUNED in kept:
             found[target.name] = _task(kept, by_loss)
     return found
 
@@ -152,14 +152,19 @@ def judged(found: Mapping[str, Task]) -> dict[str, Any]:
                        "worse": sum(one["high"] < 0 for one in gains.values())}
     choosing = {}
     for validation in VALIDATION:
-        by_target = {target: simulated(task, validation, seed) for seed, (target, task) in enumerate(found.items())}
+        by_target = {target: simulated(task, validation, seed) for seed, (target, task) in enumerate(found.items())
+                     if task.arms != [UNTUNED]}
+        if not by_target:
+            continue
         choosing[str(validation)] = {
             **_mean([one["gain"] for one in by_target.values()]),
             "regret": float(np.mean([one["regret"] for one in by_target.values()])),
             "regret of": {arm: float(np.mean([one[f"regret of {arm}"] for one in by_target.values()]))
                           for arm in arms if all(f"regret of {arm}" in one for one in by_target.values())},
             "targets": by_target}
-    return {"metrics": {target: task.metric for target, task in found.items()}, "arms": by_arm, "choosing": choosing}
+    levels = {target: {"metric": task.metric, "point": task.point, "untuned": float(task.scores[UNTUNED].mean()),
+                       "random": task.scores[RANDOM].mean(axis=1).tolist()} for target, task in found.items()}
+    return {"targets": levels, "arms": by_arm, "choosing": choosing}
 
 
 def _mean(values: Sequence[float]) -> dict[str, Any]:
@@ -183,6 +188,10 @@ def main() -> None:
     write_json(args.results, made)
     for name in ("by the task's metric", "by the loss"):
         print(name)
+        for target, told in made[name]["targets"].items():
+            random = np.array(told["random"])
+            print(f"  {target:24} {told['metric']:12} untuned {told['untuned']:.3f}, {len(random)} random "
+                  f"{random.mean():.3f} (sd {random.std(ddof=1):.3f})")
         for arm, told in made[name]["arms"].items():
             print(f"  {arm:24} {told['mean']:+6.2f} [{told['low']:+.2f}, {told['high']:+.2f}]  better on "
                   f"{told['better']}, worse on {told['worse']} of {told['count']}")
