@@ -10,12 +10,13 @@ READY := $(VENV)/.ready
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: demo test test-lowest smoke lint docs clean help
+.PHONY: demo test test-lowest stranger smoke lint docs clean help
 
 help:
 	@echo "make demo   choose data for two tasks, train on it and on random rows, write a report (about 15 minutes)"
 	@echo "make test   lint, types, tests and a smoke run"
 	@echo "make test-lowest   the quick tests and a selection on the lowest versions that pyproject.toml allows"
+	@echo "make stranger   README and docs/start.md, word for word, in a clean environment; before a release"
 	@echo "make docs   the documentation as a site, in site/"
 	@echo "make clean  remove the virtual environment and the demo's run folder"
 
@@ -44,6 +45,10 @@ smoke: $(READY)
 test: lint
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --durations 10
 	$(MAKE) smoke
+
+# Installs the wheel in a clean environment outside the repository and follows README and docs/start.md word for word.
+stranger: $(READY)
+	$(BIN)/python -m tests.packaging.five_minutes --few
 
 # constraints-lowest.txt says how it was made. SmolLM2 is there for the selection at the end.
 $(LOWEST)/.ready: pyproject.toml constraints-lowest.txt

