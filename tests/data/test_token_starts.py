@@ -20,7 +20,7 @@ CORPUS = ["The capital of France is Paris.", "What is  the capital?\n\nI do not 
 SPECIAL = ["<s>", "</s>", "<|im_end|>"]
 TEXTS = st.lists(st.sampled_from(
     ["The", " capital", "  ", "\n", "é", "東京", "🙂", "\u2581", "<0x0A>", "ß", "e\u0301", "\t", "1", "x=", *SPECIAL,
-     "<mask>", " <mask> ", "\u00a0", "Ġ"]) | st.text(max_size=4).filter(str.isprintable), max_size=12).map("".join)
+     "<mask>", " <mask> ", "\u00a0", "Ġ", "<0xZZ>"]) | st.text(max_size=4).filter(str.isprintable), max_size=12).map("".join)
 
 
 def byte_level(prefix_space: bool = False, normalizer: Any = None) -> Tokenizer:
@@ -42,7 +42,7 @@ def sentence_piece(prepend: str) -> Tokenizer:
                                            + [normalizers.Replace(" ", "\u2581")])
     made.decoder = decoders.Sequence([decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse()])
     made.train_from_iterator(CORPUS, trainers.BpeTrainer(
-        vocab_size=500, special_tokens=["<unk>", *SPECIAL, *(f"<0x{byte:02X}>" for byte in range(256))],
+        vocab_size=500, special_tokens=["<unk>", *SPECIAL, *(f"<0x{byte:02X}>" for byte in range(256)), "<0xZZ>"],
         show_progress=False))
     state = json.loads(made.to_str())
     state["added_tokens"] = [token for token in state["added_tokens"] if not token["content"].startswith("<0x")]

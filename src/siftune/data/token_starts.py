@@ -7,6 +7,7 @@ taken only where the spellings, joined, are the text to the byte. Of all other t
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain, pairwise
 from typing import Any
@@ -16,6 +17,11 @@ import numpy as np
 Span = tuple[int, int]
 
 _PROBE = "A word, ünd\n\n  {zwei} 東 1"
+
+_BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+_SHOWN = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+_HIDDEN = sorted(set(range(256)) - set(_SHOWN))
+_BYTES = {chr(byte): byte for byte in _SHOWN} | {chr(256 + k): byte for k, byte in enumerate(_HIDDEN)}
 
 
 class Encoder:
@@ -29,9 +35,9 @@ class Encoder:
         self.tokenizer = tokenizer
         self._spelling: _Spelling | None = None
         if tokenizer.is_fast and _adds_nothing(type(tokenizer)):
-            self._spelling = next((spelling for spelling in (_ByteLevel(tokenizer), _Pieces(tokenizer))
-                                   if spelling.starts(_ids(tokenizer.backend_tokenizer, _PROBE), _PROBE) is not None),
-                                  None)
+            ids = _ids(tokenizer.backend_tokenizer, _PROBE)
+            spellings = (_Spelling(tokenizer, read) for read in (_byte_level, _piece))
+            self._spelling = next((one for one in spellings if one.starts(ids, _PROBE) is not None), None)
             self._adds_nothing = True
         else:
             self._adds_nothing = False
@@ -102,19 +108,21 @@ def starts_by_offsets(offsets: Sequence[Span], spelled: Callable[[], Sequence[st
 
 
 class _Spelling(dict[int, bytes]):
-    """The bytes of each token of a vocabulary, looked up when first met; empty where that cannot be told."""
+    """The bytes of each token of a vocabulary, looked up when first met; empty where that cannot be told.
 
-    def __init__(self, tokenizer: Any):
+    Args:
+        tokenizer: whose it is.
+        read: the bytes of a token as the vocabulary writes it.
+    """
+
+    def __init__(self, tokenizer: Any, read: Callable[[str], bytes]):
         super().__init__({i: token.content.encode() for i, token in tokenizer.added_tokens_decoder.items()})
         self._spelled: Callable[[int], str | None] = tokenizer.backend_tokenizer.id_to_token
+        self._read = read
 
     def __missing__(self, token: int) -> bytes:
-        found = self[token] = self.read(self._spelled(token) or "")
+        found = self[token] = self._read(self._spelled(token) or "")
         return found
-
-    def read(self, token: str) -> bytes:
-        """The bytes of a token as the vocabulary writes it."""
-        raise NotImplementedError
 
     def starts(self, ids: Sequence[int], text: str) -> np.ndarray | None:
         """The character at which each token starts, int64 [T]; None where the tokens do not spell the text."""
@@ -129,27 +137,17 @@ class _Spelling(dict[int, bytes]):
         return (np.cumsum(first) - 1)[starts]
 
 
-class _ByteLevel(_Spelling):
-    """Byte-level BPE: a character of a token stands for a byte (Radford et al., 2019)."""
-
-    def __init__(self, tokenizer: Any):
-        super().__init__(tokenizer)
-        shown = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
-        hidden = [byte for byte in range(256) if byte not in shown]
-        self._byte = {chr(byte): byte for byte in shown} | {chr(256 + k): byte for k, byte in enumerate(hidden)}
-
-    def read(self, token: str) -> bytes:
-        known = [self._byte.get(character) for character in token]
-        return b"" if None in known else bytes(known)  # pyright: ignore[reportArgumentType]
+def _byte_level(token: str) -> bytes:
+    """Byte-level BPE: each character of a token stands for a byte (Radford et al., 2019)."""
+    known = [_BYTES.get(character) for character in token]
+    return b"" if None in known else bytes(known)  # pyright: ignore[reportArgumentType]
 
 
-class _Pieces(_Spelling):
+def _piece(token: str) -> bytes:
     """SentencePiece: a space is written as a low line, and a byte without a token of its own as <0x0A>."""
-
-    def read(self, token: str) -> bytes:
-        if len(token) == 6 and token.startswith("<0x") and token.endswith(">"):
-            return bytes.fromhex(token[3:5])
-        return token.replace("\u2581", " ").encode()
+    if byte := _BYTE.fullmatch(token):
+        return bytes.fromhex(byte[1])
+    return token.replace("\u2581", " ").encode()
 
 
 def _ids(backend: Any, text: str) -> list[int]:
