@@ -20,7 +20,8 @@ CORPUS = ["The capital of France is Paris.", "What is  the capital?\n\nI do not 
 SPECIAL = ["<s>", "</s>", "<|im_end|>"]
 TEXTS = st.lists(st.sampled_from(
     ["The", " capital", "  ", "\n", "é", "東京", "🙂", "\u2581", "<0x0A>", "ß", "e\u0301", "\t", "1", "x=", *SPECIAL,
-     "<mask>", " <mask> ", "\u00a0", "Ġ", "<0xZZ>"]) | st.text(max_size=4).filter(str.isprintable), max_size=12).map("".join)
+     "<mask>", " <mask> ", "\u00a0", "Ġ", "<0xZZ>"]) | st.text(max_size=4).filter(str.isprintable),
+    max_size=12).map("".join)
 
 
 def byte_level(prefix_space: bool = False, normalizer: Any = None) -> Tokenizer:
