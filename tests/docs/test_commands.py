@@ -44,6 +44,8 @@ NOT_RUN = {
 }
 NOT_RUN_PAGES = {
     "docs/export.md": "trainers have environments of their own; tests/export runs every form",
+    "docs/results.md": "hours of trainings",
+    "docs/scaling.md": "clusters and GPUs; tests/execution and tests/gpu run what can be run here",
     "docs/real-run.md": "its data is downloaded, and it takes hours",
     "docs/claims.md": "its data is downloaded, and it takes hours",
     "benchmarks/skills/README.md": "hours on an accelerator",
