@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from siftune._common import files, seeds
 from siftune._common.errors import ConfigError, DataError, ModelError, SiftuneError
 from siftune.data.rows import Rendered
 from siftune.models.lora import LoraSettings, adapter_parameters, adapter_state, attach_lora
-from siftune.training.settings import TrainSettings
+from siftune.training.settings import TRACKERS, TrainSettings
 from siftune.training.sft import TrainResult, train_lora, training_key
 from tests import tiny
 from tests.training.rows import random_rows
@@ -317,3 +318,26 @@ def test_an_interrupted_mean_has_the_very_bits_of_an_undisturbed_one(tmp_path: P
     last = fresh()
     train(last, rows, replace(settings, average_last=1), tmp_path / "last")
     assert not same(adapter_state(last), adapter_state(calm))
+
+
+def test_a_tracker_that_is_not_installed_is_told_before_anything_is_trained() -> None:
+    with pytest.raises(ConfigError, match="unknown tracker"):
+        TrainSettings(report_to="mlflow")
+    for name in TRACKERS[1:]:
+        if find_spec(name) is None:
+            with pytest.raises(ConfigError, match="is not installed") as caught:
+                TrainSettings(report_to=name)
+            assert f"pip install {name}" in str(caught.value.hint)
+
+
+def test_a_tracker_is_told_every_step_and_changes_nothing(tmp_path: Path) -> None:
+    reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    rows, settings = random_rows(10), TrainSettings(epochs=2, batch_size=4)
+    calm, model = fresh(), fresh()
+    whole = train(calm, rows, settings, tmp_path / "calm")
+    assert not (tmp_path / "calm/tracking").exists()
+    train(model, rows, replace(settings, report_to="tensorboard"), tmp_path / "tracked")
+    assert same(adapter_state(model), adapter_state(calm))
+    events = reader.EventAccumulator(str(tmp_path / "tracked/tracking")).Reload()
+    losses = [event.value for event in events.Scalars("train/loss")]
+    assert losses == pytest.approx(whole.loss_history, abs=1e-3)

@@ -234,6 +234,8 @@ class CompareConfig(SelectConfig):
                                   decides="nothing")
     batch_size: int = option(8, "Rows per optimizer step of each training.", group=TRAINING, rule=COUNT,
                              decides="nothing")
+    report_to: Literal["none", "tensorboard", "trackio", "wandb"] = option(
+        "none", "Tracker that the loss of each training goes to, step by step.", group=TRAINING, decides="nothing")
     confidence: float = option(0.95, "Level of intervals and tests.", group=TRAINING, rule=PROPER_SHARE,
                                decides="nothing")
     exact_match_tokens: int = option(32, "Generate and compare answers of at most so many tokens; 0 for never.",

@@ -131,7 +131,7 @@ def settings_of(config: CompareConfig, cell: Cell) -> TrainSettings:
 
     return TrainSettings(learning_rate=config.learning_rate, batch_size=config.batch_size,
                          micro_batch_tokens=config.micro_batch_tokens, epochs=cell.epochs or config.epochs,
-                         seed=derive(config.seed, "training", cell.seed) % 2**31)
+                         seed=derive(config.seed, "training", cell.seed) % 2**31, report_to=config.report_to)
 
 
 def scores_path(folder: Path, test: str) -> Path:

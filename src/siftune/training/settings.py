@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 
 from siftune._common.errors import ConfigError
 from siftune._common.registry import unknown_name
 
 #: Our name of a learning-rate schedule -> transformers' name. All start with a linear warmup.
 SCHEDULES = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}
+TRACKERS = ("none", "tensorboard", "trackio", "wandb")
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,7 @@ class TrainSettings:
         average_last: The trained weights are the mean of those after each of so many last steps (of all, where there
             are fewer), which takes a part of the luck of the last batches away; 1 for the last alone.
         save_steps: Also checkpoint after every so many steps, for long epochs; does not change the result.
+        report_to: Tracker that loss and learning rate of every step go to, one of :data:`TRACKERS`; changes no result.
     """
 
     learning_rate: float = 3e-4
@@ -47,10 +50,16 @@ class TrainSettings:
     seed: int = 0
     average_last: int = 1
     save_steps: int | None = field(default=None, metadata={"decides": "nothing"})
+    report_to: str = field(default="none", metadata={"decides": "nothing"})
 
     def __post_init__(self) -> None:
         if self.schedule not in SCHEDULES:
             raise unknown_name("schedule", self.schedule, SCHEDULES, flag="--schedule")
+        if self.report_to not in TRACKERS:
+            raise unknown_name("tracker", self.report_to, TRACKERS, flag="--report-to")
+        if self.report_to != "none" and find_spec(self.report_to) is None:
+            raise ConfigError(f"{self.report_to} is not installed", where="--report-to",
+                              hint=f"pip install {self.report_to}, or leave the flag out")
         for name in ("epochs", "batch_size", "micro_batch_tokens", "average_last", "save_steps"):
             value = getattr(self, name)
             if value is not None and value < 1:

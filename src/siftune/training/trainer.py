@@ -22,6 +22,7 @@ import safetensors.torch
 import torch
 from torch.utils.data import Sampler
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers.integrations import TensorBoardCallback
 
 from siftune._common import files, seeds
 from siftune._common.errors import ConfigError, ModelError, SiftuneError
@@ -58,6 +59,9 @@ class RowMeanTrainer(Trainer):
         super().__init__(model=model, args=args, train_dataset=list(rendered),  # type: ignore[arg-type]
                          data_collator=lambda rows: vars(collate(rows, pad_id)))
         self.remove_callback(PrinterCallback)  # it prints to stdout, which belongs to results
+        for callback in self.callback_handler.callbacks:
+            if isinstance(callback, TensorBoardCallback) and callback.logging_dir is None:
+                callback.logging_dir = str(root.parent / "tracking")  # what lies in root is gone in the end
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
         rows = len(self.train_dataset)  # type: ignore[arg-type]
@@ -201,9 +205,11 @@ def _arguments(settings: TrainSettings, root: Path, total_steps: int, device: to
         optim="adamw_torch",
         seed=seeds.derive(settings.seed, "trainer") % 2**32,
         use_cpu=device.type == "cpu",
-        logging_strategy="no",
+        logging_strategy="no" if settings.report_to == "none" else "steps",
+        logging_steps=1,
         save_strategy="no",  # Bookkeeping says when
-        report_to="none",
+        report_to=settings.report_to,
+        run_name=root.parent.name,
         disable_tqdm=True,
         remove_unused_columns=False,
         label_names=["supervised"],
