@@ -22,7 +22,7 @@ import safetensors.torch
 import torch
 from torch.utils.data import Sampler
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
-from transformers.integrations import TensorBoardCallback
+from transformers.integrations.integration_utils import TensorBoardCallback
 
 from siftune._common import files, seeds
 from siftune._common.errors import ConfigError, ModelError, SiftuneError
