@@ -18,7 +18,7 @@ from siftune.selectors.core.greedy import best_run
 from siftune.selectors.core.grid import Vectors
 from siftune.selectors.core.kernel_sources import dense_kernel, pool_kernel
 from siftune.selectors.facility_location import FacilityLocation
-from tests.selectors.instances import Instance, some_budget
+from tests.selectors.instances import Instance, assert_kept, some_budget
 from tests.selectors.submodular import (
     Case,
     Plain,
@@ -262,7 +262,7 @@ def test_gains_are_kept_up_to_date_once_that_saves_work():
 @settings(max_examples=60)
 @given(cases(), st.integers(0, 5), st.data())
 def test_stochastic_greedy_is_greedy_when_it_draws_everything_and_keeps_every_constraint(case, seed, data):
-    budget, _, _ = some_budget(case.instance, data, in_tokens=False)
+    budget, limit, in_tokens = some_budget(case.instance, data, in_tokens=False)
     problem = case.problem()
     exact = select(problem, budget, "facility-location")
     thorough = select(problem, budget, "facility-location", algorithm="stochastic", epsilon=1e-300, seed=seed)
@@ -271,7 +271,7 @@ def test_stochastic_greedy_is_greedy_when_it_draws_everything_and_keeps_every_co
     rough = select(problem, budget, "facility-location", algorithm="stochastic", epsilon=0.9, seed=seed)
     assert rough.diagnostics["approximate"]
     assert not rough.is_nested
-    assert len(rough) == len(exact)
+    assert_kept(case.instance, rough, budget, limit, in_tokens)  # of near-duplicates it may leave fewer out
     assert rough.diagnostics["objective_of_greedy"] == exact.diagnostics["objective"]
     f, step = definition(case, "facility-location", 1, 1)
     assert rough.diagnostics["objective"] == f(rough.indices.tolist()) * step
