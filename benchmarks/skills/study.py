@@ -51,7 +51,8 @@ TRAINED: dict[str, Any] = {
     "exact_match_tokens": 16, "batch_tokens": 4096,
 }
 """Settings of all trainings. With fewer batch_tokens answers are generated for two or three rows at a time, which takes
-as long as for thirty; they decide no result. The learning rate is that of docs/real-run.md, where it was chosen on random rows only."""
+as long as for thirty; they decide no result. The learning rate is that of docs/real-run.md, where it was chosen on
+random rows only."""
 
 
 def study(data: Path, output_dir: Path, targets: Sequence[str], rows: int, tests: Path) -> dict[str, Any]:
