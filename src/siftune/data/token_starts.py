@@ -34,13 +34,11 @@ class Encoder:
     def __init__(self, tokenizer: Any):
         self.tokenizer = tokenizer
         self._spelling: _Spelling | None = None
-        if tokenizer.is_fast and _adds_nothing(type(tokenizer)):
+        self._adds_nothing = tokenizer.is_fast and _adds_nothing(type(tokenizer))
+        if self._adds_nothing:
             ids = _ids(tokenizer.backend_tokenizer, _PROBE)
             spellings = (_Spelling(tokenizer, read) for read in (_byte_level, _piece))
             self._spelling = next((one for one in spellings if one.starts(ids, _PROBE) is not None), None)
-            self._adds_nothing = True
-        else:
-            self._adds_nothing = False
 
     def encode(self, text: str, spans: Sequence[Span]) -> tuple[np.ndarray, np.ndarray]:
         """int32 [T] ids, and int64 [T] the character at which each token starts, never decreasing.

@@ -16,13 +16,13 @@ from markupsafe import Markup
 from siftune._common.errors import ConfigError
 from siftune._common.text import shorten
 from siftune.config.plain_yaml import load_yaml
+from siftune.pipeline.findings import CONCENTRATED, RARE
 from siftune.report import charts, formats
 from siftune.report import choice as choices
 from siftune.report.formats import count
 from siftune.report.verdict import ROUGH_SEEDS
 
 ARMS, PARTS, CHECKS = 4, 4, 5  # lines of the pictures
-CONCENTRATED, RARE = 0.5, 0.2  # as of siftune.pipeline.findings
 BADGES = {"better": "✓ Better than random", "worse": "✗ Worse than random", "no different": "= Not told from random",
           "single training": "? One training, no verdict", "not compared": "Not compared"}
 WORDS = 110  # columns of the first thing to watch

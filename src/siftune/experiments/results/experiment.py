@@ -287,6 +287,11 @@ class Results(Part):
                        *(a.name for a in self.arms if a.kind in CHOSEN)})
 
     @property
+    def trainings(self) -> dict[str, str]:
+        """The status of each training by its id; zero-shot is scored, not trained."""
+        return {cell.id: cell.status for cell in self.cells if cell.subset is not None}
+
+    @property
     def own(self) -> list[Arm]:
         """The arms of the experiment's own model."""
         return [arm for arm in self.arms if arm.model == self.model]

@@ -111,7 +111,7 @@ def _watch(verdict: dict[str, Any], rows: list[charts.Check]) -> dict[str, Any]:
 
 
 def _checks(study: Results, verdict: dict[str, Any]) -> Iterator[charts.Check]:
-    trained = {cell.id: cell.status for cell in study.cells if cell.subset is not None}
+    trained = study.trainings
     done, wanted = sum(status == "done" for status in trained.values()), len(trained)
     if wanted:
         yield charts.Check("Trainings done", done / wanted, f"{done:,} of {wanted:,}", is_fine=done == wanted)

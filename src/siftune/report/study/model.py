@@ -28,8 +28,7 @@ def build_view(study: Results, name: str) -> dict[str, Any]:
         study: the file.
         name: of the study's folder.
     """
-    # Zero-shot is scored, not trained.
-    status = {cell.id: cell.status for cell in study.cells if cell.subset is not None}
+    status = study.trainings
     return {
         "name": name, "siftune": study.siftune, "complete": study.complete, "model": study.model,
         "model_name": model_name(study.model), "confidence": study.confidence,

@@ -129,7 +129,7 @@ def _place_cautions(study: Results, target: str, budget: str, tests: list[Test])
 
 def _cautions(study: Results, tests: list[Test]) -> list[str]:
     found = []
-    unique = {cell.id: cell.status for cell in study.cells if cell.subset is not None}  # zero-shot is no training
+    unique = study.trainings
     missing = sum(status == "missing" for status in unique.values())
     if missing:
         found.append(f"{count(missing, 'training')} of {len(unique):,} {'is' if missing == 1 else 'are'} still "
