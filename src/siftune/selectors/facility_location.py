@@ -113,8 +113,9 @@ class FacilityLocationSettings(OwnSettings):
     kernel: KernelForm = option("auto", "How the kernel is held: whole, by nearest neighbours, or made again block by "
                                 "block; auto goes by the size of the pool.", decides="selection")
     neighbors: int = option(32, "Neighbours of a row in a sparse kernel.", decides="selection", rule=COUNT)
-    index: Literal["flat", "ivf", "hnsw"] = option("flat", "How neighbours are found: exactly (flat), or "
-                                                   "approximately.", decides="selection")
+    index: Literal["auto", "flat", "ivf", "hnsw"] = option("auto", "How neighbours are found: exactly (flat) or "
+                                                           "approximately; auto is exact up to 200,000 rows, ivf "
+                                                           "above.", decides="selection")
     negatives: Negatives = option("clip", "What happens to negative similarities: they count as 0, or are refused.",
                                   decides="selection")
     algorithm: Algorithm = option("greedy", "greedy; stochastic and partitioned are approximate.", decides="selection")
@@ -125,7 +126,7 @@ class FacilityLocationSettings(OwnSettings):
 
 def facility_location(
         problem: Problem, budget: Budget | str | int, *, variant: Variant = "fl", eta: float = 1.0, nu: float = 1.0,
-        kernel: KernelForm = "auto", neighbors: int = 32, index: str = "flat", negatives: Negatives = "clip",
+        kernel: KernelForm = "auto", neighbors: int = 32, index: str = "auto", negatives: Negatives = "clip",
         algorithm: Algorithm = "greedy", epsilon: float = 0.1, parts: int = 8, seed: int = 0) -> Selection:
     """The rows that represent the pool best: greedily, within (1 - 1/e) of the best subset of that size.
 
@@ -148,7 +149,7 @@ def facility_location(
         kernel: ``auto``, ``dense``, ``sparse`` or ``blockwise``: see
             :func:`siftune.selectors.core.kernel_sources.pool_kernel`.
         neighbors: of a sparse kernel.
-        index: how neighbours are found: ``flat`` (exact), ``ivf`` or ``hnsw``.
+        index: how neighbours are found: ``flat`` (exact), ``ivf`` or ``hnsw``; ``auto`` goes by the size of the pool.
         negatives: ``clip`` or ``refuse``.
         algorithm: ``greedy``; ``stochastic`` and ``partitioned`` are approximate, see
             :mod:`siftune.selectors.core.approximate_greedy`.

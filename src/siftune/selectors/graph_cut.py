@@ -64,14 +64,15 @@ class GraphCutSettings(OwnSettings):
     kernel: KernelForm = option("auto", "How the kernel is held: whole, by nearest neighbours, or made again block by "
                                 "block; auto goes by the size of the pool.", decides="selection")
     neighbors: int = option(32, "Neighbours of a row in a sparse kernel.", decides="selection", rule=COUNT)
-    index: Literal["flat", "ivf", "hnsw"] = option("flat", "How neighbours are found: exactly (flat), or "
-                                                   "approximately.", decides="selection")
+    index: Literal["auto", "flat", "ivf", "hnsw"] = option("auto", "How neighbours are found: exactly (flat) or "
+                                                           "approximately; auto is exact up to 200,000 rows, ivf "
+                                                           "above.", decides="selection")
     negatives: Negatives = option("clip", "What happens to negative similarities: they count as 0, or are refused.",
                                   decides="selection")
 
 
 def graph_cut(problem: Problem, budget: Budget | str | int, *, lambda_: float = 0.5, kernel: KernelForm = "auto",
-              neighbors: int = 32, index: str = "flat", negatives: Negatives = "clip") -> Selection:
+              neighbors: int = 32, index: str = "auto", negatives: Negatives = "clip") -> Selection:
     """Greedy maximisation of graph cut.
 
     Diagnostics add those of :func:`siftune.selectors.core.greedy.concluded`, ``kernel``, and ``negative_gains``: how

@@ -29,7 +29,7 @@ KernelForm = Literal["auto", "dense", "sparse", "blockwise"]
 LARGEST_DENSE = 20_000  # rows; 1.6 GB
 
 
-def pool_kernel(problem: Problem, *, form: KernelForm = "auto", neighbors: int = 32, index: str = "flat",
+def pool_kernel(problem: Problem, *, form: KernelForm = "auto", neighbors: int = 32, index: str = "auto",
                 negatives: Negatives = "clip") -> Kernel:
     """The kernel that a problem gives, or the inner products of its vectors.
 

@@ -18,14 +18,16 @@ import numpy as np
 from siftune._common.compiled import compiled
 from siftune._common.errors import ConfigError
 from siftune._common.registry import unknown_name
+from siftune.selectors.core.inverted_lists import nominated
 
 if TYPE_CHECKING:
     from siftune.selectors.core.grid import Vectors
 
-Index = Literal["flat", "ivf", "hnsw"]
+Index = Literal["auto", "flat", "ivf", "hnsw"]
+LARGEST_FLAT = 200_000  # rows; comparing each with all takes minutes there, and four times as long with twice as many
 _SPARE = 16  # nominees beyond the wanted ones
 _ROWS = 4096  # rows asked for together
-_PROBES, _LINKS = 32, 32
+_LINKS = 32
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,40 +46,47 @@ class Neighbors:
     facts: dict[str, Any]
 
 
-def nearest_neighbors(vectors: Vectors, rank: np.ndarray, k: int, index: Index | str = "flat") -> Neighbors:
+def nearest_neighbors(vectors: Vectors, rank: np.ndarray, k: int, index: Index | str = "auto") -> Neighbors:
     """The k rows with the largest inner product with each row, itself included and first.
 
     Args:
         vectors: of the pool.
         rank: int64 [N], the place of each id among the sorted ids; decides ties.
         k: neighbours a row (fewer in a smaller pool).
-        index: ``flat`` is exact; ``ivf`` and ``hnsw`` are approximate, for pools of many 100,000 rows. All of them
-            give the same neighbours for every order of the rows.
+        index: ``flat`` is exact; ``ivf`` (:mod:`siftune.selectors.core.inverted_lists`) and ``hnsw`` are approximate,
+            for pools of many 100,000 rows; ``auto`` is ``flat`` up to 200,000 rows and ``ivf`` above. All of them give
+            the same neighbours for every order of the rows.
 
     Raises:
         ConfigError: an unknown index, or fewer than one neighbour.
     """
     if k < 1:
         raise ConfigError(f"each row needs at least one neighbour, not {k}", where="neighbors")
-    if index not in ("flat", "ivf", "hnsw"):
-        raise unknown_name("index", index, ("flat", "ivf", "hnsw"), flag="index")
+    if index not in ("auto", "flat", "ivf", "hnsw"):
+        raise unknown_name("index", index, ("auto", "flat", "ivf", "hnsw"), flag="index")
     n = len(vectors)
+    if index == "auto":
+        index = "flat" if n <= LARGEST_FLAT else "ivf"
     k = min(k, n)
     by_id = np.argsort(rank)
     asked = min(k + _SPARE, n)
-    search = _built(vectors.X, by_id, index)
+    search = nominated(vectors.X, by_id, asked) if index == "ivf" else _built(vectors.X, by_id, index)
     error = rounding_error(vectors)
     rows = np.full((n, k), -1, dtype=np.int64)
     similar = np.zeros((n, k))
     compared = 0
     for start in range(0, n, _ROWS):
         some = np.arange(start, min(start + _ROWS, n))
-        reported, places = search.search(vectors.X[some], asked)
-        nominees = np.where(places >= 0, by_id[places], -1)
+        reported = None
+        if isinstance(search, np.ndarray):
+            nominees = search[some].astype(np.int64)
+        else:
+            reported, places = search.search(vectors.X[some], asked)
+            nominees = np.where(places >= 0, by_id[places], -1)
         own = _inner_products(vectors.X, some, some[:, None])[:, 0]
         exact = _inner_products(vectors.X, some, nominees)
         rows[some], similar[some] = _nearest(some, own, nominees, exact, rank, k)
-        if index == "flat" and asked < n:
+        if reported is not None and index == "flat" and asked < n:
             # Whatever was not nominated is at most this similar.
             beaten = reported[:, -1].astype(np.float64) + error < similar[some, -1]
             for chunk in _chunks(some[~beaten], n):
@@ -102,21 +111,15 @@ def _built(X: np.ndarray, by_id: np.ndarray, index: str) -> Any:
     import faiss
 
     n, width = X.shape
-    lists = max(1, min(int(4 * math.sqrt(n)), n // 39))  # faiss wants 39 rows a list to learn from
     if index == "flat":
         built: Any = faiss.IndexFlatIP(width)
-    elif index == "hnsw":
+    else:
         built = faiss.IndexHNSWFlat(width, _LINKS, faiss.METRIC_INNER_PRODUCT)
         built.hnsw.efSearch = 4 * _LINKS
-    else:
-        built = faiss.IndexIVFFlat(faiss.IndexFlatIP(width), width, lists, faiss.METRIC_INNER_PRODUCT)
-        built.nprobe = _PROBES
     threads = faiss.omp_get_max_threads()
     # Threads race when an HNSW graph is built: the graph would depend on who was first.
     faiss.omp_set_num_threads(threads if index == "flat" else 1)
     try:
-        if not built.is_trained:
-            built.train(X[by_id[:: max(1, n // (256 * lists))]])
         for start in range(0, n, 2**16):
             built.add(X[by_id[start:start + 2**16]])
     finally:
