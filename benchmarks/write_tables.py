@@ -190,6 +190,61 @@ def skills_random() -> str:
                     rows)
 
 
+def _between(one: Mapping[str, Any], form: str = "+.1f") -> str:
+    """A mean and its interval."""
+    return f"{one['mean']:{form}} [{one['low']:{form}}, {one['high']:{form}}]"
+
+
+def skills_arms() -> str:
+    """What each arm gains over random rows on the tasks of benchmarks/skills, by metric and by loss."""
+    recorded = read_json(RESULTS.parent / "skills" / "results" / "judged.json")
+    by_metric, by_loss = (recorded[name]["arms"] for name in ("by the task's metric", "by the loss"))
+    rows = []
+    for arm in sorted(by_loss, key=lambda name: -by_loss[name]["mean"]):
+        one, other = by_metric[arm], by_loss[arm]
+        rows.append([f"`{arm}`", *(cell for told in (one, other) for cell in (
+            _between(told), f"{told['better']} / {told['worse']} of {told['count']}"))])
+    return markdown(["arm", "points of the task's metric", "better / worse beyond chance", "points of the loss",
+                     "better / worse beyond chance"], rows)
+
+
+def skills_choosing() -> str:
+    """What choosing among the arms would have gained there, by the number of rows to choose by, beside fixed arms."""
+    recorded = read_json(RESULTS.parent / "skills" / "results" / "judged.json")
+    rows = []
+    for name in ("by the task's metric", "by the loss"):
+        told = recorded[name]["choosing"]
+        some = next(iter(told.values()), {"regret of": {}})
+        rows += [[f"`choose` on {n} rows, {name}", _between(one), f"{one['regret']:.1f}"] for n, one in told.items()]
+        rows += [[f"always `{arm}`, {name}", _between(recorded[name]["arms"][arm]), f"{regret:.1f}"]
+                 for arm, regret in some["regret of"].items()]
+    return markdown(["rule", "mean gain over random rows", "mean regret"], rows)
+
+
+def _share(one: Mapping[str, Any]) -> str:
+    return f"{one['mean']:.2f} [{one['low']:.2f}, {one['high']:.2f}]"
+
+
+def two_stages() -> str:
+    """What a cheap first stage keeps of the exact selection."""
+    recorded = read_json(RESULTS / "signal-forms.json")["two_stage"]
+    return markdown(["arm", "first stage", "keeps (budgets)", "recall", "selection the same", "by chance",
+                     "share of tokens"], [
+        [arm, f"`{first}`", keep, _share(one["recall"]), _share(one["selected"]), f"{one['by_chance']['mean']:.2f}",
+         f"{one['share_of_tokens']['mean']:.2f}"]
+        for arm, firsts in recorded.items() for first, keeps in firsts.items() for keep, one in keeps.items()])
+
+
+def gradient_forms() -> str:
+    """What projections, centring and momentum change."""
+    recorded = read_json(RESULTS / "signal-forms.json")
+    compared = {**{f"projected to {dim}, of exact": one for dim, one in recorded["projected"].items()},
+                **{name.replace(" / ", ", of "): one for name, one in recorded["forms"].items()}}
+    return markdown(["form", "top 5% of single target rows", "top 5% of the score", "selection"], [
+        [name, *(_share(one[part]) for part in ("single_rows", "score", "selection"))]
+        for name, one in compared.items()])
+
+
 def choice_parts() -> str:
     """What each part of the rule adds, tasks left out."""
     recorded = read_json(RESULTS / "choice-rules.json")["held_out"]["task"]
@@ -292,7 +347,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "families-right": families_right, "families-refused": families_refused, "families-left": families_left,
     "choice-by-rows": choice_by_rows, "choice-parts": choice_parts,
     "exports": exports, "published-fixed": published_fixed,
-    "skills-random": skills_random,
+    "skills-random": skills_random, "skills-arms": skills_arms, "skills-choosing": skills_choosing,
+    "two-stages": two_stages, "gradient-forms": gradient_forms,
 }
 
 
