@@ -208,6 +208,25 @@ def skills_arms() -> str:
                      "better / worse beyond chance"], rows)
 
 
+def skills_by_target() -> str:
+    """The gains of each arm on each task, by loss."""
+    recorded = read_json(RESULTS.parent / "skills" / "results" / "judged.json")["by the loss"]
+    arms = sorted(recorded["arms"], key=lambda name: -recorded["arms"][name]["mean"])
+    return markdown(["target", *(f"`{arm}`" for arm in arms)], [
+        [f"`{target}`", *(f"{one['gain']:+.0f} [{one['low']:+.0f}, {one['high']:+.0f}]"
+                          for arm in arms for one in (recorded["arms"][arm]["targets"][target],))]
+        for target in recorded["targets"]])
+
+
+def fixed_methods() -> str:
+    """Published gains of fixed methods with their intervals, and what they cost."""
+    recorded = read_json(RESULTS / "fixed-methods.json")
+    return markdown(["method", "over random rows", "better / worse", "over LESS with round-robin"], [
+        [name, _between(one["over_random"], "+.2f"), f"{one['better']:.0%} / {one['worse']:.0%}",
+         "" if name == "LESS (RR)" else _between(one["over_less"], "+.2f")]
+        for name, one in recorded["methods"].items()])
+
+
 def skills_choosing() -> str:
     """What choosing among the arms would have gained there, by the number of rows to choose by, beside fixed arms."""
     recorded = read_json(RESULTS.parent / "skills" / "results" / "judged.json")
@@ -347,7 +366,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "families-right": families_right, "families-refused": families_refused, "families-left": families_left,
     "choice-by-rows": choice_by_rows, "choice-parts": choice_parts,
     "exports": exports, "published-fixed": published_fixed,
-    "skills-random": skills_random, "skills-arms": skills_arms, "skills-choosing": skills_choosing,
+    "skills-random": skills_random, "skills-arms": skills_arms,
+    "skills-by-target": skills_by_target, "fixed-methods": fixed_methods, "skills-choosing": skills_choosing,
     "two-stages": two_stages, "gradient-forms": gradient_forms,
 }
 

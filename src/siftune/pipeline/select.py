@@ -72,11 +72,9 @@ def method_of(config: SelectConfig, inputs: Inputs | None = None, context: Conte
     decided = config.representation and config.selector  # nothing is left to choose: the model need not be loaded
     if config.method == "auto" and not decided and inputs is not None and context is not None:
         tokens = int(inputs.pool.tokens.sum())
-        budget = Budget.parse(config.budget).resolve(len(inputs.pool), tokens)
-        rows = budget.limit if budget.kind == "rows" else round(budget.limit * len(inputs.pool) / max(1, tokens))
         warmup, pairs = warmup_settings(config.settings_of("less"), config), config.settings_of("utility")
         situation = Situation(
-            bool(config.target), bool(config.existing), rows, len(inputs.pool), tokens, context.model.parameters,
+            bool(config.target), bool(config.existing), tokens, context.model.parameters,
             speed(context.model.device), warmup.epochs, warmup.rows_of(len(inputs.pool)) / len(inputs.pool),
             pairs.nominees + pairs.random_nominees)
     return resolve(config.method, config.representation, config.selector, has_target=bool(config.target),
