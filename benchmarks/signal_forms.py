@@ -21,6 +21,10 @@ with 95% intervals (Student's t over targets):
 * **forms**: how much of the selection is the same with another form, and how the mean score goes with the length of the
   response (Spearman).
 
+With `--selections` (`cells.jsonl` of `benchmarks/skills`) no gradient is taken: the exact selections are the ids that
+the study of the skills kept for the same pool, targets and budget (`centred` is its less-round-robin, `paper` its
+less-paper). What the second stage then selects cannot be told from ids, what the first stage keeps can.
+
 With `--skills` (target -> `direct` families; `group_field: family` in the configuration) the share of the selection in
 these families, less the pool's, stands beside it. Only numbers are kept.
 """
@@ -194,6 +198,39 @@ def about(forms: Forms, found: Mapping[str, tuple[np.ndarray, np.ndarray]],
     return made
 
 
+def kept_selections(path: Path, ids: Sequence[str], targets: Sequence[str], budget: int
+                    ) -> dict[str, dict[str, np.ndarray]]:
+    """Arm -> target -> rows of the pool, as a study selected them."""
+    place = {row: i for i, row in enumerate(ids)}
+    found: dict[str, dict[str, np.ndarray]] = {"centred": {}, "paper": {}}
+    arms = {"less-round-robin": "centred", "less-paper": "paper"}
+    for line in map(json.loads, path.read_text(encoding="utf-8").splitlines()):
+        one = line["content"]
+        if line["kind"] == "selection" and one["name"] in arms and one["target"] in targets and len(
+                one["ids"]) == budget:
+            found[arms[one["name"]]][one["target"]] = np.array([place[row] for row in one["ids"]])
+    return {arm: some for arm, some in found.items() if some}
+
+
+def measure_kept(forms: Forms, selections: Mapping[str, Mapping[str, np.ndarray]], firsts: Sequence[str]
+                 ) -> dict[str, Any]:
+    """The tables that need nothing but the selected rows."""
+    tokens = forms.pool.tokens
+    two_stage: dict[str, Any] = {}
+    for arm, exact in selections.items():
+        for first in firsts:
+            for keep in KEEP:
+                rows = {name: forms.kept(first, name, keep) for name in exact}
+                two_stage.setdefault(arm, {}).setdefault(first, {})[str(keep)] = {
+                    "recall": told({n: common(exact[n], rows[n]) for n in exact}),
+                    "by_chance": told({n: len(rows[n]) / len(forms.pool) for n in exact}),
+                    "share_of_tokens": told({n: float(tokens[rows[n]].sum() / tokens.sum()) for n in exact})}
+    both = [name for name in selections.get("centred", ()) if name in selections.get("paper", ())]
+    same = {"centred / paper": {"selection": told({n: common(selections["paper"][n], selections["centred"][n])
+                                                   for n in both})}} if both else {}
+    return {"two_stage": two_stage, "forms": same}
+
+
 def target_files(folder: Path) -> dict[str, Path]:
     """Target name -> file."""
     found = {file.stem: file for file in sorted(folder.glob("*.jsonl"))}
@@ -236,6 +273,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--dims", nargs="*", type=int, default=[], help="numbers of dimensions, a pass each")
     parser.add_argument("--first", nargs="*", default=list(FIRST), help="first stages, as A+B")
     parser.add_argument("--skills", type=Path)
+    parser.add_argument("--selections", type=Path, help="cells.jsonl of benchmarks/skills")
     parser.add_argument("--results", type=Path, default=RESULTS)
     args = parser.parse_args(arguments)
     files = target_files(args.targets)
@@ -253,6 +291,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "model": config.model, "lora_rank": config.lora_rank, "top": TOP}
     skills = json.loads(args.skills.read_text()) if args.skills else {}
     args.results.parent.mkdir(parents=True, exist_ok=True)
+    if args.selections:
+        kept = kept_selections(args.selections, forms.pool.ids, list(files), forms.budget.limit)
+        write_json(args.results, {**head, **measure_kept(forms, kept, args.first)})
+        return
     measure(forms, args.arms, args.dims, args.first, skills, lambda found: write_json(args.results, {**head, **found}))
 
 
