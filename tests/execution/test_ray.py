@@ -4,7 +4,10 @@ leaves what is finished."""
 from __future__ import annotations
 
 import os
+import shutil
+import sys
 import time
+from functools import partial
 from itertools import combinations_with_replacement, islice
 from pathlib import Path
 
@@ -160,6 +163,64 @@ def test_features_are_those_of_this_process_though_an_actor_is_killed(cluster, t
     for name in ("selected.jsonl", *(f"store/rds/pool/base/shard-0000{i}.safetensors" for i in range(10))):
         assert (tmp_path / "here" / name).read_bytes() == (tmp_path / "there" / name).read_bytes()
     assert not [path for path in (tmp_path / "there").rglob(".*") if path.is_file()]
+
+
+class Watched:
+    """A task in a process that must not touch a folder: whatever Python opens, lists, makes or moves there is noted."""
+
+    def __init__(self, worker: int, *, start, folder: str, marks: str):
+        def look(event: str, arguments: tuple) -> None:
+            if event in ("open", "os.listdir", "os.scandir", "os.mkdir", "os.rename", "os.remove", "os.chdir") and any(
+                    str(one).startswith(folder) for one in arguments[:2]):
+                Path(marks).touch()
+
+        sys.addaudithook(look)
+        self.task = start(worker)
+
+    def __call__(self, job):
+        return self.task(job)
+
+    def close(self) -> None:
+        self.task.close()
+
+
+def test_actors_that_share_no_folder_give_the_selection_of_this_process(cluster, tmp_path, monkeypatch):
+    files = write_files(tmp_path)
+    arguments = ("select", "--model", files["model"], "--pool", files["pool"][0], "--target", tmp_path / "sums.jsonl",
+                 "--budget", 8, "--max-length", 128, "--shard-rows", 10, "--lora-rank", 2, "--method", "less",
+                 "--set", "warmup_epochs=2", "--set", "warmup_rows=8")
+    siftune(*arguments, "--output-dir", tmp_path / "here").ok()
+    real, sent, run = execution.executor_of, [], tmp_path / "there"
+
+    def watched(*given, **named):
+        class WatchedExecutor(RayExecutor):
+            def map(self, start, jobs):
+                sent.append((ray.cloudpickle.dumps(start), [ray.cloudpickle.dumps(job) for job in jobs]))
+                yield from super().map(partial(Watched, start=start, folder=str(run), marks=str(tmp_path / "touched")),
+                                       jobs)
+
+        made = real(*given, **named)
+        assert not made.shared
+        object.__setattr__(made, "__class__", WatchedExecutor)
+        return made
+
+    monkeypatch.setattr(execution, "executor_of", watched)
+    there = (*arguments, "--executor", "ray", "--workers", 2, "--storage", f"file://{tmp_path}/bucket")
+    siftune(*there, "--output-dir", run).ok()
+    jobs = [job for _, some in sent for job in some]
+    assert len(jobs) == 8, "four shards at two checkpoints"
+    assert not [one for start, some in sent for one in (start, *some) if str(run).encode() in one]
+    assert not (tmp_path / "touched").exists()
+    shards = sorted(p.relative_to(tmp_path / "here") for p in (tmp_path / "here" / "store").rglob("*.safetensors"))
+    assert len(shards) == 8
+    for name in ("selected.jsonl", *shards):
+        assert (tmp_path / "here" / name).read_bytes() == (run / name).read_bytes()
+    # A run folder that is lost has its features back from the storage, whoever asks.
+    shutil.rmtree(run / "store")
+    again = siftune(*there, "--output-dir", run).ok()
+    assert len(sent) == 1, "nothing was computed"
+    assert "4 of 4 missing shards of" in again.err
+    assert (tmp_path / "here" / "selected.jsonl").read_bytes() == (run / "selected.jsonl").read_bytes()
 
 
 def test_the_settings_decide_what_runs_the_jobs(tmp_path):

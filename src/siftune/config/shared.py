@@ -153,6 +153,9 @@ class SelectConfig(DataConfig, ModelConfig):
     executor: Literal["local", "ray"] = option("local", "Where the workers run: processes on this machine, or actors "
                                                "of a Ray cluster (of RAY_ADDRESS, else started here).", group=RUN,
                                                decides="nothing")
+    storage: str = option("", "Where workers of --executor ray exchange files with this machine if they do not see its "
+                          "folders: a URL that fsspec opens, such as s3://bucket/siftune, gs://bucket/siftune or "
+                          "file:///folder.", group=RUN, decides="nothing")
     worker_tries: int = option(2, "How many workers a shard or training may cost (killed, out of memory, machine lost) "
                                "before it is set aside and named while the others go on.", group=RUN, rule=COUNT,
                                decides="nothing")

@@ -1,8 +1,8 @@
 """Shards on the machines of a Ray cluster, or on this one: an actor a worker, which starts its task once.
 
-An actor keeps its model between jobs, which a Ray task would load anew. Jobs write their own results, so what the
-actors share with this process is a folder that all of them see, not Ray's object store. Only the cluster that was
-started here is shut down again. Actors that are lost, alone or with their machine, are replaced
+An actor keeps its model between jobs, which a Ray task would load anew. Jobs write their own results, into a folder
+that all machines see or through a storage (:mod:`siftune.execution.storage`), not into Ray's object store. Only the
+cluster that was started here is shut down again. Actors that are lost, alone or with their machine, are replaced
 (:mod:`siftune.execution.tries`); Ray itself would start them anew without their task.
 """
 
@@ -45,6 +45,8 @@ class RayExecutor(Generic[Job, Result]):
         folder: that every machine must see under the same name; none is looked for when empty.
         tries: how many actors a job may cost before it is set aside.
         start_seconds: that a cluster started here, and then its actors, may take to come to be.
+        shared: whether the machines must see ``folder`` and the folder in which the command was typed. Otherwise actors
+            stay where Ray starts them, and jobs are to name no file of this machine.
     """
 
     workers: int = 1
@@ -52,6 +54,7 @@ class RayExecutor(Generic[Job, Result]):
     folder: str = ""
     tries: int = TRIES
     start_seconds: float = START_SECONDS
+    shared: bool = True
 
     @property
     def elsewhere(self) -> bool:
@@ -84,7 +87,7 @@ class RayExecutor(Generic[Job, Result]):
             return
         workers = min(self.workers, len(jobs))
         ray = _ray()
-        with _connected(ray, workers, self.start_seconds), _seen_by_all(self.folder) as sign:
+        with _connected(ray, workers, self.start_seconds), _seen_by_all(self.folder if self.shared else "") as sign:
             yield from _Actors(self, ray, start, workers, sign).results(Tries(jobs, self.tries))
 
 
@@ -132,8 +135,9 @@ class _Actors:
                         self._replace(one, str(lost), queue)
                         continue
                     if one.what == "be there":
-                        begun = self.actors[one.place].begin.remote(self.start, one.place, self.threads,
-                                                                    str(Path.cwd()), self.sign)
+                        here = str(Path.cwd()) if self.executor.shared else ""
+                        begun = self.actors[one.place].begin.remote(self.start, one.place, self.threads, here,
+                                                                    self.sign)
                         self._await(begun, _Awaited(one.place, "begin"))
                         continue
                     self.losses[one.place] = 0
@@ -215,8 +219,10 @@ class _Worker:
             if path and not Path(path).exists():
                 return None, ConfigError(f"a worker on {socket.gethostname()} does not see {Path(path).parent}",
                                          where="--executor ray", why="Workers write their results into the run folder.",
-                                         hint="give an --output-dir on storage that all machines share")
-        os.chdir(folder)  # paths may be relative to where the command was typed
+                                         hint="give an --output-dir on a disk that all machines share, or --storage "
+                                              "with a bucket that all of them reach")
+        if folder:
+            os.chdir(folder)  # paths may be relative to where the command was typed
         if "torch" in sys.modules:
             sys.modules["torch"].set_num_threads(threads)
 

@@ -21,6 +21,7 @@ from siftune.features.collect import further_readers
 from siftune.features.forward.reader import Reader
 from siftune.features.gradient_settings import autocast_type, lora_settings
 from siftune.features.passes import Job, ShardWorker, fill, keys_and_folder, on_own_device
+from siftune.features.remote import for_workers
 from siftune.features.store import FeatureStore, Shard
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ def forward_stores(context: Context, examples: Examples, readers: Sequence[Reade
                 for shard, some in sorted(lacking.items(), key=lambda item: (item[0].start, item[0].stop))]
 
     here = adapted if adapted is not None else loaded.model
-    start = partial(_start_worker, load=context.load, config=config, adapted=adapted is not None)
+    start = partial(_start_worker, load=context.load, config=for_workers(config), adapted=adapted is not None)
     fill(context, step or f"{kind} forward pass", stores, missing, lambda: int(examples.tokens.sum()),
          lambda advance: ForwardWorker(config, loaded, here, advance), start, rows=examples.rows)
     return stores[:own]

@@ -27,6 +27,7 @@ from siftune.features.gradient_settings import (
     random_projection,
 )
 from siftune.features.passes import Job, ShardWorker, fill, keys_and_folder, on_own_device, refuse_other
+from siftune.features.remote import for_workers
 from siftune.features.store import FeatureStore, Shard
 
 if TYPE_CHECKING:
@@ -132,7 +133,7 @@ def together(several: Sequence[tuple[Passes, Sequence[Pass]]], examples: Example
         return found
 
     context = first.context
-    start = partial(_start_worker, load=context.load, config=context.config, settings=first.settings,
+    start = partial(_start_worker, load=context.load, config=for_workers(context.config), settings=first.settings,
                     adapted=first.model is not context.model.model)
     fill(context, step or f"{kind} features", [store for kept in stores for store in kept], missing,
          lambda: len(several[0][1]) * int(examples.tokens.sum()),

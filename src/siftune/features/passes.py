@@ -33,6 +33,7 @@ from siftune._common.progress import bar, log
 from siftune.config.settings import SelectConfig
 from siftune.data.rows import Examples, Rendered, Row
 from siftune.features.base import Context, row_keys
+from siftune.features.remote import fetch_missing, run_remotely
 from siftune.features.store import FeatureStore, RowKeys, Shard
 from siftune.features.store.shards import KIND as STORE
 from siftune.features.store.shards import mismatch
@@ -43,6 +44,7 @@ KIND = "features of a method"
 if TYPE_CHECKING:
     from siftune.execution import LocalExecutor, SetAside
     from siftune.execution.ray import RayExecutor
+    from siftune.execution.storage import Storage
     from siftune.models.loading import LoadedModel
 
 
@@ -94,8 +96,12 @@ class ShardWorker(ABC):
 
     def __call__(self, job: Job) -> int:
         for store, arrays in zip(job.stores, self.arrays(job), strict=True):
-            self.writer.submit(store.write, job.shard, arrays)
+            self.writer.submit(self.write, store, job.shard, arrays)
         return job.tokens
+
+    def write(self, store: FeatureStore, shard: Shard, arrays: Mapping[str, np.ndarray]) -> None:
+        """Keep the arrays of a shard; in a thread of its own."""
+        store.write(shard, arrays)
 
     def close(self) -> None:
         """Wait for the last write."""
@@ -126,6 +132,9 @@ def fill(context: Context, step: str, stores: Sequence[FeatureStore], missing: C
     """
     with context.clock.measure(step) as entry:
         jobs = missing()
+        if jobs and context.config.storage:
+            fetch_missing(_storage(context.config), stores)
+            jobs = missing()
         entry["reused"] = not jobs
         if jobs:
             with bar(title or step, total(), "tokens") as progress:
@@ -148,7 +157,7 @@ def _complete(context: Context, step: str, jobs: list[Job], missing: Callable[[]
     for _ in range(1 + context.config.worker_tries):
         executor = executor_of(context.config, context.folder, len(jobs), apart=apart)
         try:
-            _run(jobs, executor, advance, here, start)
+            _run(context.config, jobs, executor, advance, here, start)
         except SetAside as error:
             lost, aside = error, aside.union(*(job.parts for job in error.jobs))
         # A worker that is killed takes its last write with it: that is made again, by others.
@@ -161,6 +170,12 @@ def _complete(context: Context, step: str, jobs: list[Job], missing: Callable[[]
     if jobs:
         raise SiftuneError(f"{step}: {len(jobs)} shards are still missing", where=str(jobs[0].stores[0].folder),
                            why="Workers were lost while they wrote.", hint="run the same command again")
+
+
+def _storage(config: SelectConfig) -> Storage:
+    from siftune.execution import storage_of
+
+    return storage_of(config)
 
 
 def _set_aside(step: str, lost: SetAside, context: Context, rows: Sequence[Row]) -> SiftuneError:
@@ -184,9 +199,12 @@ def _set_aside(step: str, lost: SetAside, context: Context, rows: Sequence[Row])
              "narrow it down)")
 
 
-def _run(jobs: list[Job], executor: LocalExecutor | RayExecutor, advance: Callable[[float], None],
-         here: Callable[[Callable[[float], None]], ShardWorker], start: Callable[[int], ShardWorker]) -> None:
-    if executor.elsewhere:
+def _run(config: SelectConfig, jobs: list[Job], executor: LocalExecutor | RayExecutor,
+         advance: Callable[[float], None], here: Callable[[Callable[[float], None]], ShardWorker],
+         start: Callable[[int], ShardWorker]) -> None:
+    if config.storage:
+        run_remotely(jobs, executor, _storage(config), start, advance)
+    elif executor.elsewhere:
         for tokens in executor.map(start, jobs):
             advance(tokens)
     else:

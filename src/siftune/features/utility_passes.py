@@ -14,6 +14,7 @@ from siftune.config.settings import SelectConfig
 from siftune.data.rows import Examples, Rendered, Row
 from siftune.features.base import Context, row_keys
 from siftune.features.passes import Job, ShardWorker, fill, on_own_device
+from siftune.features.remote import for_workers
 from siftune.features.store import FeatureStore, RowKeys, Shard
 
 if TYPE_CHECKING:
@@ -174,7 +175,7 @@ def _workers(context: Context, limit: int) -> tuple[Callable[[Callable[[float], 
                                                     Callable[[int], ShardWorker]]:
     """What :func:`~siftune.features.passes.fill` starts: a worker here, or one in a process of its own."""
     return (lambda advance: UtilityWorker(context.config, context.model, limit, advance),
-            partial(_start_worker, load=context.load, config=context.config, limit=limit))
+            partial(_start_worker, load=context.load, config=for_workers(context.config), limit=limit))
 
 
 def _start_worker(number: int, *, load: Callable[[SelectConfig], LoadedModel], config: SelectConfig, limit: int,

@@ -17,6 +17,7 @@ from siftune.config.options import shown
 from siftune.config.settings import SelectConfig, read_yaml
 from siftune.data.load import Inputs, load_inputs
 from siftune.data.rows import Examples
+from siftune.execution import check_storage
 from siftune.features.base import Clock, Computed, Context
 from siftune.features.centring import SHARED
 from siftune.features.collect import check as check_collect
@@ -125,6 +126,8 @@ def choose(config: SelectConfig, *, inputs: Inputs | None = None, context: Conte
     """
     method_of(config)  # a misspelt name fails now, not after reading a large pool
     check_collect(config)
+    if context is None:
+        check_storage(config)
     budget = Budget.parse(config.budget)
     prepare(config.output_dir)
     clock = context.clock if context else Clock()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -118,6 +119,31 @@ def kept_file(path: Path, kind: str, made_from: str | None = None, *, note: Path
     if payload != Payload(**content["payload"]):
         raise Damaged("its bytes have changed")
     return _kept(path, payload, content["about"])
+
+
+def with_files(value: Any, place: Callable[[KeptFile], KeptFile]) -> Any:
+    """A value with other files in the place of those that it names, however deep: in dataclasses, tuples, lists and
+    values of mappings. What names none is the very object.
+
+    Args:
+        value: of any kind.
+        place: gives the other file.
+    """
+    if isinstance(value, KeptFile):
+        return place(value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+        changed = {name: new for name, old in fields.items() if (new := with_files(old, place)) is not old}
+        return dataclasses.replace(value, **changed) if changed else value
+    if isinstance(value, Mapping):
+        made = {key: with_files(item, place) for key, item in value.items()}
+        return made if any(made[key] is not item for key, item in value.items()) else value
+    if isinstance(value, list | tuple):
+        items = [with_files(item, place) for item in value]
+        if all(new is old for new, old in zip(items, value, strict=True)):
+            return value
+        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
+    return value
 
 
 def _kept(path: Path, payload: Payload, about: Any) -> KeptFile:

@@ -226,6 +226,14 @@ class FeatureStore:
             _intact[str(data)] = of_data, of_note, said
         return None
 
+    def moved(self, folder: Path) -> FeatureStore:
+        """The same store in another folder, whose shards it does not know."""
+        return FeatureStore(folder, self.rows, self.shard_rows, self.fingerprint, self.key)
+
+    def files(self, shard: Shard) -> tuple[Path, Path]:
+        """A shard's file, and its note."""
+        return self._paths(shard)
+
     def _paths(self, shard: Shard) -> tuple[Path, Path]:
         return self.folder / f"{shard.name}.safetensors", self.folder / f"{shard.name}.json"
 
