@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from siftune._common.artefacts.lock import LOCK, working_in
+from siftune._common.artefacts.lock import LOCK, working_beside, working_in
 from siftune._common.errors import SiftuneError
 
 fork = get_context("fork")
@@ -140,3 +140,85 @@ def test_of_many_who_come_at_once_one_at_a_time_is_inside(tmp_path: Path) -> Non
     assert len(lines) == 16
     for entered, left in zip(lines[::2], lines[1::2], strict=True):
         assert entered.split() == ["in", left.split()[1]]
+
+
+def _hold_beside(folder: Path, name: str, ready: Any, go: Any) -> None:
+    with working_beside(folder, name, f"siftune select --shard {name}"):
+        ready.set()
+        go.wait(30)
+
+
+def held_beside(folder: Path, name: str) -> tuple[Any, Any]:
+    ready, go = fork.Event(), fork.Event()
+    process = fork.Process(target=_hold_beside, args=(folder, name, ready, go))
+    process.start()
+    assert ready.wait(30)
+    return process, go
+
+
+def test_commands_beside_each_other_keep_out_one_that_needs_the_folder_alone(tmp_path: Path) -> None:
+    left = tmp_path / ".shard-00000.json.x.tmp"
+    left.write_text("half, of another that is at work")
+    process, go = held_beside(tmp_path, "share-1")
+    with working_beside(tmp_path, "share-2"):
+        with pytest.raises(SiftuneError, match="another command") as caught, working_beside(tmp_path, "share-1"):
+            pass
+        assert f"`siftune select --shard share-1` (process {process.pid} on " in str(caught.value)
+        assert left.exists()
+    with pytest.raises(SiftuneError, match="another command") as caught, working_in(tmp_path):
+        pass
+    assert f"process {process.pid} on " in str(caught.value)
+    assert not (tmp_path / LOCK).exists(), "what was taken first is given back"
+    assert left.exists()
+    go.set()
+    process.join(30)
+    with working_in(tmp_path):
+        with pytest.raises(SiftuneError, match="another command"), working_beside(tmp_path, "share-1"):
+            pass
+        assert not left.exists()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_one_that_works_alone_keeps_those_beside_each_other_out(tmp_path: Path) -> None:
+    process, go = held([tmp_path])
+    with pytest.raises(SiftuneError, match="another command") as caught, working_beside(tmp_path, "share-1"):
+        pass
+    assert f"process {process.pid} on " in str(caught.value)
+    assert [path.name for path in tmp_path.iterdir()] == [LOCK]
+    go.set()
+    process.join(30)
+    with working_beside(tmp_path, "share-1"):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_of_those_that_were_killed_nothing_keeps_others_out(tmp_path: Path) -> None:
+    process, _ = held_beside(tmp_path, "share-1")
+    os.kill(process.pid, signal.SIGKILL)
+    process.join(30)
+    assert [path.name for path in tmp_path.iterdir()] == [f"{LOCK}.share-1"]
+    with working_beside(tmp_path, "share-1"):
+        pass
+    process, _ = held_beside(tmp_path, "share-1")
+    os.kill(process.pid, signal.SIGKILL)
+    process.join(30)
+    with working_in(tmp_path):
+        assert [path.name for path in tmp_path.iterdir()] == [LOCK]
+    process, _ = held([tmp_path])
+    os.kill(process.pid, signal.SIGKILL)
+    process.join(30)
+    with working_beside(tmp_path, "share-1"):
+        pass
+
+
+def test_of_another_machine_the_same_is_taken_over_and_any_other_is_named(tmp_path: Path) -> None:
+    path = tmp_path / f"{LOCK}.share-1"
+    path.write_text(json.dumps({"command": "siftune select", "pid": 7, "host": "elsewhere.invalid"}))
+    with pytest.raises(SiftuneError) as caught, working_in(tmp_path):
+        pass
+    assert f"remove {path}" in str(caught.value)
+    with working_beside(tmp_path, "share-2"):
+        pass
+    with working_beside(tmp_path, "share-1"):
+        assert json.loads(path.read_text())["pid"] == os.getpid()
+    assert list(tmp_path.iterdir()) == []

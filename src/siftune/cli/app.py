@@ -46,8 +46,18 @@ def select(
     config_file: str | None,
     choose: Annotated[bool, typer.Option("--choose", help="Measure which method is worth it first, as `siftune choose` "
                                          "does, and select with that one.", rich_help_panel=FIRST)] = False,
+    shard: Annotated[str, typer.Option("--shard", help="Compute share I of N of the feature passes and stop; 0/N is "
+                                       "what comes before them. See docs/scaling.md.", rich_help_panel=RUN,
+                                       metavar="I/N")] = "",
 ) -> None:
     """Choose a subset of a pool: the main job."""
+    if shard:
+        if choose:
+            raise ConfigError("--choose trains, which is no share of a pass", where="--shard", hint="leave one out")
+        from siftune.pipeline.shares import compute_share
+
+        show(print, as_json.shared, compute_share(load(SelectConfig, config_file, flags), shard, command=_command()))
+        return
     if choose:
         _choose(flags, config_file)
         return

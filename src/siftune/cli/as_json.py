@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from siftune.pipeline.inspection import Inspection
     from siftune.pipeline.plan import Plan
     from siftune.pipeline.run import Run
+    from siftune.pipeline.shares import Shared
 
 
 def run(finished: Run) -> dict[str, Any]:
@@ -28,6 +29,11 @@ def run(finished: Run) -> dict[str, Any]:
             "report": str(finished.report), "method": manifest["method"]["representation"],
             "selector": manifest["method"]["selector"], "usable_rows": manifest["data"]["usable_rows"],
             "rows": manifest["budget"]["rows"], "tokens": manifest["budget"]["tokens"], "ids": finished.ids}
+
+
+def shared(done: Shared) -> dict[str, Any]:
+    """Of `select --shard`."""
+    return done.to_dict()
 
 
 def experiment(finished: Experiment) -> dict[str, Any]:

@@ -87,6 +87,8 @@ def adapters(context: Context, settings: TrainSettings, folder: str) -> Iterator
         name = digest({"rows": content_key(rows), **how})[:12]
         with context.clock.measure(step) as entry:
             before = _finished(root / name)
+            if before is None:
+                context.computes_alone(f"the training {step}")
             load_adapter_state(model, start)
             result = train_lora(model, rows.rendered, settings, root / name, pad_id=loaded.pad_id,
                                 device=loaded.device, base_key=loaded.base_key, title=step)

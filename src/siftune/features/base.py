@@ -19,6 +19,7 @@ from siftune.features.store.row_keys import RowKeys, row_digest
 from siftune.selectors.core.problem import Blocks
 
 if TYPE_CHECKING:
+    from siftune.features.shares import Share
     from siftune.models.loading import LoadedModel
 
 
@@ -65,6 +66,7 @@ class Context:
         trained: the run folder that keeps the warmup run, where that is another one.
         whole: the whole pool, where ``pool`` is a part of it (see :mod:`siftune.features.parts`): what a warmup run
             trains on, and what means are of.
+        share: which share of the passes is computed; all of them where there is none.
         owner: name of the method that computes; decides what :attr:`settings` are.
         shared: what contexts of one run have in common and is made but once: the model, the pool's key.
     """
@@ -80,6 +82,7 @@ class Context:
     siblings: Callable[[], Sequence[Context]] = tuple
     trained: Path | None = None
     whole: Examples | None = None
+    share: Share | None = None
     owner: str = ""
     shared: dict[Any, Any] = field(default_factory=dict)
 
@@ -91,6 +94,16 @@ class Context:
     def settings(self) -> Any:
         """The method's own settings: an instance of its ``Settings``."""
         return self.config.settings_of(self.owner)
+
+    def computes_alone(self, step: str) -> None:
+        """Called before anything is computed that is no pass over the pool, and that others will find.
+
+        Raises:
+            SiftuneError, ShareDone: a share of the passes does not do that, see
+                :meth:`siftune.features.shares.Share.only_alone`.
+        """
+        if self.share is not None:
+            self.share.only_alone(step)
 
     @property
     def whole_pool(self) -> Examples:

@@ -311,6 +311,7 @@ class Centre:
         kept = kept_directions(path, key)
         if kept is not None:
             return kept, False
+        self.context.computes_alone("the mean of gradients")
         config, loaded, rendered = self.context.config, self.context.model, self.rows.rendered
         load_adapter_state(model, checkpoint.load_weights())
         with bar("mean gradients", int(self.rows.tokens.sum()), "tokens") as progress:

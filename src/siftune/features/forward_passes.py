@@ -79,7 +79,8 @@ def forward_stores(context: Context, examples: Examples, readers: Sequence[Reade
     here = adapted if adapted is not None else loaded.model
     start = partial(_start_worker, load=context.load, config=for_workers(config), adapted=adapted is not None)
     fill(context, step or f"{kind} forward pass", stores, missing, lambda: int(examples.tokens.sum()),
-         lambda advance: ForwardWorker(config, loaded, here, advance), start, rows=examples.rows)
+         lambda advance: ForwardWorker(config, loaded, here, advance), start, rows=examples.rows,
+         over_pool=examples is context.pool)
     return stores[:own]
 
 

@@ -138,7 +138,7 @@ def together(several: Sequence[tuple[Passes, Sequence[Pass]]], examples: Example
     fill(context, step or f"{kind} features", [store for kept in stores for store in kept], missing,
          lambda: len(several[0][1]) * int(examples.tokens.sum()),
          lambda advance: Worker(context.config, first.settings, context.model, first.model, advance), start,
-         title=f"{kind} gradients", rows=examples.rows)
+         title=f"{kind} gradients", rows=examples.rows, over_pool=examples is context.pool)
     return stores
 
 

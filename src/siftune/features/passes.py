@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +35,7 @@ from siftune.config.settings import SelectConfig
 from siftune.data.rows import Examples, Rendered, Row
 from siftune.features.base import Context, row_keys
 from siftune.features.remote import fetch_missing, run_remotely
+from siftune.features.shares import Share
 from siftune.features.store import FeatureStore, RowKeys, Shard
 from siftune.features.store.shards import KIND as STORE
 from siftune.features.store.shards import mismatch
@@ -56,6 +58,11 @@ class Job:
     stores: tuple[FeatureStore, ...]
     shard: Shard
     rendered: list[Rendered]
+
+    @property
+    def index(self) -> int:
+        """Number of the shard."""
+        return self.shard.index
 
     @property
     def tokens(self) -> int:
@@ -110,7 +117,8 @@ class ShardWorker(ABC):
 
 def fill(context: Context, step: str, stores: Sequence[FeatureStore], missing: Callable[[], list[Job]],
          total: Callable[[], int], here: Callable[[Callable[[float], None]], ShardWorker],
-         start: Callable[[int], ShardWorker], *, title: str = "", rows: Sequence[Row] = ()) -> None:
+         start: Callable[[int], ShardWorker], *, title: str = "", rows: Sequence[Row] = (),
+         over_pool: bool = False) -> None:
     """Run the jobs that are missing, until the stores are complete.
 
     A shard that is lost with its worker goes to another one. One that loses worker after worker is set aside; all
@@ -126,25 +134,45 @@ def fill(context: Context, step: str, stores: Sequence[FeatureStore], missing: C
         start: makes one in a worker process, given its number; picklable.
         title: of the progress bar; ``step`` when not given.
         rows: what the stores' rows are called, for whoever has to look for the one that kills its worker.
+        over_pool: whether shares of a run (see :mod:`siftune.features.shares`) compute a part of it each; any other
+            pass has to be complete before there are any.
 
     Raises:
+        ShareDone: a share of the run has done what it can.
         SiftuneError: whatever a job raised; or, with everything else done, which shards lost all their workers.
     """
+    share = context.share
     with context.clock.measure(step) as entry:
         jobs = missing()
         if jobs and context.config.storage:
             fetch_missing(_storage(context.config), stores)
             jobs = missing()
         entry["reused"] = not jobs
+        shards = sum(len(store.shards()) for store in stores)
+        parts = sum(len(job.stores) for job in jobs)
+        own = missing
+        if share is not None and over_pool:
+            share.begin(step, parts)
+            own = partial(_of_share, share, missing)
+            jobs = own()
+        elif jobs:
+            context.computes_alone(step)
+        if 0 < parts < shards:
+            log(f"{step}: {parts} of {shards} shards are missing" + (f", {sum(len(job.stores) for job in jobs)} of "
+                f"them of share {share}" if share is not None and over_pool else ""))
         if jobs:
             with bar(title or step, total(), "tokens") as progress:
                 progress.skip(progress.total - sum(job.tokens for job in jobs))
                 # Of a run that goes on, what is left over may be what killed the process before: not in this one.
-                shards = sum(len(store.shards()) for store in stores)
-                _complete(context, step, jobs, missing, rows, progress.advance, here, start,
-                          apart=sum(len(job.stores) for job in jobs) < shards)
+                _complete(context, step, jobs, own, rows, progress.advance, here, start, apart=parts < shards)
+        if share is not None and over_pool:
+            share.end(step, sum(len(job.stores) for job in jobs), sum(len(job.stores) for job in missing()))
     for store in stores:
         store.finish()
+
+
+def _of_share(share: Share, missing: Callable[[], list[Job]]) -> list[Job]:
+    return share.own(missing())
 
 
 def _complete(context: Context, step: str, jobs: list[Job], missing: Callable[[], list[Job]], rows: Sequence[Row],

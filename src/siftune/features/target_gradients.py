@@ -20,6 +20,7 @@ def target_gradients(context: Context, passes: Passes, checkpoint: Checkpoint, p
     from siftune.models.lora import load_adapter_state
     from siftune.models.memory import batch_tokens
 
+    context.computes_alone("target gradients")
     config, loaded = context.config, context.model
     load_adapter_state(passes.model, checkpoint.load_weights())
     rendered = context.target.rendered

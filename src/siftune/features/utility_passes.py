@@ -82,8 +82,11 @@ class UtilityWorker(ShardWorker):
 
 
 def score_alone(context: Context, examples: Examples, folder: Path, fingerprint: dict[str, Any], limit: int,
-                title: str) -> FeatureStore:
+                title: str, *, over_pool: bool) -> FeatureStore:
     """The complete store of rows without an example: ``distance``, ``logprob`` [N], and ``vector`` [N, H].
+
+    Args:
+        over_pool: whether they are the pool, see :func:`siftune.features.passes.fill`.
 
     Raises:
         StoreMismatch: the folder holds something else, and ``--recompute`` was not given.
@@ -96,7 +99,7 @@ def score_alone(context: Context, examples: Examples, folder: Path, fingerprint:
         return [Job(None, (store,), shard, examples.rendered[shard.start : shard.stop]) for shard in store.missing()]
 
     fill(context, title, [store], missing, lambda: int(examples.tokens.sum()), *_workers(context, limit),
-         rows=examples.rows)
+         rows=examples.rows, over_pool=over_pool)
     return store
 
 
@@ -132,7 +135,8 @@ class Scored:
 
 
 def score_pairs(context: Context, pairs: Callable[[], Pairs], folder: Path, fingerprint: dict[str, Any], *,
-                examples: RowKeys, expected: float, limit: int, title: str, shown: Sequence[Row] = ()) -> Scored:
+                examples: RowKeys, expected: float, limit: int, title: str, shown: Sequence[Row] = (),
+                over_pool: bool = False) -> Scored:
     """Score what the store lacks, and read it.
 
     Args:
@@ -143,6 +147,7 @@ def score_pairs(context: Context, pairs: Callable[[], Pairs], folder: Path, fing
         limit: the most tokens of an example and a row together.
         title: of the progress bar and of the clock's entry.
         shown: the rows that the examples are, to be named where they cannot be scored.
+        over_pool: whether they are the pool, see :func:`siftune.features.passes.fill`.
 
     Raises:
         StoreMismatch: the folder holds something else, and ``--recompute`` was not given.
@@ -167,7 +172,7 @@ def score_pairs(context: Context, pairs: Callable[[], Pairs], folder: Path, fing
         lengths = np.array([len(row) for row in made().rows], dtype=np.int64)
         return sum(int(lengths[some].sum()) for some in made().helped)
 
-    fill(context, title, [store], missing, total, *_workers(context, limit), rows=shown)
+    fill(context, title, [store], missing, total, *_workers(context, limit), rows=shown, over_pool=over_pool)
     return _read(store, before)
 
 

@@ -61,6 +61,7 @@ def warmed_up(context: Context, *, settings: WarmupSettings | None = None, folde
                 model, context.whole_pool.rendered, context.whole_pool.ids, how, path,
                 derive(config.seed, "warmup"), pad_id=loaded.pad_id, device=loaded.device,
                 base_key=loaded.base_key, stop_after=stop_after, title=step.replace("-", " "),
+                before=lambda: context.computes_alone(f"the training run {step}"),
             )
             entry["reused"] = before == _newest(path)
         yield model, checkpoints[-1:] if settings is None and context.settings.checkpoints == "last" else checkpoints

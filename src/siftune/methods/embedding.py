@@ -142,9 +142,14 @@ class Embeddings:
             {"model": model.fingerprint(), "text": FORM, "feature_dtype": dtype, "code": VERSION},
             rows=rows, shard_rows=config.shard_rows, recompute=config.recompute,
         )
-        missing = store.missing()
+        missing, share, step = store.missing(), self.context.share, f"{kind} embeddings"
+        if share is not None and is_pool:
+            share.begin(step, len(missing))
+            missing = share.own(missing)
+        elif missing:
+            self.context.computes_alone(step)
         batch_rows = max(1, config.batch_tokens // (model.max_tokens or 512)) if config.batch_tokens else BATCH_ROWS
-        with bar(f"{kind} embeddings", len(examples)) as progress:
+        with bar(step, len(examples)) as progress:
             progress.skip(len(examples) - sum(len(shard) for shard in missing))
             for shard in missing:
                 texts = [conversation_text(row) for row in examples.rows[shard.start : shard.stop]]
@@ -152,6 +157,8 @@ class Embeddings:
                 known = np.full(len(texts), -1, np.int8) if cut is None else cut.astype(np.int8)
                 store.write(shard, {**encode("feature", model.encode(texts, batch_rows), dtype), "cut": known})
                 progress.advance(len(shard))
+        if share is not None and is_pool:
+            share.end(step, len(missing), len(store.missing()))
         store.finish()
         return store, not missing
 

@@ -225,7 +225,8 @@ class Stages:
             {**self.fingerprint, **form, **({} if other is None else {kind: other.key})},
             examples=row_keys(shown.examples, "pool"),
             expected=len(helped) if dense else 2 * own.nominees + own.random_nominees, limit=self._limit,
-            title="utility" if kind == "pool" else f"utility ({kind})", shown=shown.examples.rows)
+            title="utility" if kind == "pool" else f"utility ({kind})", shown=shown.examples.rows,
+            over_pool=shown is self.pool)
         found = Utilities.between(scored.rows, scored.examples, alone.array(own.utility),
                                   scored.scores[own.utility], own.utility, same, (len(helped), len(shown)))
         self._note(kind, found, scored, np.array([len(row) for row in rows]), shown)
@@ -236,7 +237,7 @@ class Stages:
         other = None if contents is self.pool else contents
         return score_alone(self.context, contents.examples, self._folder(kind, other) / "alone",
                            {**self.fingerprint, **({} if other is None else {kind: contents.key})}, self._limit,
-                           f"{kind} without an example")
+                           f"{kind} without an example", over_pool=contents is self.pool)
 
     def _folder(self, kind: str, contents: Contents | None) -> Path:
         """One for the pool, and one for all other rows by their content, since they may change between runs."""

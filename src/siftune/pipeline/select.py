@@ -22,6 +22,7 @@ from siftune.features.base import Clock, Computed, Context
 from siftune.features.centring import SHARED
 from siftune.features.collect import check as check_collect
 from siftune.features.gradient_settings import warmup_settings
+from siftune.features.shares import Share
 from siftune.features.similarity import largest_coordinates
 from siftune.pipeline.auto import Situation, speed
 from siftune.pipeline.findings import shortfall
@@ -116,27 +117,33 @@ def read_inputs(config: SelectConfig) -> Inputs:
 
 
 def choose(config: SelectConfig, *, inputs: Inputs | None = None, context: Context | None = None,
-           output: Computed | None = None, command: str = "") -> Outcome:
+           output: Computed | None = None, command: str = "", share: Share | None = None) -> Outcome:
     """Everything of :func:`select` but the writing.
 
     Args:
         config: complete, see :func:`complete`.
         inputs, context: those of an earlier call with the same data and model settings, to save reading them again.
         output: that of an earlier call with the same representation.
+        share: compute that share of the passes only.
+
+    Raises:
+        ShareDone: it is done; other shares, or what comes after them, are not.
     """
     method_of(config)  # a misspelt name fails now, not after reading a large pool
     check_collect(config)
     if context is None:
         check_storage(config)
     budget = Budget.parse(config.budget)
-    prepare(config.output_dir)
+    if share is None:
+        prepare(config.output_dir)
     clock = context.clock if context else Clock()
     if inputs is None:
         with clock.measure("read and render"):
             inputs = read_inputs(config)
     budget.resolve(len(inputs.pool), int(inputs.pool.tokens.sum()))  # a wrong budget fails now, not after hours
     home = features_folder(config)
-    context = context or Context(config, inputs.pool, inputs.target, inputs.render, home, load, clock, inputs.existing)
+    context = context or Context(config, inputs.pool, inputs.target, inputs.render, home, load, clock, inputs.existing,
+                                 share=share)
     method = method_of(config, inputs, context)
     representation, context = representation_of(method.representation), context.of(method.representation)
     check_collect(config, representation)

@@ -3,6 +3,10 @@
 The operating system takes the lock (``flock``) back when its owner ends, however it ends, so that a dead owner's lock
 is simply taken over. Locks of several folders are taken in the order of their paths, and none is waited for, so that
 commands cannot wait for each other. Within a thread the lock of a folder that is held already is held once more.
+
+Commands that each write files of their own, shares of a pass, hold a folder beside each other (:func:`working_beside`),
+with a lock file each, and never beside one that holds it alone. Each takes its own lock first and looks at the others'
+then, so that of two that come at the same moment one at least is refused.
 """
 
 from __future__ import annotations
@@ -29,6 +33,7 @@ except ImportError:  # pragma: no cover - Windows has no flock: nothing is locke
     fcntl = None  # type: ignore[assignment]
 
 LOCK = ".siftune.lock"
+_BESIDE = f"{LOCK}."
 _held = threading.local()
 
 
@@ -48,9 +53,12 @@ def working_in(*folders: str | Path, command: str = "") -> Iterator[None]:
     wanted = sorted({os.path.realpath(folder) for folder in folders} - mine)
     with contextlib.ExitStack() as stack:
         for folder in wanted:
-            handle = _lock(Path(folder), command)
+            path = Path(folder, LOCK)
+            handle = _lock(Path(folder), command, path)
             if handle is not None:
-                stack.callback(_unlock, Path(folder), handle)
+                stack.callback(_unlock, path, handle)
+                for beside in sorted(Path(folder).glob(f"{_BESIDE}*")):
+                    _look(Path(folder), beside, sweep=True)
                 stack.callback(_sweep, folder)  # of workers that were killed
                 _sweep(folder)
             mine.add(folder)
@@ -58,12 +66,37 @@ def working_in(*folders: str | Path, command: str = "") -> Iterator[None]:
         yield
 
 
-def _lock(folder: Path, command: str) -> int | None:
+@contextmanager
+def working_beside(folder: str | Path, name: str, command: str = "") -> Iterator[None]:
+    """Hold a folder as one of several that write different files there, whole and of the same content whoever writes
+    them; temporary files are left for the next command that holds it alone.
+
+    Args:
+        folder: of a run; made where it is missing.
+        name: of what is written, which no two of one machine write at once. What another machine says of it is
+            replaced: that may be a command that was killed there and is run again here.
+        command: what the owner is called in the refusal of another one.
+
+    Raises:
+        SiftuneError: another process holds the folder alone, or works on the same; it is named.
+    """
+    folder = Path(os.path.realpath(folder))
+    path = folder / f"{_BESIDE}{name}"
+    handle = _lock(folder, command, path, replace=True)
+    try:
+        if handle is not None:
+            _look(folder, folder / LOCK)
+        yield
+    finally:
+        if handle is not None:
+            _unlock(path, handle)
+
+
+def _lock(folder: Path, command: str, path: Path, *, replace: bool = False) -> int | None:
     """The handle of the locked file; None where nothing can be locked, since nothing can be written."""
     if fcntl is None:
         return None
     make_folder(folder)
-    path = folder / LOCK
     while True:
         try:
             handle = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o644)
@@ -91,21 +124,54 @@ def _lock(folder: Path, command: str) -> int | None:
     owner, host = _owner(handle), socket.gethostname()
     if owner.get("host", host) != host:  # a file system may keep the locks of each machine to itself
         os.close(handle)
-        raise _refusal(folder, owner, f"if that command has ended, remove {path} and run the same command again")
+        if replace:
+            path.unlink(missing_ok=True)
+            return _lock(folder, command, path)
+        raise _refusal(folder, owner, _elsewhere(path))
     told = {"command": command or "siftune", "pid": os.getpid(), "host": host,
             "since": datetime.now().astimezone().isoformat(timespec="seconds")}
     try:
         os.ftruncate(handle, 0)
         os.pwrite(handle, (json.dumps(told, ensure_ascii=False) + "\n").encode("utf-8", "surrogateescape"), 0)
     except OSError as error:
-        _unlock(folder, handle)
+        _unlock(path, handle)
         raise write_error(path, error) from error
     return handle
 
 
-def _unlock(folder: Path, handle: int) -> None:
+def _look(folder: Path, path: Path, *, sweep: bool = False) -> None:
+    """Refuse to work in a folder while the owner of a lock file there does; remove that of a dead one if asked to.
+
+    Raises:
+        SiftuneError: it is named.
+    """
+    assert fcntl is not None, "a lock of our own is held"
+    try:
+        handle = os.open(path, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0))
+    except OSError:
+        return
+    try:
+        owner = _owner(handle)
+        try:
+            fcntl.flock(handle, (fcntl.LOCK_EX if sweep else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+        except OSError as error:
+            raise _refusal(folder, owner) from error
+        if owner.get("host", host := socket.gethostname()) != host:
+            raise _refusal(folder, owner, _elsewhere(path))
+        if sweep:
+            path.unlink(missing_ok=True)
+    finally:
+        os.close(handle)
+
+
+def _elsewhere(path: Path) -> str:
+    return f"if that command has ended, remove {path} and run the same command again"
+
+
+def _unlock(path: Path, handle: int) -> None:
     with contextlib.suppress(OSError):
-        (folder / LOCK).unlink()
+        if os.path.samestat(os.fstat(handle), os.lstat(path)):  # or another one has replaced it
+            path.unlink()
     os.close(handle)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -127,7 +127,8 @@ class Checkpoint:
 
 def run_warmup(model: PeftModel, rendered_pool: Sequence[Rendered], ids: Sequence[str], settings: WarmupSettings,
                folder: str | Path, seed: int, *, pad_id: int, device: str | torch.device,
-               base_key: str = "", stop_after: int | None = None, title: str = "warmup") -> list[Checkpoint]:
+               base_key: str = "", stop_after: int | None = None, title: str = "warmup",
+               before: Callable[[], object] = lambda: None) -> list[Checkpoint]:
     """Train the adapter on a random share of the pool and keep a checkpoint of every epoch.
 
     Resumable like :func:`siftune.training.sft.train_lora`; once every checkpoint of this very run is there, it
@@ -144,6 +145,7 @@ def run_warmup(model: PeftModel, rendered_pool: Sequence[Rendered], ids: Sequenc
         stop_after: Only the first so many epochs are wanted, of a run that is planned for all of them: the learning
             rates are those of the whole run, and a later call for more of it goes on.
         title: Of the progress bar.
+        before: Called before anything is trained.
 
     Returns:
         One checkpoint for every epoch wanted, in order.
@@ -170,6 +172,7 @@ def run_warmup(model: PeftModel, rendered_pool: Sequence[Rendered], ids: Sequenc
     start = adapter_state(model)
     # A second round happens only where a checkpoint was lost after its epoch: training anew brings it back.
     while len(kept()) < wanted:
+        before()
         files.write_json(folder / "rows.json", {"seed": seed, "share": settings.share, "pool": len(ids),
                                                 "rows": [ids[i] for i in chosen]})
         load_adapter_state(model, start)
