@@ -223,6 +223,48 @@ def test_actors_that_share_no_folder_give_the_selection_of_this_process(cluster,
     assert (tmp_path / "here" / "selected.jsonl").read_bytes() == (run / "selected.jsonl").read_bytes()
 
 
+def test_trainings_of_actors_that_share_no_folder_are_those_of_this_process(cluster, tmp_path, monkeypatch):
+    values = write_files(tmp_path)
+    brief = {"methods": ["logra"], "headline": None, "budgets": ["10%"], "headline_seeds": None}
+    here = study(config(tmp_path, values, "here", **brief))
+    sent = []
+
+    class WatchedExecutor(RayExecutor):
+        def map(self, start, jobs):
+            sent.extend([ray.cloudpickle.dumps(start), *map(ray.cloudpickle.dumps, jobs)])
+            yield from super().map(partial(Watched, start=start, folder=str(tmp_path / "there"),
+                                           marks=str(tmp_path / "touched")), jobs)
+
+    asked = {**brief, "executor": "ray", "workers": 2, "storage": f"file://{tmp_path}/bucket"}
+    first = study(config(tmp_path, values, "there", **asked), executor=WatchedExecutor(2, shared=False))
+    assert len(sent) > 3
+    assert not [one for one in sent if str(tmp_path / "there").encode() in one]
+    assert not (tmp_path / "touched").exists()
+    assert first.results.to_dict()["complete"]
+    check_same(timeless(first.results.to_dict()), timeless(here.results.to_dict()))
+    shutil.rmtree(tmp_path / "there" / "training")
+    kept = {path: path.read_bytes() for path in (tmp_path / "bucket" / "trainings").glob("*/*")}
+    one = next(path for path in kept if path.name.startswith("scores-"))
+    one.write_text(one.read_text().replace("loss", "lost"))  # damaged there: made again, that alone
+    sent.clear()
+    again = study(config(tmp_path, values, "there", **asked), executor=WatchedExecutor(2, shared=False))
+    assert len(sent) == 2
+    assert again.results.to_dict()["complete"]
+    there = {path: path.read_bytes() for path in kept}
+    assert [path for path in kept if path != one and there[path] != kept[path]] == []
+    assert {path.parts[-2:]: path.read_bytes() for path in (tmp_path / "there" / "training").glob("*/*")} == {
+        path.parts[-2:]: content for path, content in there.items()}
+
+
+def test_a_task_in_a_file_is_no_task_for_workers_that_see_no_file(tmp_path):
+    values = write_files(tmp_path)
+    (tmp_path / "task.yaml").write_text("task: mine")
+    asked = config(tmp_path, values, "run", executor="ray", storage=f"file://{tmp_path}/bucket",
+                   lm_eval=[str(tmp_path / "task.yaml")])
+    with pytest.raises(ConfigError, match="is a file, which workers on other machines do not have"):
+        study(asked)
+
+
 def test_the_settings_decide_what_runs_the_jobs(tmp_path):
     made = executor_of(SelectConfig(executor="ray", workers=4), tmp_path, 3)
     assert made == RayExecutor(3, executor_of(SelectConfig(executor="ray"), tmp_path, 1).device, str(tmp_path))

@@ -30,6 +30,7 @@ def executor_of(config: SelectConfig, folder: str | Path, jobs: int, *,
     Raises:
         ConfigError: settings that do not go together.
     """
+    _refuse_useless_storage(config)
     workers = max(1, min(config.workers, jobs))
     if config.executor == "local":
         return LocalExecutor(workers, config.worker_tries, apart and config.workers > 1)
@@ -59,9 +60,13 @@ def check_storage(config: SelectConfig) -> None:
     Raises:
         ConfigError: so it is.
     """
-    if not config.storage:
-        return
-    if config.executor != "ray":
+    if config.storage:
+        _refuse_useless_storage(config)
+        storage_of(config).check()
+
+
+def _refuse_useless_storage(config: SelectConfig) -> None:
+    if config.storage and config.executor != "ray":
         raise ConfigError("a storage is for workers on other machines", where=f"--storage {config.storage}",
                           why="Those of --executor local write into the run folder themselves.",
                           hint='type --executor ray as well, or --storage "" for none')
@@ -69,4 +74,3 @@ def check_storage(config: SelectConfig) -> None:
         raise ConfigError("the memory of a process is no storage for several", where=f"--storage {config.storage}",
                           hint="name a folder of a bucket (s3://bucket/siftune, gs://bucket/siftune), or "
                                "file:///folder")
-    storage_of(config).check()

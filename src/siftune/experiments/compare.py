@@ -29,6 +29,7 @@ from siftune.experiments.config import BASELINES, StudyConfig, TargetFiles
 from siftune.experiments.estimates import Remembered
 from siftune.experiments.finished import Experiment
 from siftune.experiments.inputs import StudyInputs, read_study
+from siftune.experiments.remote import check_storage_of_trainings
 from siftune.experiments.results import COMPARISON, TARGET, discard_unreadable, write_results
 from siftune.experiments.run import train
 from siftune.experiments.selecting import Selecting
@@ -71,6 +72,7 @@ def compare(config: CompareConfig, finish: Callable[[Outcome], Any], *, command:
 
 def _compare(config: CompareConfig, budget: Budget, finish: Callable[[Outcome], Any], command: str,
              executor: Executor | None) -> Experiment:
+    check_storage_of_trainings(config)
     folder = prepare(config.output_dir)
     if discard_unreadable(folder / COMPARISON):
         log(f"warning: {COMPARISON} could not be read: it is written again")

@@ -16,6 +16,7 @@ from siftune.experiments.finished import Experiment
 from siftune.experiments.inputs import read_study
 from siftune.experiments.pool.map import pool_map
 from siftune.experiments.pool.rows import study_rows
+from siftune.experiments.remote import check_storage_of_trainings
 from siftune.experiments.results import STUDY, Results, write_results
 from siftune.experiments.results.pool import MAP, ROWS
 from siftune.experiments.selecting import Selecting
@@ -48,6 +49,7 @@ def study(config: StudyConfig, *, executor: Executor | None = None,
 
 
 def _study(config: StudyConfig, executor: Executor | None, after: Callable[[Experiment], Any]) -> Experiment:
+    check_storage_of_trainings(config.common)
     folder = prepare(config.common.output_dir)
     inputs = read_study(config)
     settings = study_settings(inputs)  # a model that cannot be loaded is refused now

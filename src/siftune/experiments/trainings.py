@@ -23,7 +23,7 @@ from siftune.config.settings import CompareConfig
 from siftune.data.render import Renderer, render_rows
 from siftune.data.rows import Examples, Rendered
 from siftune.evaluation.harness import harness_tasks
-from siftune.execution import SetAside
+from siftune.execution import SetAside, storage_of
 from siftune.execution.tries import times
 from siftune.experiments.cells import (
     Cell,
@@ -37,10 +37,12 @@ from siftune.experiments.cells import (
 )
 from siftune.experiments.config import StudyConfig
 from siftune.experiments.inputs import StudyInputs
+from siftune.experiments.remote import fetch_training, train_remotely
 from siftune.experiments.subsets import Subset, SubsetSpec
 from siftune.models.shape import shape_of
 
 if TYPE_CHECKING:
+    from siftune.execution.storage import Storage
     from siftune.models.loading import LoadedModel
 
 
@@ -187,6 +189,14 @@ class Cells:
             after: called after each cell.
         """
         todo = self.missing()
+        storage = _storage(self.settings)
+        if storage is not None and todo:
+            for one in todo:
+                fetch_training(storage, self.settings[one.model].shelf.root / one.name)
+            before, todo = len(todo), self.missing()
+            if len(todo) < before:
+                progress.log(f"{before - len(todo)} of {before} trainings were in the storage")
+                after()
         if not todo:
             return
         total = sum(map(self._work, self.all))
@@ -198,7 +208,10 @@ class Cells:
         with progress.bar(f"{len(todo)} of {len(self.all)} cells", total, "tokens") as bar:
             bar.skip(total - sum(map(self._work, todo)))
             try:
-                for number, message, trace in executor.map(partial(StudyWorker, load=load, settings=settings), jobs):
+                start = partial(StudyWorker, load=load)
+                results = (executor.map(partial(start, settings=settings), jobs) if storage is None else
+                           train_remotely(jobs, executor, storage, start, settings))
+                for number, message, trace in results:
                     one = unheard.pop(number)
                     self._note(one, message, trace)
                     bar.advance(self._work(one))
@@ -228,6 +241,12 @@ class Cells:
         write_text(path, f"{one.cell.title}\n{message}\n\n{trace}")
         self.failures[one.name] = Failure(message, str(path))
         progress.log(f"warning: {one.cell.title} failed: {message.splitlines()[0]}")
+
+
+def _storage(settings: Mapping[str, Setting]) -> Storage | None:
+    """Where workers exchange files with this process; None where they see the run folder."""
+    config = next(iter(settings.values())).shelf.config
+    return storage_of(config) if config.storage else None
 
 
 class StudyWorker:

@@ -36,7 +36,7 @@ class Published(NamedTuple):
     """A shard that is in the storage: key of its store, and its number."""
 
     store: str
-    index: int
+    shard: int
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from siftune.experiments.choosing.prepared import Prepared, prepared
 from siftune.experiments.choosing.rounds import run_rounds
 from siftune.experiments.choosing.schedule import keep_plan, plan_key
 from siftune.experiments.choosing.summary import summarise
+from siftune.experiments.remote import check_storage_of_trainings
 from siftune.experiments.results import RANDOM
 from siftune.experiments.results.choice import CHOICE, Choice, write_choice
 from siftune.experiments.trainings import Executor
@@ -55,6 +56,7 @@ def choose_arm(config: ChooseConfig, finish: Callable[[Outcome], Any], *, comman
 
 def _choose(config: ChooseConfig, finish: Callable[[Outcome], Any], command: str, executor: Executor | None) -> Choice:
     started = time.monotonic()
+    check_storage_of_trainings(config)
     made = prepared(config, probe=bool(config.within))
     folder = prepare(config.output_dir)
     work, expected = made.work, made.expected
