@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from siftune.pipeline.inspection import Inspection
     from siftune.pipeline.plan import Plan
     from siftune.pipeline.run import Run
-    from siftune.pipeline.shares import Shared
+    from siftune.pipeline.shares import ShareResult
 
 
 def run(finished: Run) -> dict[str, Any]:
@@ -31,7 +31,7 @@ def run(finished: Run) -> dict[str, Any]:
             "rows": manifest["budget"]["rows"], "tokens": manifest["budget"]["tokens"], "ids": finished.ids}
 
 
-def shared(done: Shared) -> dict[str, Any]:
+def shared(done: ShareResult) -> dict[str, Any]:
     """Of `select --shard`."""
     return done.to_dict()
 

@@ -149,7 +149,7 @@ def fill(context: Context, step: str, stores: Sequence[FeatureStore], missing: C
             jobs = missing()
         entry["reused"] = not jobs
         shards = sum(len(store.shards()) for store in stores)
-        parts = sum(len(job.stores) for job in jobs)
+        parts = _parts(jobs)
         own = missing
         if share is not None and over_pool:
             share.begin(step, parts)
@@ -158,17 +158,22 @@ def fill(context: Context, step: str, stores: Sequence[FeatureStore], missing: C
         elif jobs:
             context.computes_alone(step)
         if 0 < parts < shards:
-            log(f"{step}: {parts} of {shards} shards are missing" + (f", {sum(len(job.stores) for job in jobs)} of "
-                f"them of share {share}" if share is not None and over_pool else ""))
+            mine = f", {_parts(jobs)} of them of share {share}" if share is not None and over_pool else ""
+            log(f"{step}: {parts} of {shards} shards are missing{mine}")
         if jobs:
             with bar(title or step, total(), "tokens") as progress:
                 progress.skip(progress.total - sum(job.tokens for job in jobs))
                 # Of a run that goes on, what is left over may be what killed the process before: not in this one.
                 _complete(context, step, jobs, own, rows, progress.advance, here, start, apart=parts < shards)
         if share is not None and over_pool:
-            share.end(step, sum(len(job.stores) for job in jobs), sum(len(job.stores) for job in missing()))
+            share.end(step, _parts(jobs), _parts(missing()))
     for store in stores:
         store.finish()
+
+
+def _parts(jobs: Sequence[Job]) -> int:
+    """How many shards jobs write."""
+    return sum(len(job.stores) for job in jobs)
 
 
 def _of_share(share: Share, missing: Callable[[], list[Job]]) -> list[Job]:

@@ -15,7 +15,7 @@ from siftune.pipeline.select import choose, complete, features_folder, reused_fo
 
 
 @dataclass(frozen=True)
-class Shared:
+class ShareResult:
     """What a share has done, and what is left.
 
     Attributes:
@@ -47,7 +47,7 @@ class Shared:
                 "left": self.left, "next": self.next}
 
 
-def compute_share(config: SelectConfig, text: str, *, command: str = "") -> Shared:
+def compute_share(config: SelectConfig, text: str, *, command: str = "") -> ShareResult:
     """Compute a share of the passes over the pool that a selection needs, and write nothing else.
 
     Shares of one run may be computed at the same time, on any machines that see its folder, but not beside any other
@@ -78,8 +78,8 @@ def compute_share(config: SelectConfig, text: str, *, command: str = "") -> Shar
         try:
             choose(config, command=command, share=share)
         except ShareDone as done:
-            return Shared(str(share), str(folder), done.step, done.computed, done.left, _next(share, done))
-    return Shared(str(share), str(folder), "", share.computed, 0, f"the same command without {FLAG} selects")
+            return ShareResult(str(share), str(folder), done.step, done.computed, done.left, _next(share, done))
+    return ShareResult(str(share), str(folder), "", share.computed, 0, f"the same command without {FLAG} selects")
 
 
 def _next(share: Share, done: ShareDone) -> str:
