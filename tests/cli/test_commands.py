@@ -200,4 +200,4 @@ def test_results_go_to_stdout_and_everything_else_to_stderr(files: Files, tmp_pa
     first, *_ = result.out.splitlines()
     assert first.startswith("selected 5 of 40 usable rows")
     assert f"report:  {tmp_path / 'run/report.html'}" in result.out
-    assert "method auto: less with round-robin (a target and a small budget are given" in result.err
+    assert "method auto: less with round-robin (a target is given" in result.err
