@@ -1,4 +1,4 @@
-"""Write the tables of seven pages of docs (`main` names them) from the recorded results.
+"""Write the tables of eight pages of docs (`main` names them) from the recorded results.
 
     python benchmarks/write_tables.py
 
@@ -359,6 +359,17 @@ def _shorter(what: str) -> str:
     return what.replace("|", "\\|")[:120]
 
 
+def incremental() -> str:
+    told = read_json(RESULTS / "incremental.json")
+    rows = [[f"`{name}`", f"{one['rows']:,} + {one['more']:,}", f"{one['first_cpu_seconds']:.1f} s",
+             f"{one['grown_cpu_seconds']:.2f} s",
+             f"{one['share']:.2%}", "the same" if one["same_selection"] else "another",
+             f"{one['largest_difference']:.0e}"]
+            for name, one in told.items() if isinstance(one, dict)]
+    return markdown(["method", "rows", "first run", "with 1% more", "share", "selection beside a fresh run's",
+                     "similarities, largest difference"], rows)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "speed": speed, "accuracy-lora-8": accuracy("lora-8"), "accuracy-lora-64": accuracy("lora-64"),
     "accuracy-full": accuracy("full"), "memory": memory, "submodular": submodular, "streaming": streaming,
@@ -368,7 +379,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "exports": exports, "published-fixed": published_fixed,
     "skills-random": skills_random, "skills-arms": skills_arms,
     "skills-by-target": skills_by_target, "fixed-methods": fixed_methods, "skills-choosing": skills_choosing,
-    "two-stages": two_stages, "gradient-forms": gradient_forms,
+    "two-stages": two_stages, "gradient-forms": gradient_forms, "incremental": incremental,
 }
 
 
@@ -386,7 +397,7 @@ def fill(page: str, tables: Mapping[str, Callable[[], str]]) -> None:
 
 def main() -> None:
     for page in ("gradients.md", "selectors.md", "representations.md", "choosing.md", "models.md", "export.md",
-                 "results.md"):
+                 "results.md", "scaling.md"):
         fill(page, TABLES)
 
 

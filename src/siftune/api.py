@@ -66,8 +66,9 @@ def select(config: SelectConfig | None = None, *, pool: Any = None, target: Any 
     Raises:
         SiftuneError: anything the user can mend; see its hint.
     """
+    from siftune.pipeline.features_home import reused_folders
     from siftune.pipeline.request import requested
-    from siftune.pipeline.select import choose, complete, reused_folders
+    from siftune.pipeline.select import choose, complete
 
     given = {"pool": pool, "target": target, "existing": existing, "test": test, "model": model, "method": method,
              "budget": budget, **settings}

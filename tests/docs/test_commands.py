@@ -72,6 +72,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tiny.save(folder / "tiny")
     rows = records("messages", range(48))
     jsonl(folder / "pool.jsonl", [{**row, "group": ("math", "chat", "code")[i % 3]} for i, row in enumerate(rows)])
+    jsonl(folder / "grown.jsonl", [*rows[5:], *records("messages", range(60, 63), "new")])
     for name, first in (("examples", 100), ("few", 100), ("held_out", 200), ("old", 300), ("trained_on", 300)):
         jsonl(folder / f"{name}.jsonl", records("messages", range(first, first + 4), name))
     vectors = np.random.default_rng(0).normal(size=(52, 8)).astype(np.float32)

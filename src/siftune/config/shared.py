@@ -123,7 +123,8 @@ class SelectConfig(DataConfig, ModelConfig):
                                     group=SELECTION, rule=SHARE_OR_NONE, decides="selection")
 
     output_dir: str = option("", "Run folder to write.", group=RUN, decides="nothing")
-    from_run: str = option("", "Reuse pool, model and features of this run folder.", group=RUN, flag="--from",
+    from_run: str = option("", "Start from this run folder: its settings, its checkpoints and its features; of another "
+                           "--pool, only rows that it does not have are computed.", group=RUN, flag="--from",
                            decides="nothing")
     share: bool = option(False, "Write the report without machine paths, names of users and machines, and command "
                          "lines, so that it can be given away.", group=RUN, decides="nothing")

@@ -38,10 +38,11 @@ from siftune.experiments.summary.arms import Study
 from siftune.experiments.summary.summarise import summarise
 from siftune.experiments.trainings import Executor, study_cells, study_settings
 from siftune.features.collect import check as check_collect
+from siftune.pipeline.features_home import reused_folders
 from siftune.pipeline.outcome import Outcome
 from siftune.pipeline.recipes import representation_of, resolve
 from siftune.pipeline.runfolder import prepare
-from siftune.pipeline.select import check_own, choose, complete, method_of, reused_folders
+from siftune.pipeline.select import check_own, choose, complete, method_of
 from siftune.selectors import Budget
 
 

@@ -22,7 +22,8 @@ from siftune.data.rows import Examples
 from siftune.experiments.config import StudyConfig, representation_named
 from siftune.features.base import Clock, Context, row_keys
 from siftune.features.collect import COLLECTABLE, NEEDS_TARGET
-from siftune.pipeline.select import features_folder, load, read_inputs
+from siftune.pipeline.features_home import FeaturesHome, features_home
+from siftune.pipeline.select import load, read_inputs
 
 if TYPE_CHECKING:
     from siftune.config.settings import CompareConfig, SelectConfig
@@ -72,11 +73,15 @@ class StudyInputs:
     @property
     def home(self) -> Path:
         """The run folder whose stores, warmup and trainings are used."""
-        return features_folder(self.config.common)
+        return self._features.folder
+
+    @cached_property
+    def _features(self) -> FeaturesHome:
+        return features_home(self.config.common, self.pool)
 
     @cached_property
     def pool_keys(self) -> RowKeys:
-        return row_keys(self.pool, "pool")
+        return self._features.pool_keys or row_keys(self.pool, "pool")
 
     @property
     def pool_key(self) -> str:
@@ -108,7 +113,7 @@ class StudyInputs:
         config = dataclasses.replace(config, collect=config.collect or self._collected)
         made = Context(config, inputs.pool, inputs.target, inputs.render, self.home, self.load, self.clock,
                        inputs.existing, lambda: [self.context(name, owner) for name in self.by_target
-                                                 if name != target], owner=owner)
+                                                 if name != target], owner=owner, earlier=self._features.earlier)
         return made.knows(self.pool_keys)  # a hash of the whole pool, the same for all targets
 
 

@@ -24,8 +24,8 @@ from siftune.experiments.subsets import Subset
 from siftune.experiments.summary.arms import Study
 from siftune.experiments.summary.summarise import summarise
 from siftune.experiments.trainings import Executor, study_cells, study_settings
+from siftune.pipeline.features_home import reused_folders
 from siftune.pipeline.runfolder import prepare
-from siftune.pipeline.select import reused_folders
 
 
 def study(config: StudyConfig, *, executor: Executor | None = None,

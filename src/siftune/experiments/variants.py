@@ -21,6 +21,7 @@ def varied_context(inputs: StudyInputs, target: str | None, owner: str, ablation
     collect = () if ablation.folder else plain.config.collect
     made = dataclasses.replace(
         plain, config=dataclasses.replace(ablation.of(plain.config), collect=collect), folder=home,
+        below=ablation.folder,
         trained=None if ablation.retrains or not ablation.folder else inputs.home,
         siblings=lambda: [varied_context(inputs, name, owner, ablation) for name in inputs.by_target if name != target])
     return made.knows(inputs.pool_keys)  # a hash of the whole pool, the same for all targets

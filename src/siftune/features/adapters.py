@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import shutil
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from siftune._common.artefacts import KeptFile, described, digest
 from siftune._common.artefacts.payload import payload_of_bytes
 from siftune._common.errors import StoreCorrupt
+from siftune._common.files import make_folder
 from siftune._common.seeds import derive
 from siftune.data.rows import Examples
 from siftune.features.base import Context, content_key
@@ -86,6 +88,7 @@ def adapters(context: Context, settings: TrainSettings, folder: str) -> Iterator
     def train(rows: Examples, step: str) -> TrainedAdapter:
         name = digest({"rows": content_key(rows), **how})[:12]
         with context.clock.measure(step) as entry:
+            _take(context.in_earlier(folder), root, name)
             before = _finished(root / name)
             if before is None:
                 context.computes_alone(f"the training {step}")
@@ -99,6 +102,18 @@ def adapters(context: Context, settings: TrainSettings, folder: str) -> Iterator
         yield model, train
     finally:
         detach_lora(model)
+
+
+def _take(earlier: Iterable[Path], root: Path, name: str) -> None:
+    """Copy a finished training that an earlier run has kept: it is named by its content, and verified when it is read.
+    """
+    there = next((path / name for path in earlier if _finished(path / name) is not None), None)
+    if there is not None and not (root / name).exists():
+        make_folder(root)
+        copy = root / f".{name}.tmp"
+        shutil.rmtree(copy, ignore_errors=True)
+        shutil.copytree(there, copy)
+        copy.replace(root / name)
 
 
 def _finished(folder: Path) -> int | None:

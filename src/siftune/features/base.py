@@ -69,6 +69,10 @@ class Context:
         share: which share of the passes is computed; all of them where there is none.
         owner: name of the method that computes; decides what :attr:`settings` are.
         shared: what contexts of one run have in common and is made but once: the model, the pool's key.
+        earlier: folders of earlier runs, of other pools, whose features of the same rows are taken, the nearest first;
+            see :mod:`siftune.features.earlier`.
+        below: where ``folder`` is below the run folder, of an ablation.
+        taken: for the manifest: what was taken of them.
     """
 
     config: SelectConfig
@@ -85,6 +89,9 @@ class Context:
     share: Share | None = None
     owner: str = ""
     shared: dict[Any, Any] = field(default_factory=dict)
+    earlier: tuple[Path, ...] = ()
+    below: str = ""
+    taken: dict[str, Any] = field(default_factory=dict)
 
     def of(self, owner: str) -> Context:
         """The same for a method: its own settings are :attr:`settings`."""
@@ -134,6 +141,10 @@ class Context:
     @property
     def pool_key(self) -> str:
         return self.pool_keys.key
+
+    def in_earlier(self, name: str = "") -> list[Path]:
+        """Where earlier runs keep what this one keeps under that name: of an ablation, or of all."""
+        return [*dict.fromkeys(run / below / name for run in self.earlier for below in (self.below, ""))]
 
     def knows(self, pool_keys: RowKeys) -> Context:
         """The same, with the content keys of the pool, where they are known already."""

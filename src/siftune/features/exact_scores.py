@@ -27,6 +27,7 @@ from siftune._common.errors import SiftuneError
 from siftune._common.progress import log
 from siftune.features.base import Computed, Context, GradientMethod, content_key, targets_key
 from siftune.features.centring import reciprocal, reference_rows, told
+from siftune.features.earlier import kept_earlier
 from siftune.features.gradient_passes import Pass, Passes, can_join, together
 from siftune.features.gradient_settings import gradient_fingerprint, make_engine, settled
 from siftune.features.passes import refuse_other
@@ -61,10 +62,10 @@ def exact_scores(context: Context, method: GradientMethod) -> Computed:
     from siftune.features.gradients.warmup import score_weights
 
     own = Scores(context, method)
-    refuse_other(own.root, own.fingerprint, recompute=context.config.recompute, training=warmup_folder(context))
+    refuse_other(context, own.root, own.fingerprint, training=warmup_folder(context))
     centre = Centre(context, method) if own.settings.center else None
     if centre:
-        refuse_other(centre.root, centre.fingerprint, recompute=context.config.recompute)
+        refuse_other(context, centre.root, centre.fingerprint)
     with warmed_up(context) as (model, checkpoints):
         if centre:
             with context.clock.measure("centre") as entry:
@@ -76,6 +77,9 @@ def exact_scores(context: Context, method: GradientMethod) -> Computed:
         if centre:
             # What the targets lack is taken in the same pass, which is theirs where they lack anything.
             lacking = any(store.missing() for one in several for store in one.stores())
+            if context.earlier and any(store.missing() for store in centre.stores()):
+                log(f"{method.name}: what centres exact scores are means of this pool: a pass over all of it (--set "
+                    f"{method.name}.keep_features=true keeps features, whose means take none)")
             found = together([*((one.passes, one.wanted) for one in several), (centre.passes, centre.wanted)],
                              context.pool, "pool", "pool scores" if lacking else "centre of the pool")
             pool, shared = found[0], found[-1]
@@ -97,15 +101,15 @@ def are_kept(context: Context, method: GradientMethod) -> bool:
     if not (own.root / "pool").is_dir():
         return False
     try:
-        refuse_other(own.root, own.fingerprint, recompute=False)
+        refuse_other(context, own.root, own.fingerprint, recompute=False)
         with warmed_up(context) as (model, checkpoints):
             own.prepare(model, checkpoints)
             stores = own.stores()
             if own.settings.center:
                 centre = Centre(context, method)
-                refuse_other(centre.root, centre.fingerprint, recompute=False)
+                refuse_other(context, centre.root, centre.fingerprint, recompute=False)
                 centre.prepare(model, checkpoints)
-                stores += centre.passes.stores(context.pool, centre.wanted, "pool")
+                stores += centre.stores()
         return not any(store.missing() for store in stores)
     except SiftuneError:  # made with other settings
         return False
@@ -114,9 +118,10 @@ def are_kept(context: Context, method: GradientMethod) -> bool:
 def _tell(several: Sequence[Scores]) -> None:
     """Say why there is a pass over the pool again, where there are scores for other targets."""
     own = several[0]
-    ours = {one.root for one in several}
-    others = [at for at in own.root.parent.glob(f"{own.method.name}-exact-*") if at not in ours]
-    name, features = own.method.name, (own.root.parent / own.method.name / "fingerprint.json").is_file()
+    ours = {one.root.name for one in several}
+    name, stores = own.method.name, [own.root.parent, *(run / "store" for run in own.context.earlier)]
+    others = [at for store in stores for at in store.glob(f"{name}-exact-*") if at.name not in ours]
+    features = any((store / name / "fingerprint.json").is_file() for store in stores)
     if not (others or features) or not any(store.missing() for store in own.stores()):
         return
     if features:
@@ -186,12 +191,13 @@ def target_directions(context: Context, passes: Passes, checkpoint: Checkpoint, 
     Returns:
         The matrix, whose note tells the lengths of the gradients (``norms``), and whether it was made just now.
     """
-    from siftune.features.gradients.basis import kept_directions
+    from siftune.features.gradients.basis import KIND, kept_directions
 
     settings = passes.settings
     path = passes.root / "directions" / f"epoch-{checkpoint.epoch}.npy"
-    key = digest({**passes.fingerprint, "checkpoint": checkpoint, "code": VERSION})
-    kept = kept_directions(path, key)
+    made_from = {**passes.fingerprint, "checkpoint": checkpoint, "code": VERSION}
+    key = digest(made_from)
+    kept = kept_directions(path, key) or kept_earlier(context, path, KIND, made_from, head=passes.head)
     if kept is not None:
         return kept, False
     gradients = target_gradients(context, passes, checkpoint, path.with_name(f"gradients-{checkpoint.epoch}.npy"))
@@ -296,6 +302,10 @@ class Centre:
         self.wanted = [Pass(c, self.settings.adam, file, cosines=True)
                        for c, file in zip(checkpoints, self.files, strict=True)]
         return any(fresh for _, fresh in made)
+
+    def stores(self) -> list[FeatureStore]:
+        """With what they hold already."""
+        return self.passes.stores(self.context.pool, self.wanted, "pool")
 
     def _mean(self, model: Any, checkpoint: Checkpoint) -> tuple[KeptFile, bool]:
         from siftune._common.progress import bar

@@ -67,19 +67,19 @@ def forward_stores(context: Context, examples: Examples, readers: Sequence[Reade
                                         made_from(context, reader, config.feature_dtype, checkpoint), rows=rows,
                                         shard_rows=config.shard_rows, recompute=config.recompute))
 
-    def missing() -> list[Job]:
-        lacking: dict[Shard, list[int]] = {}
-        for i, store in enumerate(stores):
+    def jobs(which: Sequence[int], some: Sequence[FeatureStore], rows: Examples) -> list[Job]:
+        lacking: dict[Shard, list[tuple[Reader, FeatureStore]]] = {}
+        for i, store in zip(which, some, strict=True):
             for shard in store.missing():
-                lacking.setdefault(shard, []).append(i)
-        return [Job((tuple(readers[i] for i in some), checkpoint), tuple(stores[i] for i in some), shard,
-                    examples.rendered[shard.start : shard.stop])
-                for shard, some in sorted(lacking.items(), key=lambda item: (item[0].start, item[0].stop))]
+                lacking.setdefault(shard, []).append((readers[i], store))
+        return [Job((tuple(reader for reader, _ in part), checkpoint), tuple(store for _, store in part), shard,
+                    rows.rendered[shard.start : shard.stop])
+                for shard, part in sorted(lacking.items(), key=lambda item: (item[0].start, item[0].stop))]
 
     here = adapted if adapted is not None else loaded.model
     start = partial(_start_worker, load=context.load, config=for_workers(config), adapted=adapted is not None)
-    fill(context, step or f"{kind} forward pass", stores, missing, lambda: int(examples.tokens.sum()),
-         lambda advance: ForwardWorker(config, loaded, here, advance), start, rows=examples.rows,
+    fill(context, step or f"{kind} forward pass", stores, jobs, lambda which, rows: int(rows.tokens.sum()),
+         lambda advance: ForwardWorker(config, loaded, here, advance), start, examples=examples,
          over_pool=examples is context.pool)
     return stores[:own]
 

@@ -66,6 +66,11 @@ class Passes:
         self.context, self.settings, self.model = context, settings, model
         self.fingerprint, self.root = fingerprint, root
 
+    @property
+    def head(self) -> Path:
+        """The note that tells what all stores are made from."""
+        return self.root / "fingerprint.json"
+
     def over(self, examples: Examples, passes: Sequence[Pass], kind: str, step: str = "") -> list[FeatureStore]:
         """One complete store per pass, timed as ``step``.
 
@@ -100,7 +105,7 @@ class Owner(Protocol):
 def can_join(one: Owner, model: Any, checkpoints: Sequence[Checkpoint]) -> bool:
     """Whether an owner could be prepared to share another's pass; if not, its own turn will say why."""
     try:
-        refuse_other(one.root, one.fingerprint, recompute=one.context.config.recompute)
+        refuse_other(one.context, one.root, one.fingerprint)
         one.prepare(model, checkpoints)
     except SiftuneError:
         return False
@@ -118,27 +123,28 @@ def together(several: Sequence[tuple[Passes, Sequence[Pass]]], examples: Example
     """
     first = several[0][0]
     stores = [passes.stores(examples, wanted, kind) for passes, wanted in several]
+    every = [(k, p) for _, wanted in several for k, p in enumerate(wanted)]
 
-    def missing() -> list[Job]:
+    def jobs(which: Sequence[int], some: Sequence[FeatureStore], rows: Examples) -> list[Job]:
         found = []
         for k in range(len(several[0][1])):
             lacking: dict[tuple[int, int], list[tuple[Pass, FeatureStore, Shard]]] = {}
-            for (_, wanted), kept in zip(several, stores, strict=True):
-                for shard in kept[k].missing():  # of an earlier run they may be of another size
-                    lacking.setdefault((shard.start, shard.stop), []).append((wanted[k], kept[k], shard))
-            for _, some in sorted(lacking.items()):
-                shard = some[0][2]
-                found.append(Job(tuple(p for p, _, _ in some), tuple(store for _, store, _ in some), shard,
-                                 examples.rendered[shard.start : shard.stop]))
+            for (at, wanted), store in zip((every[i] for i in which), some, strict=True):
+                for shard in store.missing() if at == k else ():  # of an earlier run they may be of another size
+                    lacking.setdefault((shard.start, shard.stop), []).append((wanted, store, shard))
+            for _, part in sorted(lacking.items()):
+                shard = part[0][2]
+                found.append(Job(tuple(p for p, _, _ in part), tuple(store for _, store, _ in part), shard,
+                                 rows.rendered[shard.start : shard.stop]))
         return found
 
     context = first.context
     start = partial(_start_worker, load=context.load, config=for_workers(context.config), settings=first.settings,
                     adapted=first.model is not context.model.model)
-    fill(context, step or f"{kind} features", [store for kept in stores for store in kept], missing,
-         lambda: len(several[0][1]) * int(examples.tokens.sum()),
+    fill(context, step or f"{kind} features", [store for kept in stores for store in kept], jobs,
+         lambda which, rows: len({every[i][0] for i in which}) * int(rows.tokens.sum()),
          lambda advance: Worker(context.config, first.settings, context.model, first.model, advance), start,
-         title=f"{kind} gradients", rows=examples.rows, over_pool=examples is context.pool)
+         examples=examples, title=f"{kind} gradients", over_pool=examples is context.pool)
     return stores
 
 

@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,20 +28,21 @@ from siftune._common.artefacts import (
     read_sealed,
     write_sealed,
 )
+from siftune._common.artefacts.key import differences
 from siftune._common.errors import SiftuneError
 from siftune._common.files import make_folder
 from siftune._common.progress import bar, log
 from siftune.config.settings import SelectConfig
 from siftune.data.rows import Examples, Rendered, Row
 from siftune.features.base import Context, row_keys
+from siftune.features.earlier import POOL, take
 from siftune.features.remote import fetch_missing, run_remotely
 from siftune.features.shares import Share
 from siftune.features.store import FeatureStore, RowKeys, Shard
+from siftune.features.store.kept_rows import DIGEST
+from siftune.features.store.refusal import METHOD, mismatch
+from siftune.features.store.row_keys import content_digests
 from siftune.features.store.shards import KIND as STORE
-from siftune.features.store.shards import mismatch
-
-KIND = "features of a method"
-"""Of the note above a method's stores."""
 
 if TYPE_CHECKING:
     from siftune.execution import LocalExecutor, SetAside
@@ -80,6 +81,12 @@ class Job:
         return f"{self.shard.name} of {'/'.join(folder.parts[-3:])}{others}"
 
 
+Jobs = Callable[[Sequence[int], Sequence[FeatureStore], Examples], list[Job]]
+"""The missing jobs of stores: given which of all they are (or are made like), the stores, and the rows they are of."""
+
+Total = Callable[[Sequence[int], Examples], int]
+
+
 class ShardWorker(ABC):
     """Computes shards; a shard is written while the next is computed.
 
@@ -102,8 +109,9 @@ class ShardWorker(ABC):
         """What each of the job's stores keeps of the rows: arrays [rows of the shard, ...] by name."""
 
     def __call__(self, job: Job) -> int:
+        seen = {DIGEST: content_digests(job.rendered)} if len(job.rendered) else {}
         for store, arrays in zip(job.stores, self.arrays(job), strict=True):
-            self.writer.submit(self.write, store, job.shard, arrays)
+            self.writer.submit(self.write, store, job.shard, {**arrays, **seen})
         return job.tokens
 
     def write(self, store: FeatureStore, shard: Shard, arrays: Mapping[str, np.ndarray]) -> None:
@@ -115,60 +123,69 @@ class ShardWorker(ABC):
         self.writer.close()
 
 
-def fill(context: Context, step: str, stores: Sequence[FeatureStore], missing: Callable[[], list[Job]],
-         total: Callable[[], int], here: Callable[[Callable[[float], None]], ShardWorker],
-         start: Callable[[int], ShardWorker], *, title: str = "", rows: Sequence[Row] = (),
-         over_pool: bool = False) -> None:
+def fill(context: Context, step: str, stores: Sequence[FeatureStore], jobs: Jobs, total: Total,
+         here: Callable[[Callable[[float], None]], ShardWorker], start: Callable[[int], ShardWorker], *,
+         examples: Examples, title: str = "", by_row: bool = True, over_pool: bool = False) -> None:
     """Run the jobs that are missing, until the stores are complete.
 
-    A shard that is lost with its worker goes to another one. One that loses worker after worker is set aside; all
-    others are computed and kept before the run ends.
+    What earlier runs have kept of the same rows is taken from them, see :mod:`siftune.features.earlier`. A shard that
+    is lost with its worker goes to another one. One that loses worker after worker is set aside; all others are
+    computed and kept before the run ends.
 
     Args:
         context: of the run.
         step: what the clock calls it.
         stores: what the jobs write to.
-        missing: the jobs that are still to be done; asked again at the end.
+        jobs: the jobs that are still to be done of some of the stores, or of others made likewise of fewer rows; asked
+            again at the end.
         total: counts the tokens of all jobs, done or not; asked only where some are missing.
         here: makes a worker in this process.
         start: makes one in a worker process, given its number; picklable.
+        examples: what the stores' rows are, also for whoever has to look for the one that kills its worker.
         title: of the progress bar; ``step`` when not given.
-        rows: what the stores' rows are called, for whoever has to look for the one that kills its worker.
+        by_row: whether what is kept of a row depends on that row alone.
         over_pool: whether shares of a run (see :mod:`siftune.features.shares`) compute a part of it each; any other
             pass has to be complete before there are any.
 
     Raises:
+        StoreMismatch: an earlier run has kept such features, made with another setting.
         ShareDone: a share of the run has done what it can.
         SiftuneError: whatever a job raised; or, with everything else done, which shards lost all their workers.
     """
-    share = context.share
-    with context.clock.measure(step) as entry:
-        jobs = missing()
-        if jobs and context.config.storage:
-            fetch_missing(_storage(context.config), stores)
-            jobs = missing()
-        entry["reused"] = not jobs
-        shards = sum(len(store.shards()) for store in stores)
-        parts = _parts(jobs)
+    def compute(which: Sequence[int], some: Sequence[FeatureStore], rows: Examples, share: Share | None = None) -> None:
+        missing = partial(jobs, which, some, rows)
+        todo = missing()
+        if todo and context.config.storage:
+            fetch_missing(_storage(context.config), some)
+            todo = missing()
+        if todo:
+            entry["reused"] = False
+        shards, parts = sum(len(store.shards()) for store in some), _parts(todo)
         own = missing
-        if share is not None and over_pool:
+        if share is not None:
             share.begin(step, parts)
             own = partial(_of_share, share, missing)
-            jobs = own()
-        elif jobs:
+            todo = own()
+        elif todo:
             context.computes_alone(step)
         if 0 < parts < shards:
-            mine = f", {_parts(jobs)} of them of share {share}" if share is not None and over_pool else ""
+            mine = f", {_parts(todo)} of them of share {share}" if share is not None else ""
             log(f"{step}: {parts} of {shards} shards are missing{mine}")
-        if jobs:
-            with bar(title or step, total(), "tokens") as progress:
-                progress.skip(progress.total - sum(job.tokens for job in jobs))
+        if todo:
+            with bar(title or step, total(which, rows), "tokens") as progress:
+                progress.skip(progress.total - sum(job.tokens for job in todo))
                 # Of a run that goes on, what is left over may be what killed the process before: not in this one.
-                _complete(context, step, jobs, own, rows, progress.advance, here, start, apart=parts < shards)
-        if share is not None and over_pool:
-            share.end(step, _parts(jobs), _parts(missing()))
-    for store in stores:
-        store.finish()
+                _complete(context, step, todo, own, rows.rows, progress.advance, here, start, apart=parts < shards)
+        if share is not None:
+            share.end(step, _parts(todo), _parts(missing()))
+        for store in some:
+            store.finish()
+
+    with context.clock.measure(step) as entry:
+        entry["reused"] = True
+        if by_row:
+            take(context, stores, examples, cache(partial(content_digests, examples.rendered)), compute)
+        compute(range(len(stores)), stores, examples, context.share if over_pool else None)
 
 
 def _parts(jobs: Sequence[Job]) -> int:
@@ -293,27 +310,32 @@ def on_own_device(config: SelectConfig, number: int) -> SelectConfig:
     return config
 
 
-def refuse_other(root: Path, fingerprint: dict[str, Any], *, recompute: bool, training: str = "warmup") -> None:
-    """Refuse before the warmup, not after it, to replace features that took hours.
+def refuse_other(context: Context, root: Path, fingerprint: dict[str, Any], *, recompute: bool | None = None,
+                 training: str = "warmup") -> None:
+    """Refuse before the warmup, not after it, to replace features that took hours, or to take some of other settings.
 
     Args:
+        context: of the run.
         root: of the representation's stores, below ``store`` of the run folder.
         fingerprint: what they are to be made from.
-        recompute: replace those made from something else, and the training run they came from.
+        recompute: replace those made from something else, and the training run they came from; as ``--recompute`` says
+            when not given.
         training: folder of that training run, below the run folder.
 
     Raises:
-        StoreMismatch: they were made from something else, and are not to be replaced.
+        StoreMismatch: they were made from something else, and are not to be replaced; or those of an earlier run, of
+            another pool, are of other settings besides.
     """
     head, wanted = root / "fingerprint.json", described(fingerprint)
-    key = digest(wanted)
+    key, recompute = digest(wanted), context.config.recompute if recompute is None else recompute
     difference: tuple[str, Any, Any] | None = None
     try:
-        difference = first_difference(read_sealed(head, KIND), wanted)
+        difference = first_difference(read_sealed(head, METHOD), wanted)
         if difference is None:
             return
     except Absent:
-        pass
+        if not recompute:
+            _refuse_earlier(context, head, wanted)
     except MadeFromOther as error:
         difference = ("format", error, "that of this version")
     except Damaged as error:  # the stores below it say themselves what they were made from
@@ -327,7 +349,20 @@ def refuse_other(root: Path, fingerprint: dict[str, Any], *, recompute: bool, tr
         shutil.rmtree(root)
         shutil.rmtree(root.parent.parent / training, ignore_errors=True)
     make_folder(root)
-    write_sealed(head, KIND, key, wanted)
+    write_sealed(head, METHOD, key, wanted)
+
+
+def _refuse_earlier(context: Context, head: Path, wanted: dict[str, Any]) -> None:
+    """Compare with the nearest earlier run that has such features; of another pool they may be, and no more."""
+    for run in [run / context.below for run in context.earlier]:
+        there = run / head.relative_to(context.folder)
+        try:
+            found = differences(read_sealed(there, METHOD), wanted)
+        except Unusable:
+            continue
+        if other := [one for one in found if one[0] != POOL]:
+            raise mismatch(there.parent, *other[0])
+        return
 
 
 def _agree(root: Path, wanted: dict[str, Any]) -> bool:

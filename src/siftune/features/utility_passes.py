@@ -95,11 +95,12 @@ def score_alone(context: Context, examples: Examples, folder: Path, fingerprint:
     store = FeatureStore.open(folder, {**fingerprint, "code": VERSION}, rows=row_keys(examples, "pool"),
                               shard_rows=config.shard_rows, recompute=config.recompute)
 
-    def missing() -> list[Job]:
-        return [Job(None, (store,), shard, examples.rendered[shard.start : shard.stop]) for shard in store.missing()]
+    def jobs(which: Sequence[int], some: Sequence[FeatureStore], rows: Examples) -> list[Job]:
+        return [Job(None, (one,), shard, rows.rendered[shard.start : shard.stop])
+                for one in some for shard in one.missing()]
 
-    fill(context, title, [store], missing, lambda: int(examples.tokens.sum()), *_workers(context, limit),
-         rows=examples.rows, over_pool=over_pool)
+    fill(context, title, [store], jobs, lambda which, rows: int(rows.tokens.sum()), *_workers(context, limit),
+         examples=examples, over_pool=over_pool)
     return store
 
 
@@ -165,14 +166,16 @@ def score_pairs(context: Context, pairs: Callable[[], Pairs], folder: Path, fing
         needed = {i: made().rows[i] for some in helped for i in some.tolist()}
         return PairJob((made().examples[inside], needed, helped), (store,), shard, [])
 
-    def missing() -> list[Job]:
+    def jobs(which: Sequence[int], some: Sequence[FeatureStore], rows: Examples) -> list[Job]:
         return [job(shard) for shard in store.missing()]
 
-    def total() -> int:
+    def total(which: Sequence[int], rows: Examples) -> int:
         lengths = np.array([len(row) for row in made().rows], dtype=np.int64)
         return sum(int(lengths[some].sum()) for some in made().helped)
 
-    fill(context, title, [store], missing, total, *_workers(context, limit), rows=shown, over_pool=over_pool)
+    # Which rows an example is shown to depends on all of them.
+    fill(context, title, [store], jobs, total, *_workers(context, limit), examples=Examples(list(shown), []),
+         by_row=False, over_pool=over_pool)
     return _read(store, before)
 
 

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from siftune._common.progress import log
 from siftune._common.seeds import derive
 from siftune.features.base import Context
 from siftune.features.gradient_settings import lora_settings, own_training, warmup_settings
@@ -38,6 +39,7 @@ def warmed_up(context: Context, *, settings: WarmupSettings | None = None, folde
         stop_after: only the first so many epochs are wanted; see :func:`siftune.features.gradients.warmup.run_warmup`.
     """
     from siftune.features.gradients.warmup import run_warmup
+    from siftune.features.gradients.warmup_runs import warmup_run
     from siftune.models.lora import attach_lora, detach_lora
 
     config, loaded = context.config, context.model
@@ -60,15 +62,23 @@ def warmed_up(context: Context, *, settings: WarmupSettings | None = None, folde
             checkpoints = run_warmup(
                 model, context.whole_pool.rendered, context.whole_pool.ids, how, path,
                 derive(config.seed, "warmup"), pad_id=loaded.pad_id, device=loaded.device,
-                base_key=loaded.base_key, stop_after=stop_after, title=step.replace("-", " "),
+                base_key=loaded.base_key, stop_after=stop_after, title=step.replace("-", " "), render=context.render,
+                earlier=context.in_earlier(path.name) if settings is None else (),
                 before=lambda: context.computes_alone(f"the training run {step}"),
             )
-            entry["reused"] = before == _newest(path)
+            run = warmup_run(path)
+            taken = run is not None and run.key != run.instead_of
+            entry["reused"] = taken or before == _newest(path)
+        if run is not None and taken:
+            if before != _newest(path):
+                log(f"{step}: the checkpoints of {run.trained_in} are used, trained on {run.rows:,} of the "
+                    f"{run.pool:,} rows of its pool; with new ones (without --from) every feature would be another one")
+            context.taken[step] = {"from": run.trained_in, "rows": run.rows, "pool_rows": run.pool}
         yield model, checkpoints[-1:] if settings is None and context.settings.checkpoints == "last" else checkpoints
     finally:
         detach_lora(model)
 
 
 def _newest(folder: Path) -> int:
-    """Modification time of the newest file below a folder, in ns; 0 where there is none."""
-    return max((p.stat().st_mtime_ns for p in folder.rglob("*") if p.is_file()), default=0)
+    """When the newest checkpoint in a folder was written, in ns; 0 where there is none."""
+    return max((p.stat().st_mtime_ns for p in folder.glob("epoch-*/*") if p.is_file()), default=0)

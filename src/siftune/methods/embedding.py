@@ -7,7 +7,7 @@ cut where the model stops reading, which is counted.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -15,12 +15,16 @@ import numpy as np
 
 from siftune._common.progress import bar
 from siftune.config.options import OwnSettings, option
-from siftune.data.rows import Examples
+from siftune.data.rows import Examples, Row
 from siftune.data.text.rows import FORM, conversation_text, first_same_text, text_digests
 from siftune.features.base import Computed, Context
 from siftune.features.cosines import cosines, identical_vectors
+from siftune.features.earlier import take
+from siftune.features.shares import Share
 from siftune.features.store import FeatureStore, RowKeys
 from siftune.features.store.codec import encode
+from siftune.features.store.kept_rows import DIGEST
+from siftune.features.store.row_keys import SIZE, row_digest
 from siftune.features.whitening import Whitenable, prepared
 from siftune.features.work import Work
 from siftune.models.sentence_embedding import BATCH_ROWS, SentenceModel, load_sentence_model
@@ -142,25 +146,48 @@ class Embeddings:
             {"model": model.fingerprint(), "text": FORM, "feature_dtype": dtype, "code": VERSION},
             rows=rows, shard_rows=config.shard_rows, recompute=config.recompute,
         )
-        missing, share, step = store.missing(), self.context.share, f"{kind} embeddings"
-        if share is not None and is_pool:
+        computed = 0
+
+        def compute(which: Sequence[int], stores: Sequence[FeatureStore], some: Examples) -> None:
+            nonlocal computed
+            computed += sum(self._embed(one, some, kind, dtype) for one in stores)
+
+        take(self.context, [store], examples, lambda: content_digests(examples.rows), compute)
+        computed += self._embed(store, examples, kind, dtype, self.context.share if is_pool else None)
+        return store, not computed
+
+    def _embed(self, store: FeatureStore, examples: Examples, kind: str, dtype: str,
+               share: Share | None = None) -> int:
+        """Compute what is missing of a store, and how many rows that were."""
+        config, model = self.context.config, self.model
+        missing, step = store.missing(), f"{kind} embeddings"
+        if share is not None:
             share.begin(step, len(missing))
             missing = share.own(missing)
         elif missing:
             self.context.computes_alone(step)
+        rows = sum(len(shard) for shard in missing)
         batch_rows = max(1, config.batch_tokens // (model.max_tokens or 512)) if config.batch_tokens else BATCH_ROWS
         with bar(step, len(examples)) as progress:
-            progress.skip(len(examples) - sum(len(shard) for shard in missing))
+            progress.skip(len(examples) - rows)
             for shard in missing:
-                texts = [conversation_text(row) for row in examples.rows[shard.start : shard.stop]]
+                inside = examples.rows[shard.start : shard.stop]
+                texts = [conversation_text(row) for row in inside]
                 cut = model.cut(texts)
                 known = np.full(len(texts), -1, np.int8) if cut is None else cut.astype(np.int8)
-                store.write(shard, {**encode("feature", model.encode(texts, batch_rows), dtype), "cut": known})
+                store.write(shard, {**encode("feature", model.encode(texts, batch_rows), dtype), "cut": known,
+                                    DIGEST: content_digests(inside)})
                 progress.advance(len(shard))
-        if share is not None and is_pool:
+        if share is not None:
             share.end(step, len(missing), len(store.missing()))
         store.finish()
-        return store, not missing
+        return rows
+
+
+def content_digests(rows: Sequence[Row]) -> np.ndarray:
+    """uint8 [N, 16]: what the encoder sees of each row, its text."""
+    found = [row_digest(conversation_text(row).encode("utf-8", "surrogatepass")) for row in rows]
+    return np.frombuffer(b"".join(found), np.uint8).reshape(-1, SIZE)
 
 
 def rows_cut(store: FeatureStore) -> int | None:

@@ -25,6 +25,7 @@ from siftune._common.artefacts import digest
 from siftune._common.errors import ConfigError
 from siftune.config.options import POSITIVE, option
 from siftune.features.base import Computed, Context, content_key
+from siftune.features.earlier import kept_earlier
 from siftune.features.gradient_passes import Pass, Passes, can_join, together
 from siftune.features.gradient_settings import Compared, WarmedUp, gradient_fingerprint, settled
 from siftune.features.passes import refuse_other
@@ -72,7 +73,7 @@ class Gist:
         from siftune.features.gradients.warmup import score_weights
 
         own = _Owner(context)
-        refuse_other(own.root, own.fingerprint, recompute=context.config.recompute, training=warmup_folder(context))
+        refuse_other(context, own.root, own.fingerprint, training=warmup_folder(context))
         with warmed_up(context) as (model, checkpoints):
             with context.clock.measure("target subspace") as entry:
                 own.prepare(model, checkpoints)
@@ -126,11 +127,12 @@ class _Subspace:
     """
 
     def __init__(self, context: Context, passes: Passes, checkpoint: Any):
-        from siftune.features.gradients.basis import kept_directions
+        from siftune.features.gradients.basis import KIND, kept_directions
 
         path = passes.root / "subspace" / f"epoch-{checkpoint.epoch}.npy"
-        key = digest({**passes.fingerprint, "checkpoint": checkpoint, "code": VERSION})
-        kept = kept_directions(path, key)
+        made_from = {**passes.fingerprint, "checkpoint": checkpoint, "code": VERSION}
+        key = digest(made_from)
+        kept = kept_directions(path, key) or kept_earlier(context, path, KIND, made_from, head=passes.head)
         self.fresh = kept is None
         if kept is None:
             gradients = target_gradients(context, passes, checkpoint,

@@ -85,12 +85,12 @@ class LearningPercentage:
     forward = True
 
     def compute(self, context: Context) -> Computed:
-        config, pool = context.config, context.pool
+        pool = context.pool
         full = context.settings.learning_percentage == "full"
         settings = training_settings(context)
         root = context.folder / "store" / NAME
         fingerprint = self.fingerprint(context, settings)
-        refuse_other(root, fingerprint, recompute=config.recompute, training=NAME)
+        refuse_other(context, root, fingerprint, training=NAME)
         [base] = forward_stores(context, pool, [Loss()], "pool", step="loss before training")
         stores = [base]
         with warmed_up(context, settings=settings, folder=NAME, stop_after=None if full else 1) as (model, checkpoints):

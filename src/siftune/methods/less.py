@@ -111,7 +111,7 @@ class Less:
             return exact_scores(context, self)
         fingerprint = gradient_fingerprint(context, self, settings)
         root = context.folder / "store" / "less"
-        refuse_other(root, fingerprint, recompute=context.config.recompute, training=warmup_folder(context))
+        refuse_other(context, root, fingerprint, training=warmup_folder(context))
         with warmed_up(context) as (model, checkpoints):
             passes = Passes(context, settings, model, fingerprint, root)
             weights = score_weights(checkpoints)

@@ -59,7 +59,7 @@ class LoGra:
         config, settings = context.config, settled(context, self)
         fingerprint = gradient_fingerprint(context, self, settings)
         root = context.folder / "store" / "logra"
-        refuse_other(root, fingerprint, recompute=config.recompute)
+        refuse_other(context, root, fingerprint)
         frozen = {p: p.requires_grad for p in context.model.model.parameters()}
         try:
             passes = Passes(context, settings, choose_linear_weights(context.model.model, config), fingerprint, root)

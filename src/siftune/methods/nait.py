@@ -29,6 +29,7 @@ from siftune._common.errors import DataError
 from siftune.config.options import OwnSettings, option
 from siftune.data.spans import special_ids
 from siftune.features.base import Computed, Context, targets_key
+from siftune.features.earlier import kept_earlier
 from siftune.features.forward_passes import forward_stores
 from siftune.features.similarity import Subtasks, first_identical, identical_blocks
 from siftune.features.work import Work, forward_work
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from siftune.features.store import FeatureStore
 
 
+KIND = "directions"
 VERSION = 1
 """Of the directions: whoever changes how they are made of the targets' moves counts up."""
 
@@ -107,14 +109,16 @@ def along(context: Context) -> Along:
     [deltas] = forward_stores(context, context.target, [Deltas(neurons, _closing(context))], "target")
     key = targets_key(context.target)
     path = deltas.folder / f"directions-{key[:12]}.npy"
-    made_from = digest({"deltas": deltas.key, "targets": key, "code": VERSION})
+    made_from = {"deltas": deltas.key, "targets": key, "code": VERSION}
     try:
-        file = kept_file(path, "directions", made_from)
+        file = kept_file(path, KIND, digest(made_from))
     except Unusable as error:
         if isinstance(error, Damaged):
             tell_damage(path, str(error))
+        file = kept_earlier(context, path, KIND, made_from)
+    if file is None:
         directions = np.stack([principal_directions(deltas.array("delta")[rows]) for rows in _moving(context)])
-        file = keep_file(path, "directions", made_from, write=lambda temporary: _save(temporary, directions))
+        file = keep_file(path, KIND, digest(made_from), write=lambda temporary: _save(temporary, directions))
     return Along(file, key, len(Subtasks(context.target).names), neurons, span)
 
 

@@ -18,7 +18,7 @@ from siftune._common.errors import DataError, SiftuneError, StoreCorrupt
 from siftune._common.nearest import did_you_mean
 from siftune._common.text import one_line
 from siftune.config.settings import SelectConfig, read_yaml
-from siftune.pipeline.select import features_folder
+from siftune.pipeline.features_home import features_folder
 
 _NAME_A_RUN = "name a folder that `siftune select --output-dir` has written"
 TOLERANCE = 1e-3  # relative; float32 passes by far, half precision does not and is told so
@@ -136,9 +136,9 @@ def _others(run: Path, *, repair: bool) -> bool:
     return fine
 
 
-_SEALED = ("warmup/epoch-*/checkpoint.json", "learning-percentage/epoch-*/checkpoint.json", "**/*.note.json",
-           "**/training.json", "training/*/scores-*.json", "training/*/lm-eval-*.json", "selections/*.json",
-           "costs.json", "distances.json", "map.json", "rows.json")
+_SEALED = ("warmup*/epoch-*/checkpoint.json", "warmup*/run.json", "learning-percentage/epoch-*/checkpoint.json",
+           "learning-percentage/run.json", "**/*.note.json", "**/training.json", "training/*/scores-*.json",
+           "training/*/lm-eval-*.json", "selections/*.json", "costs.json", "distances.json", "map.json", "rows.json")
 
 
 def _model(name: str) -> bool:

@@ -17,9 +17,10 @@ from siftune.config.settings import SelectConfig
 from siftune.data.rows import Examples
 from siftune.features.base import Computed, Context
 from siftune.features.collect import check as check_collect
+from siftune.pipeline.features_home import features_home
 from siftune.pipeline.recipes import representation_of
 from siftune.pipeline.runfolder import prepare
-from siftune.pipeline.select import features_folder, load, read_inputs
+from siftune.pipeline.select import load, read_inputs
 
 UNTARGETED = ("less", "logra")
 """Representations that compare with targets when rows are selected, but whose vectors of rows do not depend on them."""
@@ -82,9 +83,10 @@ def encode(config: SelectConfig, representation: str) -> Features:
     target = inputs.target
     if name in UNTARGETED and not len(target):
         target = Examples(inputs.pool.rows[:1], inputs.pool.rendered[:1])  # any will do: its features are not returned
-    context = Context(config, inputs.pool, target, inputs.render, features_folder(config), load,
-                      existing=inputs.existing, owner=owner_of(name))
-    return _as_array(made.compute(context), inputs.pool.ids, target.ids, name)
+    home = features_home(config, inputs.pool)
+    context = Context(config, inputs.pool, target, inputs.render, home.folder, load, existing=inputs.existing,
+                      owner=owner_of(name), earlier=home.earlier)
+    return _as_array(made.compute(home.told(context)), inputs.pool.ids, target.ids, name)
 
 
 def _name_of(representation: str) -> str:

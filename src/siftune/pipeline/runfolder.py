@@ -221,7 +221,7 @@ def _targets(outcome: Outcome) -> list[str]:
 
 def _manifest(outcome: Outcome) -> dict[str, Any]:
     config, inputs, method, output = outcome.config, outcome.inputs, outcome.method, outcome.output
-    loaded = outcome.context.loaded
+    loaded, store = outcome.context.loaded, outcome.context.folder / "store"
     sources = dict.fromkeys(row.source for row in inputs.pool.rows)
     counts = dict.fromkeys(sources, 0)
     for row in inputs.pool.rows:
@@ -240,15 +240,16 @@ def _manifest(outcome: Outcome) -> dict[str, Any]:
                    "paper": method.paper, "reason": method.reason},
         "model": {"name": config.model, **({"class": type(loaded.model).__name__, "parameters": loaded.parameters,
                                             "dtype": loaded.dtype, "device": loaded.device} if loaded else {})},
-        "data": {"pool_rows": inputs.pool_rows, "usable_rows": len(inputs.pool), "target_rows": len(inputs.target),
-                 "test_rows": len(inputs.test), "sources": [{"name": k, "rows": v} for k, v in counts.items()],
+        "data": {"pool": outcome.context.pool_key if store.is_dir() else None, "pool_rows": inputs.pool_rows,
+                 "usable_rows": len(inputs.pool), "target_rows": len(inputs.target), "test_rows": len(inputs.test),
+                 "sources": [{"name": k, "rows": v} for k, v in counts.items()],
                  "overlaps": overlaps, "truncated": inputs.pool.truncated, "dropped": len(outcome.dropped)},
         "budget": {"asked": config.budget, "rows": given["rows"], "tokens": given["tokens"]},
         "diagnostics": {**outcome.selection.diagnostics, **output.notes},
         "times": outcome.context.clock.steps,
-        "store": {"folder": str(outcome.context.folder / "store"),
-                  "bytes": sum(p.stat().st_size for p in (outcome.context.folder / "store").rglob("*") if p.is_file()),
+        "store": {"folder": str(store), "bytes": sum(p.stat().st_size for p in store.rglob("*") if p.is_file()),
                   "fingerprint": output.fingerprint},
+        "from_earlier_pools": outcome.context.taken,
         "warnings": [*inputs.warnings, *findings(outcome)],
         "versions": _versions(),
     }

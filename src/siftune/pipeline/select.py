@@ -14,7 +14,7 @@ from siftune._common.nearest import did_you_mean
 from siftune._common.progress import log
 from siftune.config.catalogue import Recipe, owner_of
 from siftune.config.options import shown
-from siftune.config.settings import SelectConfig, read_yaml
+from siftune.config.settings import SelectConfig
 from siftune.data.load import Inputs, load_inputs
 from siftune.data.rows import Examples
 from siftune.execution import check_storage
@@ -25,6 +25,7 @@ from siftune.features.gradient_settings import warmup_settings
 from siftune.features.shares import Share
 from siftune.features.similarity import largest_coordinates
 from siftune.pipeline.auto import Situation, speed
+from siftune.pipeline.features_home import features_home
 from siftune.pipeline.findings import shortfall
 from siftune.pipeline.outcome import Outcome
 from siftune.pipeline.recipes import representation_of, resolve
@@ -83,22 +84,6 @@ def method_of(config: SelectConfig, inputs: Inputs | None = None, context: Conte
                    has_existing=bool(config.existing), situation=situation)
 
 
-def features_folder(config: SelectConfig) -> Path:
-    """The run folder whose ``store`` and ``warmup`` are used: this run's own, or where ``from_run`` leads."""
-    home, onward = config.output_dir, config.from_run
-    while onward and onward != home:
-        home = onward
-        source = Path(home) / "config.yaml"
-        onward = str(read_yaml(source).get("from_run") or "") if source.is_file() else ""
-    return Path(home)
-
-
-def reused_folders(config: SelectConfig) -> list[Path]:
-    """The run folder whose features are used where that is another one: whoever adds to them must be alone."""
-    home = features_folder(config)
-    return [home] if home.is_dir() else []
-
-
 def load(config: SelectConfig) -> LoadedModel:
     """The model of a configuration."""
     from siftune.models.loading import load_model
@@ -141,9 +126,10 @@ def choose(config: SelectConfig, *, inputs: Inputs | None = None, context: Conte
         with clock.measure("read and render"):
             inputs = read_inputs(config)
     budget.resolve(len(inputs.pool), int(inputs.pool.tokens.sum()))  # a wrong budget fails now, not after hours
-    home = features_folder(config)
-    context = context or Context(config, inputs.pool, inputs.target, inputs.render, home, load, clock, inputs.existing,
-                                 share=share)
+    if context is None:
+        home = features_home(config, inputs.pool)
+        context = home.told(Context(config, inputs.pool, inputs.target, inputs.render, home.folder, load, clock,
+                                    inputs.existing, share=share, earlier=home.earlier))
     method = method_of(config, inputs, context)
     representation, context = representation_of(method.representation), context.of(method.representation)
     check_collect(config, representation)

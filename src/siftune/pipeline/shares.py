@@ -11,7 +11,8 @@ from siftune._common.artefacts.lock import working_beside
 from siftune._common.errors import ConfigError
 from siftune.config.settings import SelectConfig
 from siftune.features.shares import FLAG, Share, ShareDone
-from siftune.pipeline.select import choose, complete, features_folder, reused_folders
+from siftune.pipeline.features_home import features_folder, reused_folders
+from siftune.pipeline.select import choose, complete
 
 
 @dataclass(frozen=True)

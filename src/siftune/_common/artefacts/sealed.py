@@ -102,7 +102,7 @@ def _read(path: Path) -> tuple[dict[str, Any], Any]:
     return head, value["content"]
 
 
-def read_usable(path: str | Path, kind: str, made_from: str) -> Any | None:
+def read_usable(path: str | Path, kind: str, made_from: str | None = None) -> Any | None:
     """The content of a sealed file, or None where it has to be made (again): which is told, where it was damaged."""
     try:
         return read_sealed(path, kind, made_from)

@@ -29,9 +29,10 @@ from siftune.experiments.results.choice import CHOICE, Choice, write_choice
 from siftune.experiments.trainings import Executor
 from siftune.experiments.variants import varied_context
 from siftune.features.base import Context
+from siftune.pipeline.features_home import features_home, reused_folders
 from siftune.pipeline.runfolder import Outcome, clear_selection, prepare
 from siftune.pipeline.select import choose as select_rows
-from siftune.pipeline.select import complete, features_folder, reused_folders
+from siftune.pipeline.select import complete
 
 
 def choose_arm(config: ChooseConfig, finish: Callable[[Outcome], Any], *, command: str = "",
@@ -118,8 +119,9 @@ def _selected(made: Prepared, arm: str, decision: Decision, command: str) -> Out
         context = dataclasses.replace(context, siblings=tuple)
     else:
         inputs = rows.inputs
-        context = Context(config, inputs.pool, inputs.target, inputs.render, features_folder(config), rows.load,
-                          rows.clock, inputs.existing)
+        home = features_home(config, inputs.pool)
+        context = home.told(Context(config, inputs.pool, inputs.target, inputs.render, home.folder, rows.load,
+                                    rows.clock, inputs.existing, earlier=home.earlier))
     outcome = select_rows(config, inputs=rows.inputs, context=context, command=command)
     _ = outcome.context.model  # so that the manifest can tell of it
     gain = next((one for one in decision.arms if one.arm == arm), None)

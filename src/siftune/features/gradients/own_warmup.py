@@ -22,7 +22,8 @@ from siftune._common.artefacts import Absent, Unusable, keep_file, kept_file, re
 from siftune._common.artefacts.sealed import remove
 from siftune._common.errors import ConfigError, DataError, StoreCorrupt
 from siftune._common.nearest import did_you_mean
-from siftune.features.gradients.warmup import KIND, SUMMARY, TENSORS, Checkpoint
+from siftune.features.gradients.warmup import Checkpoint
+from siftune.features.gradients.warmup_runs import KIND, SUMMARY, TENSORS
 
 if TYPE_CHECKING:
     from torch import Tensor

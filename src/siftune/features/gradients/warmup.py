@@ -19,11 +19,12 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
 from siftune._common import files, progress, seeds
-from siftune._common.artefacts import Damaged, KeptFile, Unusable, keep_file, kept_file
+from siftune._common.artefacts import Damaged, KeptFile, Unusable, digest, keep_file, kept_file
 from siftune._common.artefacts.payload import payload_of_bytes
 from siftune._common.artefacts.sealed import tell_damage
 from siftune._common.errors import ConfigError, DataError, StoreCorrupt
 from siftune.data.rows import Rendered
+from siftune.features.gradients.warmup_runs import KIND, SUMMARY, TENSORS, WarmupRun, taken_over
 from siftune.models.lora import adapter_parameters, adapter_state, load_adapter_state
 from siftune.training.settings import TrainSettings
 from siftune.training.sft import train_lora, training_key
@@ -33,9 +34,6 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from torch import Tensor
 
-TENSORS = "adapter.safetensors"
-SUMMARY = "checkpoint.json"
-KIND = "checkpoint"
 _TOLD = {"decides": "nothing"}  # by itself: the file's note tells it, and so the file's key
 
 VERSION = 1
@@ -127,9 +125,12 @@ class Checkpoint:
 
 def run_warmup(model: PeftModel, rendered_pool: Sequence[Rendered], ids: Sequence[str], settings: WarmupSettings,
                folder: str | Path, seed: int, *, pad_id: int, device: str | torch.device,
-               base_key: str = "", stop_after: int | None = None, title: str = "warmup",
-               before: Callable[[], object] = lambda: None) -> list[Checkpoint]:
+               base_key: str = "", stop_after: int | None = None, title: str = "warmup", render: Any = None,
+               earlier: Sequence[Path] = (), before: Callable[[], object] = lambda: None) -> list[Checkpoint]:
     """Train the adapter on a random share of the pool and keep a checkpoint of every epoch.
+
+    Where an earlier run, of another pool, has such checkpoints, they are taken: with new ones, no feature of a row
+    would be what it was. Of that, ``run.json`` in the folder tells (:class:`WarmupRun`).
 
     Resumable like :func:`siftune.training.sft.train_lora`; once every checkpoint of this very run is there, it
     returns at once. The model ends with the weights of the last checkpoint, in eval mode.
@@ -145,6 +146,8 @@ def run_warmup(model: PeftModel, rendered_pool: Sequence[Rendered], ids: Sequenc
         stop_after: Only the first so many epochs are wanted, of a run that is planned for all of them: the learning
             rates are those of the whole run, and a later call for more of it goes on.
         title: Of the progress bar.
+        render: What the renderer is made of: part of what must be alike for checkpoints to be taken.
+        earlier: Such folders of earlier runs, the nearest first.
         before: Called before anything is trained.
 
     Returns:
@@ -157,8 +160,12 @@ def run_warmup(model: PeftModel, rendered_pool: Sequence[Rendered], ids: Sequenc
     chosen = warmup_rows(ids, settings, seed)
     rows = [rendered_pool[i] for i in chosen]
     train = replace(settings.train, epochs=settings.epochs, seed=seeds.derive(seed, "warmup training"))
-    key = f"{training_key(model, rows, train, base_key)} {VERSION}"
+    own = f"{training_key(model, rows, train, base_key)} {VERSION}"
     wanted = min(stop_after or settings.epochs, settings.epochs)
+    made_from = digest({"training": training_key(model, (), train, base_key), "share": settings.share,
+                        "min_rows": settings.min_rows, "render": render, "code": VERSION})  # all but the rows
+    run = taken_over(folder, made_from, own, earlier, wanted) or WarmupRun(own, own, len(rows), len(ids))
+    key = run.key
 
     def keep(epoch: int, model: Any, optimizer: Any, mean_learning_rate: float) -> None:
         # Trained again for the sake of another epoch, on this machine the bits are the same; on another they may not
@@ -181,6 +188,7 @@ def run_warmup(model: PeftModel, rendered_pool: Sequence[Rendered], ids: Sequenc
         if len(kept()) < wanted:
             progress.log(f"{title}: an earlier checkpoint is gone; training anew")
             shutil.rmtree(folder / "training", ignore_errors=True)
+    run.keep(folder, made_from)
     checkpoints = kept()
     load_adapter_state(model, checkpoints[-1].load_weights())
     model.to(device).eval()  # type: ignore[arg-type]

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from siftune.data.rows import Rendered
 
 SIZE = 16
 
@@ -33,6 +37,12 @@ class RowKeys:
     def __len__(self) -> int:
         return len(self._digests)
 
+    def some(self, rows: np.ndarray) -> RowKeys:
+        """Of some rows alone, int64."""
+        made = RowKeys(self.name, ())
+        made._digests = self._digests[rows]
+        return made
+
     @property
     def key(self) -> str:
         """Of all rows in their order: hex BLAKE2b (128 bits)."""
@@ -50,3 +60,11 @@ def row_digest(*parts: bytes) -> bytes:
         digest.update(len(part).to_bytes(8, "little"))
         digest.update(part)
     return digest.digest()
+
+
+def content_digests(rendered: Sequence[Rendered]) -> np.ndarray:
+    """uint8 [N, 16]: what a pass sees of each row, token ids and mask, whatever the row is called and wherever it
+    stands."""
+    found = (row_digest(np.ascontiguousarray(row.ids, dtype="<i4").tobytes(), np.packbits(row.mask).tobytes())
+             for row in rendered)
+    return np.frombuffer(b"".join(found), np.uint8).reshape(-1, SIZE)

@@ -16,7 +16,7 @@ computed again in the same run, and again when a shard is read, which costs noth
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,10 +28,11 @@ from siftune._common.artefacts import Absent, Damaged, MadeFromOther, Unusable, 
 from siftune._common.artefacts.key import differences, only_artefacts_differ
 from siftune._common.artefacts.payload import Payload, Signature, payload_of, payload_of_bytes, settled, signature
 from siftune._common.artefacts.sealed import make_way, read_sealed, remove, write_sealed
-from siftune._common.errors import StoreCorrupt, StoreMismatch
-from siftune._common.files import make_folder, write_with
+from siftune._common.errors import StoreCorrupt
+from siftune._common.files import link_or_copy, make_folder, write_with
 from siftune._common.progress import log
 from siftune.features.store.codec import decode
+from siftune.features.store.refusal import mismatch
 from siftune.features.store.row_keys import RowKeys
 
 KIND = "features"
@@ -67,18 +68,19 @@ class FeatureStore:
         shard_rows: rows per shard.
         fingerprint: what the features are made from, without the rows.
         key: of the fingerprint and all rows; every note carries it.
+        row_keys: what the rows contain; None of a store that was opened as it is.
     """
 
     def __init__(self, folder: Path, rows: int, shard_rows: int, fingerprint: Mapping[str, Any], key: str,
                  row_keys: RowKeys | None = None):
         self.folder, self.rows, self.shard_rows, self.fingerprint = folder, rows, shard_rows, dict(fingerprint)
-        self.key, self._row_keys = key, row_keys
+        self.key, self.row_keys = key, row_keys
         self._shards: list[Shard] | None = None
         self._told: set[int] = set()
 
     def __getstate__(self) -> dict[str, Any]:
         # Worker processes write shards that they are given: they need not know of the others.
-        return {**self.__dict__, "_row_keys": None, "_shards": None}
+        return {**self.__dict__, "row_keys": None, "_shards": None}
 
     @classmethod
     def open(
@@ -182,7 +184,7 @@ class FeatureStore:
         if self._shards is None:
             starts = range(0, self.rows, self.shard_rows)
             ranges = [(start, min(start + self.shard_rows, self.rows)) for start in starts]
-            keys = self._row_keys
+            keys = self.row_keys
             self._shards = [Shard(i, *some, keys.of(*some) if keys else "") for i, some in enumerate(ranges)]
         return self._shards
 
@@ -250,18 +252,44 @@ class FeatureStore:
             if len(array) != len(shard):
                 raise ValueError(f"array {name!r} has {len(array)} rows, shard {shard.index} has {len(shard)}")
         content = save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
-        data, note = self._paths(shard)
-        content_before = ""
-        if not shard.content:  # of a store that was opened as it is: its notes know the rows
-            with suppress(Unusable, KeyError, TypeError):
-                content_before = read_sealed(note, KIND, self.key)["rows"]
-        remove(note)
-        make_way(data)
-        write_with(data, lambda path: path.write_bytes(content))
-        write_sealed(note, KIND, self.key, {
-            "start": shard.start, "stop": shard.stop, "rows": shard.content or content_before,
+        self._keep(shard, lambda path: path.write_bytes(content), {
             "arrays": {name: [array.dtype.str, list(array.shape)] for name, array in arrays.items()},
             "payload": payload_of_bytes(content)._asdict()})
+
+    def link(self, shard: Shard, path: Path, about: Mapping[str, Any]) -> None:
+        """Make a shard of another store's whole file, verified, that holds the very same arrays.
+
+        Args:
+            path, about: of the other store's shard, see :meth:`about`.
+        """
+        self._keep(shard, lambda new: link_or_copy(path, new), {name: about[name] for name in ("arrays", "payload")})
+
+    def _keep(self, shard: Shard, write: Callable[[Path], object], about: Mapping[str, Any]) -> None:
+        data, note = self._paths(shard)
+        content = shard.content
+        if not content:  # of a store that was opened as it is: its notes know the rows
+            with suppress(Unusable, KeyError, TypeError):
+                content = read_sealed(note, KIND, self.key)["rows"]
+        remove(note)
+        make_way(data)
+        write_with(data, write)
+        write_sealed(note, KIND, self.key, {"start": shard.start, "stop": shard.stop, "rows": content, **about})
+
+    def about(self, shard: Shard) -> tuple[Path, dict[str, Any]]:
+        """(file, what its note tells) of a shard, verified.
+
+        Raises:
+            StoreCorrupt: the shard is not there or damaged.
+        """
+        path, note = self._whole(shard)
+        return path, read_sealed(note, KIND, self.key)
+
+    def _whole(self, shard: Shard) -> tuple[Path, Path]:
+        """Its file and its note, verified."""
+        path, note = self._paths(shard)
+        if (why := self.fault(shard)) is not None:
+            raise self._unreadable(path, why or "It was never finished.")
+        return path, note
 
     def finish(self) -> None:
         """Make sure that no shard is missing.
@@ -294,9 +322,7 @@ class FeatureStore:
     def _open(self, shard: Shard) -> Iterator[Any]:
         from safetensors import SafetensorError, safe_open
 
-        path, _ = self._paths(shard)
-        if (why := self.fault(shard)) is not None:
-            raise self._unreadable(path, why or "It was never finished.")
+        path, _ = self._whole(shard)
         try:
             with safe_open(str(path), framework="numpy") as file:
                 yield file
@@ -376,20 +402,3 @@ def _rows_told(facts: Mapping[str, Any]) -> str:
 
 def _short_path(path: Path) -> str:
     return "/".join(path.parts[-3:])
-
-
-def mismatch(folder: Path, field: str, stored: Any, wanted: Any) -> StoreMismatch:
-    """The refusal to mix features: which field differs, and what to type."""
-    return StoreMismatch(
-        f"the stored features were made with another {field}",
-        field=field,
-        where=str(folder),
-        why=f"stored: {_short(stored)}; now: {_short(wanted)}",
-        hint="choose another --output-dir, or pass --recompute to replace them; with --from they are another run's: "
-             "leave it out to keep them",
-    )
-
-
-def _short(value: Any) -> str:
-    text = str(value)
-    return text if len(text) <= 120 else text[:117] + "..."
