@@ -257,11 +257,7 @@ class FeatureStore:
             "payload": payload_of_bytes(content)._asdict()})
 
     def link(self, shard: Shard, path: Path, about: Mapping[str, Any]) -> None:
-        """Make a shard of another store's whole file, verified, that holds the very same arrays.
-
-        Args:
-            path, about: of the other store's shard, see :meth:`about`.
-        """
+        """Make a shard of the whole file of another store's, that holds the very same arrays; see :meth:`about`."""
         self._keep(shard, lambda new: link_or_copy(path, new), {name: about[name] for name in ("arrays", "payload")})
 
     def _keep(self, shard: Shard, write: Callable[[Path], object], about: Mapping[str, Any]) -> None:
