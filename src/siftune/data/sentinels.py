@@ -24,7 +24,11 @@ class Sentinels:
     def __init__(self, messages: Sequence[Message], word: str):
         self.messages = messages
         self._word = word
-        self._pattern = re.compile(rf"{word}(\d+)[cr{_KEY}{_VALUE}]")
+
+    @cached_property
+    def _pattern(self) -> re.Pattern[str]:
+        # Compiled only where it is asked for: words differ from row to row, and that takes longer than a rendering.
+        return re.compile(rf"{self._word}(\d+)[cr{_KEY}{_VALUE}]")
 
     @cached_property
     def all(self) -> list[Message]:

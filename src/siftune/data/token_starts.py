@@ -124,10 +124,12 @@ class _Spelling(dict[int, bytes]):
 
     def starts(self, ids: Sequence[int], text: str) -> np.ndarray | None:
         """The character at which each token starts, int64 [T]; None where the tokens do not spell the text."""
-        spelled, whole = [self[i] for i in ids], text.encode()
-        if b"".join(spelled) != whole or b"" in spelled:
+        spelled, whole = list(map(self.__getitem__, ids)), text.encode()
+        if b"".join(spelled) != whole:
             return None
         lengths = np.fromiter(map(len, spelled), dtype=np.int64, count=len(spelled))
+        if not lengths.all():
+            return None
         starts = np.cumsum(lengths) - lengths
         if len(whole) == len(text):
             return starts
