@@ -16,6 +16,7 @@ Settings are those of the command line by their names, ``lora_rank=16`` for ``--
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -268,13 +269,16 @@ def plan(config: SelectConfig | None = None, *, pool: Any = None, target: Any = 
         return run(request.config)
 
 
-def inspect(pool: Any, *, model: Any = "embedded", show: int = 3, **settings: Any) -> Inspection:
+def inspect(pool: Any, *, model: Any = "embedded", show: int = 3, output_dir: str | Path = "",
+            **settings: Any) -> Inspection:
     """Look at a pool: counts, lengths, rows that cannot be used, and what is supervised of the first rows.
 
     Args:
         pool: to look at.
         model: whose tokenizer and template are used.
         show: of how many rows the text shows what is supervised.
+        output_dir: folder of a run: of a large pool it keeps what is read and rendered, and `select` and `compare`
+            with the same folder read that.
         settings: those that say how data is read, such as ``format``.
 
     Raises:
@@ -288,11 +292,13 @@ def inspect(pool: Any, *, model: Any = "embedded", show: int = 3, **settings: An
         raise ConfigError("no pool is given", where="pool", hint="give a path, or rows")
     if not isinstance(show, int) or isinstance(show, bool) or show < 0:
         raise ConfigError(f"show cannot be {show!r}", where="show", hint="give a number of rows, 0 or more")
+    kept = Path(output_dir) if output_dir else None
+    holding = working_in(kept, command="siftune.inspect") if kept else nullcontext()
     if isinstance(pool, DataConfig):
-        with named(model) as name:
-            return run(pool, name, show=show)
-    with named(model) as name, requested(DataConfig, None, {"pool": pool, **settings}) as request:
-        return run(request.config, name, show=show)
+        with holding, named(model) as name:
+            return run(pool, name, show=show, run=kept)
+    with holding, named(model) as name, requested(DataConfig, None, {"pool": pool, **settings}) as request:
+        return run(request.config, name, show=show, run=kept)
 
 
 def export(run: str | Path | Run, to: str = "jsonl", output: str | Path | None = None, *, form: str = "auto",

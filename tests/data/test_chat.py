@@ -10,7 +10,8 @@ from siftune._common.errors import DataError
 from siftune.data.chat import as_turn
 from siftune.data.formats import read_conversation
 from siftune.data.problems import BadRow
-from siftune.data.render import Renderer, render_rows
+from siftune.data.render import Renderer
+from siftune.data.rendering import render_rows
 from siftune.data.rows import Message, Rendered, Row, ToolCall
 from tests import tiny
 from tests.data.samples import row

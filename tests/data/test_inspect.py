@@ -1,7 +1,8 @@
 from __future__ import annotations
 
 from siftune.data.inspect import inspect_pool, mask_preview
-from siftune.data.render import Renderer, render_rows
+from siftune.data.render import Renderer
+from siftune.data.rendering import render_rows
 from siftune.data.rows import Dropped
 from tests import tiny
 from tests.data.samples import row

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from siftune._common.errors import DataError
 from siftune.data.problems import BadRow
-from siftune.data.render import Renderer, render_rows
+from siftune.data.render import Renderer
+from siftune.data.rendering import render_rows
 from siftune.data.rows import Message, Rendered
 from siftune.data.spans import encode_with_mask, special_ids
 from siftune.data.token_starts import Encoder, starts_by_offsets

@@ -106,3 +106,18 @@ def test_without_the_package_it_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "bm25s", None)
     with pytest.raises(ConfigError, match=r"pip install 'siftune\[lexical\]'"):
         Bm25().compute(context(tmp_path, examples(POOL), examples(TARGET, "target")))
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.lists(st.sampled_from(["ab", "cd", "ef", "gh", "the"]), max_size=40).map(" ".join), min_size=1,
+                max_size=30))
+def test_the_weights_are_the_packages_to_the_last_bit(documents):
+    """Over the same words, of which none is left out."""
+    package = bm25s.BM25()
+    if not any(words(text) for text in documents):
+        return
+    package.index(bm25s.tokenize(documents, show_progress=False), show_progress=False)
+    S = whole(Index(documents, [[word] for word in ("ab", "cd", "ef", "gh")]).scores())
+    for word, line in zip(("ab", "cd", "ef", "gh"), S, strict=True):
+        expected = package.get_scores([word]) if word in package.vocab_dict else np.zeros(len(documents))
+        np.testing.assert_array_equal(line, expected)

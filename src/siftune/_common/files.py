@@ -81,14 +81,26 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     temporary = Path(name)
     try:
         yield temporary
+        put_in_place(temporary, path)
+    except OSError as error:
+        raise write_error(path, error) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def put_in_place(temporary: Path, path: Path) -> None:
+    """Flush a finished file to disk and give it its name.
+
+    Raises:
+        SiftuneError: the operating system refused; ``path`` is unchanged.
+    """
+    try:
         with temporary.open("rb") as done:
             os.fsync(done.fileno())
         temporary.chmod(0o644 & ~_umask())
         temporary.replace(path)
     except OSError as error:
         raise write_error(path, error) from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _umask() -> int:

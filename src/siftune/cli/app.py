@@ -165,6 +165,9 @@ def inspect(
     pool: Annotated[list[str], typer.Argument(help="Files to look at.", metavar="POOL...")],
     model: Annotated[str, typer.Option(help="Model whose tokenizer and template are used.")] = "embedded",
     rows_shown: Annotated[int, typer.Option("--show", help="Rows whose mask is shown.")] = 3,
+    output_dir: Annotated[str, typer.Option(help="Run folder that keeps what is read and rendered of a large pool, for "
+                                                 "`select` and `compare` with the same folder.",
+                                            show_default=False)] = "",
 ) -> None:
     """Look at a pool: counts, lengths, loss mask, unusable rows.
 
@@ -174,7 +177,8 @@ def inspect(
     from siftune.api import inspect as run
     from siftune.cli.printing import print_inspection
 
-    found = run(load(DataConfig, config_file, {**flags, "pool": tuple(pool)}), model=model, show=rows_shown)
+    found = run(load(DataConfig, config_file, {**flags, "pool": tuple(pool)}), model=model, show=rows_shown,
+                output_dir=output_dir)
     show(print_inspection, as_json.inspection, found)
 
 

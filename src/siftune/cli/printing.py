@@ -135,7 +135,7 @@ def print_inspection(found: Inspection) -> None:
     mark = "[[so]]" if plain else "(green)"
     for line in found.lines():
         console.print(encodable(line, encoding), markup=False, soft_wrap=True)
-    for row, rendered in list(zip(found.examples.rows, found.examples.rendered, strict=True))[: found.show]:
+    for row, rendered in zip(found.examples.rows[: found.show], found.examples.rendered[: found.show], strict=True):
         head = f"{one_line(row.where)}  id {one_line(row.id)}"
         console.print(encodable(f"\n{head}  {len(rendered)} tokens, {rendered.supervised} supervised {mark}", encoding),
                       style="bold", markup=False, soft_wrap=True)

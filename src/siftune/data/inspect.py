@@ -11,9 +11,9 @@ import numpy as np
 
 from siftune._common.terminal import encodable
 from siftune._common.text import one_line
-from siftune.data.overlap import normalised_key
-from siftune.data.readers import SourceSummary
-from siftune.data.rows import Dropped, Examples, Rendered, Row
+from siftune.data.collect import SourceSummary
+from siftune.data.facts import distinct, facts_about
+from siftune.data.rows import Dropped, Examples, Rendered, Row, column, groups_of
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -90,39 +90,40 @@ def inspect_pool(rows: Sequence[Row], dropped: Sequence[Dropped], examples: Exam
         dropped: The rows left out while reading.
         examples: The same rows rendered, if there is a tokenizer; what rendering left out is counted as dropped.
     """
-    usable = list(rows) if examples is None else examples.rows
+    usable = rows if examples is None else examples.rows
+    facts = facts_about(usable)
     left_out = list(dropped) if examples is None else [*dropped, *examples.dropped]
     return PoolStats(
         rows=len(usable),
         dropped=len(left_out),
-        by_source=dict(Counter(row.source for row in usable)),
-        by_format=dict(Counter(row.format for row in usable)),
-        by_group=dict(Counter(row.group or row.source for row in usable)),
-        by_subtask=dict(Counter(row.subtask for row in usable if row.subtask is not None)),
+        by_source=dict(Counter(column(usable, "source"))),
+        by_format=dict(Counter(column(usable, "format"))),
+        by_group=dict(Counter(groups_of(usable))),
+        by_subtask=dict(Counter(subtask for subtask in column(usable, "subtask") if subtask is not None)),
         by_reason=dict(Counter(row.reason for row in left_out).most_common()),
-        turns=dict(sorted(Counter(sum(m.role == "assistant" for m in row.messages) for row in usable).items())),
-        characters=_quantiles([sum(len(message.text) for message in row.messages) for row in usable]),
-        exact_duplicates=len(usable) - len({row.content_hash for row in usable}),
-        normalised_duplicates=len(usable) - len({normalised_key(row) for row in usable}),
+        turns=dict(sorted(Counter(facts.turns.tolist()).items())),
+        characters=_quantiles(facts.characters),
+        exact_duplicates=len(usable) - len(set(column(usable, "content_hash"))),
+        normalised_duplicates=len(usable) - distinct(facts.normalised),
         tokens=None if examples is None else _token_stats(examples),
     )
 
 
 def _token_stats(examples: Examples) -> TokenStats:
     return TokenStats(
-        lengths=_quantiles([len(rendered) for rendered in examples.rendered]),
-        total=sum(len(rendered) for rendered in examples.rendered),
-        supervised=sum(rendered.supervised for rendered in examples.rendered),
+        lengths=_quantiles(examples.tokens),
+        total=int(examples.tokens.sum()),
+        supervised=int(examples.supervised.sum()),
         truncated=examples.truncated,
-        cut_tokens=sum(rendered.cut_tokens for rendered in examples.rendered),
+        cut_tokens=int(examples.cut_tokens.sum()),
         unmatched_turns=examples.unmatched_turns,
         special_tokens_in_content=examples.special_tokens_in_content,
     )
 
 
-def _quantiles(lengths: Sequence[int]) -> dict[float, int]:
+def _quantiles(lengths: Sequence[int] | np.ndarray) -> dict[float, int]:
     """Lengths that occur, one for each share: no interpolation between rows."""
-    if not lengths:
+    if not len(lengths):
         return {}
     values = np.quantile(np.array(lengths), QUANTILES, method="inverted_cdf")
     return {share: int(value) for share, value in zip(QUANTILES, values, strict=True)}

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from siftune._common.errors import ConfigError
 from siftune._common.progress import log
 from siftune.config.settings import DataConfig
+from siftune.data.collect import SourceSummary
 from siftune.data.columns import named_columns
 from siftune.data.limits import Limits
 from siftune.data.model_shape import ModelShape
 from siftune.data.overlap import Disjoint, check_disjoint
-from siftune.data.readers import Reading, Role, SourceSummary, read_sources
-from siftune.data.render import Renderer, render_rows
-from siftune.data.rows import Dropped, Examples
+from siftune.data.pool_cache import PoolCache
+from siftune.data.readers import BadRows, Reading, Role, read_sources
+from siftune.data.render import Renderer
+from siftune.data.rendering import Rendering, render_rows
+from siftune.data.rows import Dropped, Examples, Row
+from siftune.data.stored import StoredRows
 
 
 @dataclass
@@ -45,8 +50,14 @@ class Inputs:
     sources: list[SourceSummary] = field(default_factory=list)
 
 
-def read(config: DataConfig, sources: Sequence[str], role: Role) -> Reading:
+def read(config: DataConfig, sources: Sequence[str], role: Role, cache: PoolCache | None = None) -> Reading:
     """Read the sources of one role as the configuration says.
+
+    Args:
+        config: How to read them.
+        sources: Of the role.
+        role: What the rows are for.
+        cache: Where what was read is kept, of a pool.
 
     Raises:
         ConfigError: columns or limits are not what they must be.
@@ -55,18 +66,52 @@ def read(config: DataConfig, sources: Sequence[str], role: Role) -> Reading:
     named, limits = named_columns(config.columns), Limits.parse(config.limits)
     if not sources:
         return Reading()
-    return read_sources(sources, role=role, format=config.format, id_field=config.id_field,
-                        subtask_field=config.subtask_field, group_field=config.group_field, bad_rows=config.bad_rows,
-                        named=named, limits=limits)
+    settings = {"format": config.format, "id_field": config.id_field, "subtask_field": config.subtask_field,
+                "group_field": config.group_field, "named": named, "limits": limits}
+
+    def run(folder: Path | None = None) -> Reading:
+        return read_sources(sources, role=role, bad_rows=config.bad_rows, folder=folder, **settings)
+
+    return run() if cache is None else cache.reading(sources, settings, config.bad_rows, run)
 
 
-def load_inputs(config: DataConfig, tokenizer: Any, shape: ModelShape | None = None) -> Inputs:
+def rendered_pool(rows: Sequence[Row], renderer: Renderer,
+                  cache: PoolCache | None = None) -> tuple[Sequence[Row], Rendering | None]:
+    """The rows of a pool with their facts, and what rendering makes of them, where they are so many that they stand in
+    a file; few rows as they are, to be rendered when it is known which are left."""
+    if not isinstance(rows, StoredRows):
+        return rows, None
+    return (cache or PoolCache()).rendering(rows, renderer)
+
+
+def pool_examples(rows: Sequence[Row], rendering: Rendering | None, renderer: Renderer, bad_rows: BadRows) -> Examples:
+    """The usable rows of a pool.
+
+    Args:
+        rows: those that are left.
+        rendering: see :func:`rendered_pool`.
+        renderer: renders them where that is None.
+        bad_rows: see :func:`~siftune.data.rendering.render_rows`.
+
+    Raises:
+        DataError, ModelError: see :func:`~siftune.data.rendering.render_rows`.
+    """
+    if rendering is None or not isinstance(rows, StoredRows):
+        return render_rows(rows, renderer, role="pool", bad_rows=bad_rows)
+    part = rendering if rows.places is None else rendering.take(rows.places)
+    return part.examples(rows, role="pool", bad_rows=bad_rows)
+
+
+def load_inputs(config: DataConfig, tokenizer: Any, shape: ModelShape | None = None,
+                runs: Sequence[Path] = ()) -> Inputs:
     """Read, check and render everything that the configuration names.
 
     Args:
         config: What to read, and how.
         tokenizer: Of the model.
         shape: What the model can take; rows are cut at its window.
+        runs: Folders of the run, and of those that it goes on from, that keep what is read and rendered of a large
+            pool.
 
     Raises:
         ConfigError: no pool is named, or a column or limit is not what it must be.
@@ -75,14 +120,16 @@ def load_inputs(config: DataConfig, tokenizer: Any, shape: ModelShape | None = N
     """
     if not config.pool:
         raise ConfigError("no pool is named", where="--pool", hint="give a file to choose from: --pool pool.jsonl")
-    pool, target = read(config, config.pool, "pool"), read(config, config.target, "target")
+    cache = PoolCache(runs)
+    pool, target = read(config, config.pool, "pool", cache), read(config, config.target, "target")
     test, existing = read(config, config.test, "test"), read(config, config.existing, "existing")
-    overlaps = check_disjoint(pool.rows, target.rows, test.rows, config.overlap)
-
     renderer = Renderer(tokenizer, max_length=config.max_length, shape=shape)
-    rendered = [render_rows(rows, renderer, role=role, bad_rows=config.bad_rows) if rows else Examples([], [])
-                for rows, role in ((overlaps.pool, "pool"), (target.rows, "target"), (test.rows, "test"),
-                                   (existing.rows, "existing"))]
+    rows, rendering = rendered_pool(pool.rows, renderer, cache)
+    overlaps = check_disjoint(rows, target.rows, test.rows, config.overlap)
+
+    rendered = [pool_examples(overlaps.pool, rendering, renderer, config.bad_rows),
+                *(render_rows(rows, renderer, role=role, bad_rows=config.bad_rows) if rows else Examples([], [])
+                  for rows, role in ((target.rows, "target"), (test.rows, "test"), (existing.rows, "existing")))]
     dropped = [*pool.dropped, *target.dropped, *test.dropped, *existing.dropped, *overlaps.dropped,
                *(d for examples in rendered for d in examples.dropped)]
     inputs = Inputs(*rendered[:3], existing=rendered[3], pool_rows=len(pool.rows) + len(pool.dropped), dropped=dropped,

@@ -7,7 +7,7 @@ joined, so no group is wrong; a pair just at the threshold is missed with a prob
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from hashlib import blake2b
 from types import ModuleType
 
@@ -15,7 +15,7 @@ import numpy as np
 
 from siftune._common.errors import ConfigError
 from siftune._common.progress import bar
-from siftune.data.overlap import normalised_key
+from siftune.data.overlap import normalised_key, normalised_keys
 from siftune.data.rows import Row
 
 SHINGLE_WORDS = 3
@@ -75,7 +75,7 @@ def near_duplicate_groups(rows: Sequence[Row], threshold: float = 0.8) -> list[l
         raise ConfigError(f"the near-duplicate threshold {threshold} is out of range",
                           hint="choose a Jaccard similarity above 0 and at most 1, such as 0.8")
     parent = list(range(len(rows)))
-    representatives = _join_equal([normalised_key(row) for row in rows], parent)
+    representatives = _join_equal(normalised_keys(rows), parent)
     if threshold < 1:
         _join_similar(rows, representatives, parent, threshold)
     groups: dict[int, list[int]] = {}
@@ -84,11 +84,11 @@ def near_duplicate_groups(rows: Sequence[Row], threshold: float = 0.8) -> list[l
     return [group for group in groups.values() if len(group) > 1]
 
 
-def _join_equal(texts: Sequence[str], parent: list[int]) -> list[int]:
-    """Join rows of equal text; the first row of each text."""
-    first: dict[str, int] = {}
-    for i, text in enumerate(texts):
-        parent[i] = first.setdefault(text, i)
+def _join_equal(keys: Iterable[bytes], parent: list[int]) -> list[int]:
+    """Join rows of equal keys; the first row of each key."""
+    first: dict[bytes, int] = {}
+    for i, key in enumerate(keys):
+        parent[i] = first.setdefault(key, i)
     return list(first.values())
 
 

@@ -10,17 +10,23 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Literal
+from hashlib import blake2b
+from typing import Literal, TypeVar
+
+import numpy as np
 
 from siftune._common.errors import ConfigError, DataError
 from siftune._common.text import one_line
-from siftune.data.rows import Dropped, Message, Row
+from siftune.data.rendered import taken
+from siftune.data.rows import Dropped, Message, Row, column
 
 Kind = Literal["exact", "normalised", "prompt"]
 OnOverlap = Literal["error", "drop"]
+
+K = TypeVar("K")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +52,7 @@ class Disjoint:
         same_prompt: Pool rows with the prompt of a test row but another response; never removed.
     """
 
-    pool: list[Row]
+    pool: Sequence[Row]
     dropped: list[Dropped] = field(default_factory=list)
     in_test: list[Overlap] = field(default_factory=list)
     in_target: list[Overlap] = field(default_factory=list)
@@ -90,14 +96,31 @@ def _marks() -> re.Pattern[str]:
 
 def normalised_key(row: Row) -> str:
     """The normalised turns of a row but for system messages; prompt and response do not run into each other."""
-    return "\n".join(normalise(message.said) for message in row.messages if message.role != "system")
+    return normalised_turns(row.messages)
 
 
 def prompt_key(row: Row) -> str:
     """The normalised turns before the last assistant turn but for system messages; may be empty."""
-    last = max((i for i, message in enumerate(row.messages) if message.role == "assistant"), default=0)
-    before: Sequence[Message] = row.messages[:last]
-    return "\n".join(normalise(message.said) for message in before if message.role != "system")
+    return normalised_prompt(row.messages)
+
+
+def normalised_turns(messages: Sequence[Message]) -> str:
+    """The :func:`normalised_key` of a row with these messages."""
+    return "\n".join(normalise(message.said) for message in messages if message.role != "system")
+
+
+def normalised_prompt(messages: Sequence[Message]) -> str:
+    """The :func:`prompt_key` of a row with these messages."""
+    last = max((i for i, message in enumerate(messages) if message.role == "assistant"), default=0)
+    return normalised_turns(messages[:last])
+
+
+KEY_BYTES = 16
+
+
+def key_of(text: str) -> bytes:
+    """BLAKE2b (128 bits) of a text: what rows are compared by, since it takes no more memory for a longer row."""
+    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=KEY_BYTES).digest()
 
 
 def find_overlaps(a: Sequence[Row], b: Sequence[Row]) -> list[Overlap]:
@@ -106,26 +129,30 @@ def find_overlaps(a: Sequence[Row], b: Sequence[Row]) -> list[Overlap]:
     A row that is there exactly counts as ``exact``, otherwise one that is there by its normalised text as
     ``normalised``. In the order of ``a``; time and memory are linear in both.
     """
-    exact = _first_by(b, lambda row: row.content_hash)
-    normalised = _first_by(b, normalised_key)
+    if not len(a) or not len(b):
+        return []
+    exact = _first_by(column(b, "content_hash"))
+    normalised = _first_by(_keys(b, "normalised"))
     found = []
-    for row in a:
-        if (same := exact.get(row.content_hash)) is not None:
-            found.append(_overlap(row, same, "exact"))
-        elif (same := normalised.get(normalised_key(row))) is not None:
-            found.append(_overlap(row, same, "normalised"))
+    for place, (content, key) in enumerate(zip(column(a, "content_hash"), _keys(a, "normalised"), strict=True)):
+        if (same := exact.get(content)) is not None:
+            found.append(_overlap(a[place], b[same], "exact"))
+        elif (same := normalised.get(key)) is not None:
+            found.append(_overlap(a[place], b[same], "normalised"))
     return found
 
 
 def find_same_prompts(a: Sequence[Row], b: Sequence[Row]) -> list[Overlap]:
     """The rows of ``a`` whose prompt is that of a row of ``b`` though the rows are not the same."""
+    if not len(a) or not len(b):
+        return []
     same = {overlap.a_id for overlap in find_overlaps(a, b)}
-    prompts = _first_by(b, prompt_key)
-    prompts.pop("", None)
+    prompts = _first_by(_keys(b, "prompt"))
+    prompts.pop(key_of(""), None)
     found = []
-    for row in a:
-        if row.id not in same and (other := prompts.get(prompt_key(row))) is not None:
-            found.append(_overlap(row, other, "prompt"))
+    for place, key in enumerate(_keys(a, "prompt")):
+        if (other := prompts.get(key)) is not None and (row := a[place]).id not in same:
+            found.append(_overlap(row, b[other], "prompt"))
     return found
 
 
@@ -156,24 +183,42 @@ def check_disjoint(
     dropped = {}
     if on_overlap == "drop":
         dropped = {o.a_id: ("in-target", o) for o in in_target} | {o.a_id: ("in-test", o) for o in in_test}
-    kept = [row for row in pool if row.id not in dropped]
-    if pool and not kept:
+    ids = column(pool, "id")
+    kept = taken(pool, np.array([i for i, row_id in enumerate(ids) if row_id not in dropped], dtype=np.int64)) \
+        if dropped else pool
+    if len(pool) and not len(kept):
         raise DataError("every pool row is also in the test or target file", where=pool[0].where,
                         hint="check that --pool, --target and --test name different files")
     return Disjoint(
         pool=kept,
-        dropped=[_left_out(row, *dropped[row.id]) for row in pool if row.id in dropped],
+        dropped=[_left_out(pool[i], *dropped[row_id]) for i, row_id in enumerate(ids) if row_id in dropped],
         in_test=in_test,
         in_target=in_target,
         same_prompt=find_same_prompts(kept, test),
     )
 
 
-def _first_by(rows: Sequence[Row], key: Callable[[Row], str]) -> dict[str, Row]:
-    first: dict[str, Row] = {}
-    for row in rows:
-        first.setdefault(key(row), row)
+def _first_by(keys: Iterable[K]) -> dict[K, int]:
+    """Where each key stands first."""
+    first: dict[K, int] = {}
+    for place, key in enumerate(keys):
+        first.setdefault(key, place)
     return first
+
+
+def normalised_keys(rows: Sequence[Row]) -> Iterable[bytes]:
+    """The :func:`key_of` of each row's :func:`normalised_key`."""
+    return _keys(rows, "normalised")
+
+
+def _keys(rows: Sequence[Row], what: Literal["normalised", "prompt"]) -> Iterable[bytes]:
+    """The :func:`key_of` of each row's normalised text or prompt; made where they are not kept with the rows."""
+    facts = getattr(rows, "facts", None)
+    if facts is not None:
+        whole = np.ascontiguousarray(getattr(facts, what)).tobytes()
+        return (whole[at : at + KEY_BYTES] for at in range(0, len(whole), KEY_BYTES))
+    make = normalised_key if what == "normalised" else prompt_key
+    return (key_of(make(row)) for row in rows)
 
 
 def _overlap(a: Row, b: Row, kind: Kind) -> Overlap:

@@ -8,81 +8,59 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Literal
 
 from siftune._common.errors import ConfigError, DataError
 from siftune._common.progress import bar, log
 from siftune.data import columns
+from siftune.data.collect import AUTO, Fields, Read, RowCollector, SourceRows, SourceSummary, check_unique
 from siftune.data.columns import Format, advice, keys_of
-from siftune.data.formats import FORMATS, Conversation, detect, read_conversation
+from siftune.data.formats import FORMATS, detect, read_conversation
 from siftune.data.limits import Limits
 from siftune.data.problems import BadRow, bad_rows_error
 from siftune.data.raw import RawRecord, utf8_hint
 from siftune.data.records import TYPED, read_records
-from siftune.data.rows import Dropped, Row, content_hash
+from siftune.data.rows import Dropped, Row, content_of, hash_of
 from siftune.data.sources import Source, find_sources
 
 Role = Literal["pool", "target", "test", "existing"]
 BadRows = Literal["error", "drop"]
 
 _LARGE = 50_000_000  # bytes from which a file is worth a progress bar
-_AUTO, _MIXED, _NONE = "auto", "mixed", "none"
+_MIXED = "mixed"
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 @dataclass(slots=True)
-class SourceSummary:
-    """What was found in one source.
+class Reading:
+    """Rows, the records left out, and what was found in each source.
 
     Attributes:
-        name: Its short name.
-        location: Path or hub id.
-        formats: Usable rows of each format.
-        used: Columns that became part of rows, or of their ids, subtasks and groups, with the number of rows that have
-            a value there; fields of turns as ``messages[].weight``.
-        kept: The other columns with a value. They stay in the record and are written back with it.
-        note: What was left out beside it.
+        advice: What to do with records in no known format, where that can be told.
     """
 
-    name: str
-    location: str
-    formats: dict[str, int] = field(default_factory=dict)
-    used: dict[str, int] = field(default_factory=dict)
-    kept: dict[str, int] = field(default_factory=dict)
-    note: str = ""
-
-
-@dataclass(slots=True)
-class Reading:
-    """Rows, the records left out, and what was found in each source."""
-
-    rows: list[Row] = field(default_factory=list)
+    rows: Sequence[Row] = field(default_factory=list)
     dropped: list[Dropped] = field(default_factory=list)
     sources: list[SourceSummary] = field(default_factory=list)
+    advice: str = ""
+
+    def checked(self, role: Role, bad_rows: BadRows) -> Reading:
+        """The same, where its rows can be used.
+
+        Raises:
+            DataError: records cannot be used (with ``"error"``), or none is left (with ``"drop"``).
+        """
+        if self.dropped and (bad_rows == "error" or not self.rows):
+            total = len(self.rows) + len(self.dropped)
+            raise bad_rows_error(self.dropped, total, role, _hint(self.dropped, self.advice))
+        return self
 
 
-@dataclass(slots=True)
-class _Read:
-    """One record on its way to a row: the id is known only when the whole source has been read."""
-
-    record: RawRecord
-    index: int
-    format: str = ""
-    conversation: Conversation | None = None
-    digest: str = ""
-    problem: BadRow | None = None
-
-    @property
-    def fields(self) -> Mapping[str, Any]:
-        return self.record.value if isinstance(self.record.value, Mapping) else {}
-
-
-def read_rows(sources: Sequence[str | Path], *, role: Role, **options: Any) -> tuple[list[Row], list[Dropped]]:
+def read_rows(sources: Sequence[str | Path], *, role: Role, **options: Any) -> tuple[Sequence[Row], list[Dropped]]:
     """The rows of :func:`read_sources`, and the records left out (empty with ``bad_rows="error"``)."""
     reading = read_sources(sources, role=role, **options)
     return reading.rows, reading.dropped
@@ -92,13 +70,14 @@ def read_sources(
     sources: Sequence[str | Path],
     *,
     role: Role,
-    format: str = _AUTO,
-    id_field: str = _AUTO,
+    format: str = AUTO,
+    id_field: str = AUTO,
     subtask_field: str = "subtask",
     group_field: str = "group",
     bad_rows: BadRows = "error",
     named: Format | None = None,
     limits: Limits | None = None,
+    folder: Path | None = None,
 ) -> Reading:
     """Read all rows of the given sources, in order.
 
@@ -116,6 +95,7 @@ def read_sources(
         bad_rows: ``error`` refuses records that cannot be used, ``drop`` leaves them out and lists them.
         named: Columns that the user named; they win in records that have them.
         limits: What is too large; :class:`~siftune.data.limits.Limits` by default.
+        folder: Where many rows are written, see :class:`~siftune.data.collect.RowCollector`.
 
     Raises:
         ConfigError: ``format`` or ``bad_rows`` is not known.
@@ -123,54 +103,29 @@ def read_sources(
             a file, records cannot be used (with ``"error"``), or none is left (with ``"drop"``).
     """
     _check_choices(format, bad_rows)
-    reading, advised = Reading(), ""
-    for source in find_sources(sources, train=role != "test"):
-        if source.note:
-            log(source.note)
-        reader = _SourceReader(source, format, named, limits or Limits())
-        read = reader.read()
-        advised = advised or reader.advice
-        ids, own = _ids(source, read, id_field)
-        summary = SourceSummary(source.name, source.location, note=source.note)
-        labels = Counter({own: len(read)} if own else {})
-        fields: Counter[tuple[frozenset[str], frozenset[str]]] = Counter()
-        formats: Counter[str] = Counter()
-        for one, row_id in zip(read, ids, strict=True):
-            if one.problem is not None or one.conversation is None:
-                problem = one.problem or BadRow("unknown-format")
-                reading.dropped.append(Dropped(row_id, source.name, one.record.where, problem.reason, problem.detail))
-                continue
-            row = _row(one, row_id, source, one.conversation, subtask_field, group_field)
-            reading.rows.append(row)
-            formats[row.format] += 1
-            fields[one.conversation.used, one.conversation.kept] += 1
-            labels.update([subtask_field] if row.subtask is not None else [])
-            labels.update([group_field] if _label(one.fields, group_field) else [])
-        summary.formats = dict(formats)
-        summary.used, summary.kept = _field_counts(fields, labels)
-        reading.sources.append(summary)
-    if reading.dropped and (bad_rows == "error" or not reading.rows):
-        total = len(reading.rows) + len(reading.dropped)
-        raise bad_rows_error(reading.dropped, total, role, _hint(reading.dropped, advised))
-    _check_unique(reading.rows, role)
+    reading, rows = Reading(), RowCollector(folder)
+    try:
+        for source in find_sources(sources, train=role != "test"):
+            if source.note:
+                log(source.note)
+            reader = _SourceReader(source, format, named, limits or Limits())
+            made = SourceRows(source, Fields(id_field, subtask_field, group_field), rows)
+            for one in reader.read():
+                made.add(one)
+            reading.advice = reading.advice or reader.advice
+            summary, dropped = made.end()
+            reading.sources.append(summary)
+            reading.dropped += dropped
+        reading.rows = rows.finish()
+    finally:
+        rows.abandon()
+    reading.checked(role, bad_rows)
+    check_unique(reading.rows, role)
     return reading
 
 
-def _field_counts(fields: Counter[tuple[frozenset[str], frozenset[str]]],
-                  labels: Counter[str]) -> tuple[dict[str, int], dict[str, int]]:
-    used, kept = Counter(labels), Counter()
-    for (one_used, one_kept), count in fields.items():
-        used.update(dict.fromkeys(one_used - labels.keys(), count))
-        kept.update(dict.fromkeys(one_kept - labels.keys(), count))
-    return _most_first(used), _most_first(kept)
-
-
-def _most_first(counts: Counter[str]) -> dict[str, int]:
-    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
-
-
 def _check_choices(format: str, bad_rows: str) -> None:
-    formats = [_AUTO, _MIXED, *FORMATS]
+    formats = [AUTO, _MIXED, *FORMATS]
     if format not in formats:
         near = difflib.get_close_matches(format, formats, n=1)
         raise ConfigError(f"unknown format {format!r}", where="--format",
@@ -190,24 +145,22 @@ class _SourceReader:
         self._typed = source.kind in TYPED
         self.advice = ""
 
-    def read(self) -> list[_Read]:
+    def read(self) -> Iterator[Read]:
         size = self._source.path.stat().st_size if self._source.kind not in ("hub", "saved") else 0
-        if size < _LARGE:
-            read = list(self._records())
-        else:
-            read = []
-            with bar(f"reading {self._source.name}", size / 1e6, "MB") as progress:
-                for one in self._records():
-                    read.append(one)
+        count = 0
+        with bar(f"reading {self._source.name}", size / 1e6, "MB") if size >= _LARGE else nullcontext() as progress:
+            for one in self._records():
+                count += 1
+                yield one
+                if progress is not None:
                     progress.advance(one.record.size / 1e6)
-        if not read:
+        if not count:
             raise DataError(f"{self._source.path.name} is empty", where=self._source.location,
                             why="There is no record in it.", hint="check that the file was written whole")
-        return read
 
-    def _records(self) -> Iterator[_Read]:
+    def _records(self) -> Iterator[Read]:
         for index, record in enumerate(read_records(self._source, self._limits, self._named)):
-            one = _Read(record, index, problem=record.problem)
+            one = Read(record, index, problem=record.problem)
             if one.problem is None:
                 try:
                     self._interpret(one)
@@ -217,7 +170,7 @@ class _SourceReader:
                         self.advice = advice(one.fields) or ""
             yield one
 
-    def _interpret(self, one: _Read) -> None:
+    def _interpret(self, one: Read) -> None:
         value, raw = one.record.value, one.record.raw
         if raw.count("{") + raw.count("[") > self._limits.nesting:
             self._limits.check_nesting(value)
@@ -226,7 +179,8 @@ class _SourceReader:
         found = self._format_of(one.record)
         one.conversation = read_conversation(value, found, self._limits, typed=self._typed)
         one.format = found.name
-        one.digest = content_hash(one.conversation.messages, one.conversation.tools)
+        one.content = content_of(one.conversation.messages, one.conversation.tools)
+        one.digest = hash_of(one.content)
 
     def _format_of(self, record: RawRecord) -> Format:
         """The record's format, checked against the one the file is known to have.
@@ -275,70 +229,6 @@ def check_unicode(value: Any, path: str = "") -> None:
     elif isinstance(value, list):
         for number, item in enumerate(value, 1):
             check_unicode(item, f"{path}, number {number}")
-
-
-def _ids(source: Source, read: list[_Read], id_field: str) -> tuple[list[str], str]:
-    """An id for every record of a source, and the field they are from, empty where they are made.
-
-    Raises:
-        DataError: a record lacks the field the user named.
-    """
-    key = "id" if id_field == _AUTO else id_field
-    own = [_own_id(one.fields, key) for one in read]
-    made = [_made_id(source, one) for one in read]
-    if id_field == _NONE:
-        return made, ""
-    if id_field == _AUTO and any(name is None and one.problem is None for name, one in zip(own, read, strict=True)):
-        return made, ""
-    for one, name in zip(read, own, strict=True):
-        if name is None and one.problem is None:
-            raise DataError(f"a record has no id in the field {id_field!r}", where=one.record.where,
-                            why=f"found the keys {keys_of(one.fields)}",
-                            hint="name another field, or let ids be made with --id-field none")
-    return [name or other for name, other in zip(own, made, strict=True)], key
-
-
-def _own_id(fields: Mapping[str, Any], name: str) -> str | None:
-    value = fields.get(name)
-    if isinstance(value, bool) or not isinstance(value, (str, int)):
-        return None
-    return str(value) or None
-
-
-def _made_id(source: Source, one: _Read) -> str:
-    digest = one.digest or blake2b(one.record.raw.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
-    return f"{source.name}:{one.index}:{digest[:12]}"
-
-
-def _row(one: _Read, row_id: str, source: Source, conversation: Conversation, subtask_field: str,
-         group_field: str) -> Row:
-    return Row(
-        id=row_id,
-        source=source.name,
-        where=one.record.where,
-        messages=conversation.messages,
-        raw=one.record.raw,
-        content_hash=one.digest,
-        format=one.format,
-        subtask=_label(one.fields, subtask_field),
-        group=_label(one.fields, group_field) or source.name,
-        tools=conversation.tools,
-    )
-
-
-def _label(fields: Mapping[str, Any], name: str) -> str | None:
-    value = fields.get(name)
-    return None if value is None or value == "" or isinstance(value, (list, dict)) else str(value)
-
-
-def _check_unique(rows: list[Row], role: str) -> None:
-    first: dict[str, Row] = {}
-    for row in rows:
-        before = first.setdefault(row.id, row)
-        if before is not row:
-            raise DataError(f"two {role} rows have the id {row.id!r}", where=row.where,
-                            why=f"The other one is {before.where}.",
-                            hint="make the ids unique, or let siftune make them with --id-field none")
 
 
 def _hint(bad: Sequence[Dropped], advised: str) -> str | None:

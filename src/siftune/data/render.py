@@ -25,11 +25,11 @@ from typing import Any
 
 import numpy as np
 
-from siftune._common.progress import bar
 from siftune.data.chat import check_rendered
 from siftune.data.model_shape import ModelShape
-from siftune.data.problems import BadRow, bad_rows_error
-from siftune.data.rows import Dropped, Examples, Message, Rendered, Row, Tools
+from siftune.data.problems import BadRow
+from siftune.data.rendered import Rendered
+from siftune.data.rows import Message, Tools
 from siftune.data.spans import encode_marked, encode_with_mask, special_ids
 from siftune.data.templates import ChatTemplate, unspelled
 from siftune.data.token_starts import Encoder, Span
@@ -123,6 +123,16 @@ class Renderer:
             "max_length": self.max_length,
         }
 
+    @property
+    def vocabulary(self) -> int | None:
+        """Rows of the model's embedding, which every token must have one of; None where it is not known."""
+        return self._shape.vocabulary
+
+    @property
+    def parts(self) -> tuple[Any, ...]:
+        """What an equal renderer is made of elsewhere, and its fingerprint."""
+        return self.tokenizer, self.max_length, self.system, self._shape, self.fingerprint()
+
     def _with_system(self, messages: Sequence[Message]) -> Sequence[Message]:
         if self.system is None or any(message.role == "system" for message in messages):
             return messages
@@ -186,56 +196,6 @@ class Renderer:
             raise BadRow("template-mismatch", f"the template leaves out turn {turns[-1] + 1}, the assistant's last")
         self.unmatched_turns += len(turns) - len(found)
         return sorted(span for spans in found.values() for span in spans)
-
-
-def render_rows(
-    rows: Sequence[Row],
-    renderer: Renderer,
-    *,
-    role: str,
-    bad_rows: str = "error",
-    limit_hint: str = "--max-length",
-) -> Examples:
-    """Render rows of a pool, target or test set, in order.
-
-    Args:
-        rows: The rows.
-        renderer: What renders them.
-        role: What the rows are for; named in messages to the user.
-        bad_rows: ``error`` refuses rows that cannot be trained on, ``drop`` leaves them out and lists them.
-        limit_hint: The flag that raises the length limit.
-
-    Raises:
-        DataError: rows cannot be used (with ``"error"``) or none is left (with ``"drop"``).
-    """
-    examples = Examples([], [])
-    turns_before, special_before = renderer.unmatched_turns, renderer.special_tokens_in_content
-    with bar(f"rendering the {role}", len(rows)) as progress:
-        for row in rows:
-            try:
-                examples.rendered.append(renderer.render(row.messages, row.tools))
-                examples.rows.append(row)
-            except BadRow as problem:
-                examples.dropped.append(Dropped(row.id, row.source, row.where, problem.reason, problem.detail))
-            progress.advance()
-    examples.unmatched_turns = renderer.unmatched_turns - turns_before
-    examples.special_tokens_in_content = renderer.special_tokens_in_content - special_before
-    if examples.dropped and (bad_rows == "error" or not examples.rows):
-        raise bad_rows_error(examples.dropped, len(rows), role, _hint(examples.dropped, limit_hint))
-    return examples
-
-
-def _hint(bad: Sequence[Dropped], limit_hint: str) -> str | None:
-    reasons = {row.reason for row in bad}
-    if "prompt-longer-than-limit" in reasons:
-        needed = [re.search(r"token is number (\d+)", row.detail) for row in bad]
-        longest = max(int(found.group(1)) for found in needed if found)
-        return f"raise {limit_hint} to at least {longest}"
-    if "template-mismatch" in reasons:
-        return "give the tokenizer a chat template with {% generation %} markers"
-    if "template-drops" in reasons:
-        return "use a model whose chat template renders them, or take these parts out of the rows"
-    return None
 
 
 def _merged(blocks: Sequence[Span]) -> list[Span]:

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from typing import Any
 
 import numpy as np
+
+from siftune.data.rendered import Rendered, cut_of, lengths_of, supervised_of, taken
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,11 +79,37 @@ def content_hash(messages: Sequence[Message], tools: Tools | None = None) -> str
     Roles and contents enter, and where there are any: tools, tool calls, thoughts, names, and which turns are not
     supervised.
     """
+    return hash_of(content_of(messages, tools))
+
+
+def content_of(messages: Sequence[Message], tools: Tools | None = None) -> bytes:
+    """All of a conversation as JSON, which :func:`conversation_of` reads: what :func:`content_hash` is of."""
     content: list[Any] = [_as_json(message) for message in messages]
     if tools:
         content.append({"tools": tools})
-    text = json.dumps(content, ensure_ascii=False)
-    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+    return json.dumps(content, ensure_ascii=False).encode("utf-8", "surrogatepass")
+
+
+def hash_of(content: bytes) -> str:
+    """The :func:`content_hash` of what :func:`content_of` says."""
+    return blake2b(content, digest_size=16).hexdigest()
+
+
+def conversation_of(content: bytes) -> tuple[tuple[Message, ...], Tools | None]:
+    """The messages and tools that :func:`content_of` was asked for."""
+    messages, tools = [], None
+    for one in json.loads(content):
+        if isinstance(one, dict):
+            tools = one["tools"]
+            continue
+        more = one[2] if len(one) > 2 else _NOTHING
+        calls = tuple(ToolCall(*call) for call in more.get("tool_calls", ()))
+        messages.append(Message(one[0], one[1], calls, more.get("reasoning"), more.get("name"),
+                                more.get("tool_call_id"), more.get("train", True)))
+    return tuple(messages), tools
+
+
+_NOTHING: dict[str, Any] = {}
 
 
 def _as_json(message: Message) -> list[Any]:
@@ -139,27 +167,15 @@ class Dropped:
     detail: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Rendered:
-    """What the model sees of a row.
+def column(rows: Sequence[Row], name: str) -> list[Any]:
+    """One attribute of all rows; of rows that are kept in a file without making the rows."""
+    read = getattr(rows, "column", None)
+    return [getattr(row, name) for row in rows] if read is None else read(name)
 
-    Attributes:
-        ids: int32 [T] token ids.
-        mask: bool [T]; ``mask[t]`` is true where token ``t`` is supervised, that is predicted from the tokens
-            before it. ``mask[0]`` is always false. The loss of a row is the mean cross-entropy over these tokens.
-        cut_tokens: how many tokens truncation removed; of a row that is far too long, about how many.
-    """
 
-    ids: np.ndarray
-    mask: np.ndarray
-    cut_tokens: int = 0
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    @property
-    def supervised(self) -> int:
-        return int(self.mask.sum())
+def groups_of(rows: Sequence[Row]) -> list[str]:
+    """The group of each row, or its source where it has none."""
+    return [group or source for group, source in zip(column(rows, "group"), column(rows, "source"), strict=True)]
 
 
 @dataclass(slots=True)
@@ -172,8 +188,8 @@ class Examples:
         special_tokens_in_content: rows whose text spells a special token of the tokenizer, such as ``<|im_end|>``.
     """
 
-    rows: list[Row]
-    rendered: list[Rendered]
+    rows: Sequence[Row]
+    rendered: Sequence[Rendered]
     dropped: list[Dropped] = field(default_factory=list)
     unmatched_turns: int = 0
     special_tokens_in_content: int = 0
@@ -183,13 +199,28 @@ class Examples:
 
     @property
     def ids(self) -> list[str]:
-        return [row.id for row in self.rows]
+        return column(self.rows, "id")
 
     @property
     def tokens(self) -> np.ndarray:
         """int64 [N]: tokens a row costs in training (prompt and response, after truncation)."""
-        return np.array([len(r) for r in self.rendered], dtype=np.int64)
+        return lengths_of(self.rendered)
+
+    @property
+    def supervised(self) -> np.ndarray:
+        """int64 [N]: how many of them are supervised."""
+        return supervised_of(self.rendered)
+
+    @property
+    def cut_tokens(self) -> np.ndarray:
+        """int64 [N]: how many truncation has removed."""
+        return cut_of(self.rendered)
 
     @property
     def truncated(self) -> int:
-        return sum(r.cut_tokens > 0 for r in self.rendered)
+        return int(np.count_nonzero(self.cut_tokens))
+
+    def take(self, places: Sequence[int] | np.ndarray) -> Examples:
+        """The rows at some places, in that order; what is counted stays that of all."""
+        where = np.asarray(places, dtype=np.int64)
+        return replace(self, rows=taken(self.rows, where), rendered=taken(self.rendered, where))

@@ -69,6 +69,7 @@ class ChatTemplate:
 
     Attributes:
         text: The Jinja source that is rendered (all variants), for fingerprints.
+        overruns: Renderings so far that took too much time or memory.
 
     Raises:
         ModelError: the tokenizer has named templates and none of them is the default, or one is no template.
@@ -76,7 +77,7 @@ class ChatTemplate:
 
     def __init__(self, tokenizer: Any):
         self._tokenizer = tokenizer
-        self._overruns, self._probing = 0, True
+        self.overruns, self._probing = 0, True
         sources = _sources(tokenizer)
         self._variants = {name: self._variant(source) for name, source in sources.items()}
         self.text: str = "\0".join(variant.text for variant in self._variants.values())
@@ -116,6 +117,18 @@ class ChatTemplate:
         if (tools or any(m.tool_calls or m.reasoning for m in messages)) and text != self.render(messages, tools):
             raise BadRow("template-mismatch", "the template changes what it has marked")
         return text, spans
+
+    def count_overruns(self, count: int, what: str = "the chat template takes too long") -> None:
+        """Count renderings that took too much, here or in another process.
+
+        Raises:
+            ModelError: they are too many to go on with other rows.
+        """
+        self.overruns += count
+        if count and (self._probing or self.overruns > _OVERRUNS):
+            rows = "a conversation of two words" if self._probing else f"more than {_OVERRUNS} rows"
+            raise ModelError(what, where="--model", why=f"It comes with the tokenizer, and does so for {rows}.",
+                             hint="use another model's tokenizer, or mend its chat template")
 
     def opening(self, tools: Tools | None = None) -> str:
         """What stands before an assistant's turn, such as ``<|im_start|>assistant``; empty where nothing does."""
@@ -218,12 +231,7 @@ class ChatTemplate:
             return within_limits(lambda: self._tokenizer.apply_chat_template(
                 turns, tools=tools, chat_template=text, tokenize=False, **options), grows=variant.grows)
         except Overrun as error:
-            self._overruns += 1
-            if self._probing or self._overruns > _OVERRUNS:
-                rows = "a conversation of two words" if self._probing else f"more than {_OVERRUNS} rows"
-                raise ModelError(str(error), where="--model",
-                                 why=f"It comes with the tokenizer, and does so for {rows}.",
-                                 hint="use another model's tokenizer, or mend its chat template") from error
+            self.count_overruns(1, str(error))
             raise BadRow("template-error", str(error)) from error
         except (TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError,
                 RecursionError) as error:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 from siftune._common.files import write_lines
-from siftune.data.rows import Dropped, Row
+from siftune.data.rows import Dropped, Row, column
 
 
 def write_rows(path: str | Path, rows: Iterable[Row]) -> None:
@@ -17,7 +17,7 @@ def write_rows(path: str | Path, rows: Iterable[Row]) -> None:
     Raises:
         SiftuneError: the operating system refused the write.
     """
-    write_lines(path, (row.raw for row in rows))
+    write_lines(path, column(rows, "raw") if isinstance(rows, Sequence) else (row.raw for row in rows))
 
 
 def write_dropped(path: str | Path, dropped: Iterable[Dropped]) -> None:

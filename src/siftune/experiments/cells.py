@@ -72,7 +72,7 @@ class TestRows:
     __test__ = False  # not a test case of pytest's
 
     ids: list[str]
-    rendered: list[Rendered]
+    rendered: Sequence[Rendered]
     prompts: list[np.ndarray]
     references: list[str]
     choices: Sequence[RenderedChoices | None] = ()

@@ -17,12 +17,13 @@ from siftune.data.load import Inputs, load_inputs, read
 from siftune.data.model_shape import ModelShape
 from siftune.data.overlap import check_disjoint
 from siftune.data.readers import Role
-from siftune.data.render import Renderer, render_rows
-from siftune.data.rows import Examples
+from siftune.data.render import Renderer
+from siftune.data.rendering import render_rows
+from siftune.data.rows import Examples, column
 from siftune.experiments.config import StudyConfig, representation_named
 from siftune.features.base import Clock, Context, row_keys
 from siftune.features.collect import COLLECTABLE, NEEDS_TARGET
-from siftune.pipeline.features_home import FeaturesHome, features_home
+from siftune.pipeline.features_home import FeaturesHome, features_home, run_folders
 from siftune.pipeline.select import load, read_inputs
 
 if TYPE_CHECKING:
@@ -133,7 +134,8 @@ def read_study(config: StudyConfig) -> StudyInputs:
     with clock.measure("read and render"):
         tokenizer = load_tokenizer(common.model, trust_remote_code=common.trust_remote_code)
         shape = model_shape(common.model, trust_remote_code=common.trust_remote_code)
-        free = load_inputs(dataclasses.replace(common, target=(), test=()), tokenizer, shape)
+        free = load_inputs(dataclasses.replace(common, target=(), test=()), tokenizer, shape,
+                           run_folders(common) if common.output_dir else ())
         rows, found = free.pool.rows, {}
         for one in config.targets:
             target, left_out = _examples(one.target, "target", common, tokenizer, shape)
@@ -141,7 +143,7 @@ def read_study(config: StudyConfig) -> StudyInputs:
             overlaps = check_disjoint(rows, target.rows, test.rows, common.overlap)
             rows = overlaps.pool
             found[one.name] = (target, test, overlaps, [*left_out, *left_out_too])
-        kept = {row.id for row in rows}
+        kept = set(column(rows, "id"))
         pool = _kept(free.pool, kept)
         dropped = [*free.dropped, *(d for *_, overlaps, _ in found.values() for d in overlaps.dropped)]
         by_target = {
@@ -178,6 +180,5 @@ def _examples(sources: Iterable[str], role: Role, common: CompareConfig, tokeniz
 def _kept(examples: Examples, ids: set[str]) -> Examples:
     if len(ids) == len(examples):
         return examples
-    places = [i for i, row in enumerate(examples.rows) if row.id in ids]
-    return dataclasses.replace(examples, rows=[examples.rows[i] for i in places],
-                               rendered=[examples.rendered[i] for i in places])
+    places = [i for i, row_id in enumerate(examples.ids) if row_id in ids]
+    return examples.take(places)

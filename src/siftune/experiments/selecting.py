@@ -26,6 +26,7 @@ from siftune._common.version import __version__
 from siftune.config.catalogue import Recipe, owner_of
 from siftune.config.options import deciding, plain
 from siftune.config.settings import SelectConfig
+from siftune.data.rows import column
 from siftune.experiments.ablations import Ablation, settings_key
 from siftune.experiments.config import representation_named
 from siftune.experiments.costs import Costs, Step
@@ -181,7 +182,7 @@ class Selecting:
         if wanted.name == "full":
             rows = np.flatnonzero(~constrained.exclude)
             return Subset(wanted, rows, diagnostics={"budget": {"rows": len(rows)}})
-        lengths = np.array([r.supervised for r in self.inputs.pool.rendered], dtype=np.int64)
+        lengths = self.inputs.pool.supervised
         problem = dataclasses.replace(constrained, lengths=lengths)
         if wanted.name == "length-matched-random":
             problem = dataclasses.replace(problem, reference_lengths=lengths[self._reference(wanted)])
@@ -253,7 +254,7 @@ class Selecting:
             "budget": wanted.budget, "draw": wanted.draw, "rows": len(subset.rows),
             "tokens": int(pool.tokens[subset.rows].sum()), "seconds": subset.seconds, "features": subset.features,
             "scores": subset.scores, "diagnostics": subset.diagnostics,
-            "ids": [pool.rows[i].id for i in subset.rows.tolist()],
+            "ids": pool.take(subset.rows).ids,
         }))
 
     def _key(self, wanted: SubsetSpec) -> str:
@@ -300,10 +301,11 @@ class Selecting:
 
     @cached_property
     def _pool_told(self) -> str:
-        config = self.config.common
+        config, rows = self.config.common, self.inputs.pool.rows
         return digest({
             "siftune": __version__, "code": VERSION, "rows": self.inputs.pool_key, "render": self.inputs.free.render,
-            "groups": [(row.group, row.source) for row in self.inputs.pool.rows], "settings": shared_settings(config),
+            "groups": list(zip(column(rows, "group"), column(rows, "source"), strict=True)),
+            "settings": shared_settings(config),
             "files": {name: _content(getattr(config, name)) for name in FILES}})
 
 

@@ -20,7 +20,8 @@ from siftune._common import progress
 from siftune._common.errors import ModelError, SiftuneError
 from siftune._common.files import write_text
 from siftune.config.settings import CompareConfig
-from siftune.data.render import Renderer, render_rows
+from siftune.data.render import Renderer
+from siftune.data.rendering import render_rows
 from siftune.data.rows import Examples, Rendered
 from siftune.evaluation.harness import harness_tasks
 from siftune.execution import SetAside, storage_of
@@ -351,7 +352,7 @@ def _setting(inputs: StudyInputs, model: str) -> Setting:
         renderer = Renderer(loaded.tokenizer, max_length=common.max_length, shape=shape_of(loaded.model.config))
         found = render_rows(inputs.pool.rows, renderer, role="pool", bad_rows="drop")
         by_id = dict(zip(found.ids, found.rendered, strict=True))
-        rendered = [by_id.get(row.id) for row in inputs.pool.rows]
+        rendered = [by_id.get(row_id) for row_id in inputs.pool.ids]
         tests = {name: render_rows(test.rows, renderer, role="test", bad_rows="drop") for name, test in tests.items()}
     harness = harness_tasks(config.lm_eval, code=config.lm_eval_code, tokenizer=loaded.tokenizer)
     shelf = TrainingCache(inputs.home / "training", config, loaded.base_key, harness)

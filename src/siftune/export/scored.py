@@ -36,7 +36,7 @@ class Scored:
     model: str
     renderer: Renderer
     rows: list[Row]
-    rendered: list[Rendered]
+    rendered: Sequence[Rendered]
     left_out: list[Dropped]
 
     @property

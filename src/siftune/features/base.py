@@ -257,9 +257,9 @@ def row_keys(examples: Examples, name: str) -> RowKeys:
         name: what they are called where a store refuses them: ``pool``, ``target``, ...
     """
     return RowKeys(name, (
-        row_digest(row.id.encode("utf-8", "surrogatepass"), np.ascontiguousarray(rendered.ids, dtype="<i4").tobytes(),
+        row_digest(row_id.encode("utf-8", "surrogatepass"), np.ascontiguousarray(rendered.ids, dtype="<i4").tobytes(),
                    np.packbits(rendered.mask).tobytes())
-        for row, rendered in zip(examples.rows, examples.rendered, strict=True)))
+        for row_id, rendered in zip(examples.ids, examples.rendered, strict=True)))
 
 
 def content_key(examples: Examples) -> str:

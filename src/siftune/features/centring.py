@@ -139,4 +139,4 @@ def reference_rows(pool: Examples, seed: int) -> Examples:
         seed: of the run.
     """
     chosen = sorted(shuffled(pool.ids, derive(seed, "centre"), "reference rows")[:REFERENCE_ROWS])
-    return Examples([pool.rows[i] for i in chosen], [pool.rendered[i] for i in chosen])
+    return pool.take(chosen)

@@ -24,7 +24,7 @@ def rows_of(pool: Examples, rows: np.ndarray) -> Examples:
     Args:
         rows: int64, ascending.
     """
-    return Examples([pool.rows[i] for i in rows.tolist()], [pool.rendered[i] for i in rows.tolist()])
+    return pool.take(rows)
 
 
 def part_context(context: Context, pool: Examples, method: Any,

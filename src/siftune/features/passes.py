@@ -58,7 +58,7 @@ class Job:
     of: Any
     stores: tuple[FeatureStore, ...]
     shard: Shard
-    rendered: list[Rendered]
+    rendered: Sequence[Rendered]
 
     @property
     def index(self) -> int:

@@ -11,6 +11,7 @@ import numpy as np
 
 from siftune.data.rows import Examples
 from siftune.features.store import FeatureStore, Shard
+from siftune.features.store.row_keys import row_digest
 from siftune.selectors.core.problem import Blocks
 
 LARGEST_COORDINATES = 64
@@ -152,6 +153,6 @@ def identical_blocks(blocks: Blocks, first: np.ndarray) -> Blocks:
 
 def first_identical(examples: Examples) -> np.ndarray:
     """int64 [N]: for each row the first one with the same token ids and mask."""
-    seen: dict[tuple[bytes, bytes], int] = {}
-    keys = ((r.ids.tobytes(), r.mask.tobytes()) for r in examples.rendered)
+    seen: dict[bytes, int] = {}  # by hashes: the rows themselves may be more than memory holds
+    keys = (row_digest(r.ids.tobytes(), r.mask.tobytes()) for r in examples.rendered)
     return np.array([seen.setdefault(key, i) for i, key in enumerate(keys)], dtype=np.int64)

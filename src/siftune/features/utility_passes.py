@@ -64,7 +64,7 @@ class UtilityWorker(ShardWorker):
     def arrays(self, job: Job) -> Sequence[Mapping[str, np.ndarray]]:
         return [self._pairs(*job.of) if isinstance(job, PairJob) else self._alone(job.rendered)]
 
-    def _alone(self, rows: list[Rendered]) -> Mapping[str, np.ndarray]:
+    def _alone(self, rows: Sequence[Rendered]) -> Mapping[str, np.ndarray]:
         found, vectors = self.scorer.alone(rows, lambda some: self.advance(sum(len(rows[i]) for i in some)))
         return {"distance": found.distance, "logprob": found.logprob, "vector": vectors}
 

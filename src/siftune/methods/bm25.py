@@ -8,8 +8,9 @@ With df(t) rows of N that hold the word t, a row of length l that holds it f tim
 
 which is the variant ``lucene`` of the package bm25s; its words are runs of two or more letters, digits or underscores,
 in lower case, without English stop words, not stemmed. In a script without spaces a whole clause is one word, so that
-little is found. N, l and df are those of the whole pool, but only words that stand in some query are indexed: the
-others are one filler word there.
+little is found. N, l and df are those of the whole pool, but only words that stand in some query are counted one by
+one: the others only make a row longer. The package cuts texts into words; what it would make of the counts is the same
+to the last bit, and takes a list of all words of the pool.
 
 A score adds up over the words of its query, so a long prompt scores high with everything and scores of different
 targets are not comparable. The method ``bm25`` therefore lets targets take turns; the best score of any target (top-k)
@@ -18,7 +19,9 @@ would give the longest prompt all rows.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain, islice
 from typing import Any
 
 import numpy as np
@@ -31,6 +34,7 @@ from siftune.selectors.core.problem import Blocks
 
 CHUNK_ROWS = 1024
 BLOCK_ROWS = 4096
+K1, B = 1.5, 0.75
 
 
 class Bm25:
@@ -49,7 +53,7 @@ class Bm25:
         prompts = [prompt_text(row) for row in context.target.rows]
         with context.clock.measure("BM25 index"):
             queries: list[list[str]] = tokenize(prompts, return_ids=False, show_progress=False)
-            index = Index([conversation_text(row) for row in context.pool.rows], queries)
+            index = Index(map(conversation_text, context.pool.rows), queries, len(context.pool))
         silent = [row.id for row, query in zip(context.target.rows, queries, strict=True) if not query]
         unmatched = [row.id for row, found in zip(context.target.rows, index.matched, strict=True) if not found]
         if unmatched:
@@ -72,15 +76,15 @@ class Index:
         matched: bool [M], whether any document holds a word of the query.
     """
 
-    def __init__(self, documents: Sequence[str], queries: Sequence[Sequence[str]]):
-        """``queries`` are tokenised already."""
+    def __init__(self, documents: Iterable[str], queries: Sequence[Sequence[str]], total: int = 0):
+        """``queries`` are tokenised already; ``total`` is the number of documents, for progress."""
         from scipy.sparse import csr_array
 
         vocabulary = {word: i for i, word in enumerate(dict.fromkeys(word for query in queries for word in query))}
         self.words = len(vocabulary)
-        ids = _document_ids(documents, vocabulary)
-        self.mean_length = sum(map(len, ids)) / max(1, len(ids))
-        self.weights = _weights(ids, self.words)
+        counts, lengths = _counted(documents, vocabulary, total)
+        self.mean_length = int(lengths.sum()) / max(1, len(lengths))
+        self.weights = _weights(counts, lengths, self.mean_length)
         at = [vocabulary[word] for query in queries for word in query]
         of = np.repeat(np.arange(len(queries)), [len(query) for query in queries])
         # A word that a query holds twice counts twice: equal entries are added up.
@@ -103,30 +107,54 @@ class Index:
         return stream
 
 
-def _document_ids(documents: Sequence[str], vocabulary: dict[str, int]) -> list[list[int]]:
-    """The words of every document; those in no query have the number after the last."""
-    tokenize, filler = _bm25s().tokenize, len(vocabulary)
-    ids: list[list[int]] = []
-    with bar("BM25 index", len(documents)) as progress:
-        for start in range(0, len(documents), CHUNK_ROWS):
-            chunk = tokenize(list(documents[start : start + CHUNK_ROWS]), show_progress=False)
-            number = [vocabulary.get(word, filler) for word in chunk.vocab]
-            ids += [[number[i] for i in row] for row in chunk.ids]
-            progress.advance(len(chunk.ids))
-    return ids
+def _counted(documents: Iterable[str], vocabulary: Mapping[str, int], total: int) -> tuple[Any, np.ndarray]:
+    """How often each document has each word of a query, and how many words it has.
+
+    Of a document no more is held than that: other words only make it longer.
+
+    Returns:
+        ``csr_array`` [N, words], int32; int64 [N].
+    """
+    from scipy.sparse import csr_array
+
+    tokenize, texts, size = _bm25s().tokenize, iter(documents), max(1, len(vocabulary))
+    words, counts, held, lengths = ([np.zeros(0, dtype=np.int64)] for _ in range(4))
+    with bar("BM25 index", total) as progress:
+        while some := list(islice(texts, CHUNK_ROWS)):
+            chunk = tokenize(some, show_progress=False)
+            number = np.array([vocabulary.get(word, -1) for word in chunk.vocab], dtype=np.int64)
+            length = np.fromiter(map(len, chunk.ids), dtype=np.int64, count=len(some))
+            flat = np.fromiter(chain.from_iterable(chunk.ids), dtype=np.int64, count=int(length.sum()))
+            word = number[flat] if len(flat) else flat
+            pairs, count = np.unique((np.repeat(np.arange(len(some)), length) * size + word)[word >= 0],
+                                     return_counts=True)
+            words.append((pairs % size).astype(np.int32))
+            counts.append(count.astype(np.int32))
+            held.append(np.bincount(pairs // size, minlength=len(some)))
+            lengths.append(length)
+            progress.advance(len(some))
+    starts = np.concatenate([[0], np.cumsum(np.concatenate(held))])
+    return csr_array((np.concatenate(counts), np.concatenate(words), starts),
+                     shape=(len(starts) - 1, len(vocabulary))), np.concatenate(lengths)
 
 
-def _weights(ids: list[list[int]], words: int) -> Any:
-    """``csr_array`` [N, words], float64: what a word adds to a document's score."""
-    from scipy.sparse import csc_array, csr_array
+def _weights(counts: Any, lengths: np.ndarray, mean_length: float) -> Any:
+    """``csr_array`` [N, words], float64: what a word adds to a document's score, rounded to float32 as bm25s does.
 
-    if not words or not any(ids):
-        return csr_array((len(ids), words))
-    index = _bm25s().BM25()
-    index.index((ids, {str(i): i for i in range(words + 1)}), create_empty_token=False, show_progress=False)
-    kept = index.scores
-    whole = csc_array((kept["data"].astype(np.float64), kept["indices"], kept["indptr"]), shape=(len(ids), words + 1))
-    return whole[:, :words].tocsr()
+    Args:
+        counts, lengths: see :func:`_counted`.
+        mean_length: of the documents.
+    """
+    from scipy.sparse import csr_array
+
+    n, words = counts.shape
+    holding = np.bincount(counts.indices, minlength=words)
+    idf = np.array([math.log(1 + (n - df + 0.5) / (df + 0.5)) if df else 0.0 for df in holding.tolist()],
+                   dtype=np.float32).astype(np.float64)
+    f, per_row = counts.data.astype(np.float64), np.diff(counts.indptr)
+    norm = np.repeat(K1 * ((1 - B) + B * lengths / (mean_length or 1.0)), per_row)
+    weights = (idf[counts.indices] * (f / (norm + f))).astype(np.float32)
+    return csr_array((weights.astype(np.float64), counts.indices, counts.indptr), shape=counts.shape)
 
 
 def _bm25s() -> Any:

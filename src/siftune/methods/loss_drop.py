@@ -142,4 +142,4 @@ def _controls(context: Context, groups: list[Examples], train: Train) -> list[Tr
 
 
 def _rows(of: Examples, positions: np.ndarray) -> Examples:
-    return Examples([of.rows[i] for i in positions.tolist()], [of.rendered[i] for i in positions.tolist()])
+    return of.take(positions)

@@ -57,7 +57,7 @@ def readers(context: Context) -> list[ActiveNeurons]:
 def set_notes(context: Context, sets: Sets) -> dict[str, Any]:
     """Sizes of the sets, and whether they tell more of a row than its length."""
     sizes = sets.sizes()
-    lengths = np.array([row.supervised for row in context.pool.rendered])
+    lengths = context.pool.supervised
     correlation = float(np.corrcoef(sizes, lengths)[0, 1]) if sizes.std() > 0 and lengths.std() > 0 else None
     notes: dict[str, Any] = {"set_size": {"mean": float(sizes.mean()), "least": int(sizes.min()),
                                           "most": int(sizes.max())},

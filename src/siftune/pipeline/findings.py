@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from siftune.data.rows import column, groups_of
 from siftune.pipeline.outcome import Outcome
 from siftune.selectors.core.constraints import CEILING, DUPLICATE, KEPT_FOR_FLOORS, TOO_LONG
 
@@ -73,8 +74,7 @@ def _concentrated(outcome: Outcome) -> list[str]:
     if len(chosen) < FEWEST:
         return []
     found: list[str] = []
-    for what in ("source", "group"):
-        names = [getattr(row, what) or row.source for row in rows]
+    for what, names in (("source", column(rows, "source")), ("group", groups_of(rows))):
         pool, taken = Counter(names), Counter(names[i] for i in chosen)
         name, count = taken.most_common(1)[0]
         share, of_pool = count / len(chosen), pool[name] / len(rows)

@@ -5,14 +5,16 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from siftune._common.text import one_line, visible
 from siftune.config.settings import DataConfig
+from siftune.data.collect import SourceSummary
 from siftune.data.inspect import PoolStats, describe_source, inspect_pool
-from siftune.data.load import read, window_warning
-from siftune.data.readers import SourceSummary
-from siftune.data.render import Renderer, render_rows
+from siftune.data.load import pool_examples, read, rendered_pool, window_warning
+from siftune.data.pool_cache import PoolCache
+from siftune.data.render import Renderer
 from siftune.data.rows import Dropped, Examples
 
 UNUSABLE_SHOWN = 20
@@ -46,7 +48,7 @@ class Inspection:
 
     def __str__(self) -> str:
         lines = self.lines()
-        for row, rendered in list(zip(self.examples.rows, self.examples.rendered, strict=True))[: self.show]:
+        for row, rendered in zip(self.examples.rows[: self.show], self.examples.rendered[: self.show], strict=True):
             place = f"{one_line(row.where)}  id {one_line(row.id)}"
             lines += ["", f"{place}  {len(rendered)} tokens, {rendered.supervised} supervised [[so]]"]
             ids, mask = rendered.ids.tolist(), rendered.mask.tolist()
@@ -68,23 +70,26 @@ class Inspection:
         return [one_line(line) for line in found]
 
 
-def inspect(config: DataConfig, model: str, *, show: int = 3) -> Inspection:
+def inspect(config: DataConfig, model: str, *, show: int = 3, run: Path | None = None) -> Inspection:
     """Read and render a pool. Rows that cannot be used are listed rather than refused.
 
     Args:
         config: names the pool.
         model: whose tokenizer and template are used.
         show: of how many rows the text tells what is supervised.
+        run: folder of a run, for what is read and rendered of a large pool: it is taken from there, and kept there.
     """
     from siftune.models.loading import load_tokenizer
     from siftune.models.shape import model_shape
 
     config = dataclasses.replace(config, bad_rows="drop")
     tokenizer = load_tokenizer(model)
-    found = read(config, config.pool, "pool")
+    cache = PoolCache(() if run is None else (run,))
+    found = read(config, config.pool, "pool", cache)
     renderer = Renderer(tokenizer, max_length=config.max_length, shape=model_shape(model))
-    examples = render_rows(found.rows, renderer, role="pool", bad_rows="drop")
-    return Inspection(inspect_pool(found.rows, found.dropped, examples), [*found.dropped, *examples.dropped], examples,
+    rows, rendering = rendered_pool(found.rows, renderer, cache)
+    examples = pool_examples(rows, rendering, renderer, "drop")
+    return Inspection(inspect_pool(rows, found.dropped, examples), [*found.dropped, *examples.dropped], examples,
                       tokenizer, show, found.sources, window_warning(config.max_length, renderer))
 
 

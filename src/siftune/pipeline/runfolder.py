@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime, timezone
 from itertools import islice
@@ -16,6 +17,8 @@ from siftune._common.errors import SiftuneError
 from siftune._common.files import make_folder, write_json, write_lines, write_text, write_with
 from siftune._common.version import __version__
 from siftune.config.settings import to_yaml
+from siftune.data.rendered import taken
+from siftune.data.rows import column
 from siftune.data.write import write_dropped, write_rows
 from siftune.pipeline.findings import findings
 from siftune.pipeline.outcome import Outcome
@@ -47,11 +50,11 @@ def write_run(folder: Path, outcome: Outcome) -> None:
     taken = set(chosen)
     nearly = list(islice((i for i in ranking(problem, selection) if i not in taken and not problem.exclude[i]), NEARLY))
 
-    if _selected_before(folder) != [rows[i].id for i in chosen]:
+    if _selected_before(folder) != column(taken(rows, selection.indices), "id"):
         for name in ("comparison.json", "choice.json"):  # they speak of another subset
             (folder / name).unlink(missing_ok=True)
     (folder / "manifest.json").unlink(missing_ok=True)  # until all is written, the folder is not a finished run
-    write_rows(folder / "selected.jsonl", (rows[i] for i in chosen))
+    write_rows(folder / "selected.jsonl", taken(rows, selection.indices))
     write_with(folder / "selection.parquet", lambda path: _write_selection(path, outcome))
     write_with(folder / "scores.parquet", lambda path: _write_scores(path, outcome))
     write_lines(folder / "rejected_sample.jsonl", _nearly(outcome, nearly))
@@ -110,18 +113,18 @@ def _write_selection(path: Path, outcome: Outcome) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    selection, rows = outcome.selection, outcome.inputs.pool.rows
-    chosen = selection.indices.tolist()
+    selection, rows = outcome.selection, taken(outcome.inputs.pool.rows, outcome.selection.indices)
+    chosen = selection.indices
     tokens = outcome.inputs.pool.tokens
     pq.write_table(pa.table({
-        "id": pa.array([rows[i].id for i in chosen], pa.string()),
+        "id": pa.array(column(rows, "id"), pa.string()),
         "rank": pa.array(range(1, len(chosen) + 1), pa.int64()),
         "score": pa.array(selection.score, pa.float64()),
         "nearest_target": pa.array(_nearest_names(outcome.problem, selection.nearest_target), pa.string()),
         "gain": pa.array(selection.gain, pa.float64()),
-        "tokens": pa.array([int(tokens[i]) for i in chosen], pa.int64()),
-        "source": pa.array([rows[i].source for i in chosen], pa.string()),
-        "group": pa.array([rows[i].group for i in chosen], pa.string()),
+        "tokens": pa.array(tokens[chosen], pa.int64()),
+        "source": pa.array(column(rows, "source"), pa.string()),
+        "group": pa.array(column(rows, "group"), pa.string()),
     }), path)
 
 
@@ -143,8 +146,8 @@ def _write_scores(path: Path, outcome: Outcome) -> None:
         score[selection.indices] = selection.score
     pq.write_table(pa.table({
         "id": pa.array(pool.ids, pa.string()),
-        "source": pa.array([row.source for row in pool.rows], pa.string()),
-        "group": pa.array([row.group for row in pool.rows], pa.string()),
+        "source": pa.array(column(pool.rows, "source"), pa.string()),
+        "group": pa.array(column(pool.rows, "group"), pa.string()),
         "score": nothing if score is None else pa.array(score, pa.float64(), mask=~np.isfinite(score)),
         "nearest_target": pa.array(_nearest_names(problem, problem.summary().nearest) if similar else [None] * n,
                                    pa.string()),
@@ -152,7 +155,7 @@ def _write_scores(path: Path, outcome: Outcome) -> None:
         "mean_similarity": pa.array(problem.summary().mean, pa.float64()) if similar else nothing,
         "method_score": nothing if problem.scores is None else pa.array(problem.scores, pa.float64()),
         "tokens": pa.array(pool.tokens, pa.int64()),
-        "supervised": pa.array([r.supervised for r in pool.rendered], pa.int64()),
+        "supervised": pa.array(pool.supervised, pa.int64()),
         "selected": pa.array([place is not None for place in rank], pa.bool_()),
         "rank": pa.array(rank, pa.int64()),
         "constraint": pa.array(_constraints(outcome), pa.string()),
@@ -222,10 +225,7 @@ def _targets(outcome: Outcome) -> list[str]:
 def _manifest(outcome: Outcome) -> dict[str, Any]:
     config, inputs, method, output = outcome.config, outcome.inputs, outcome.method, outcome.output
     loaded, store = outcome.context.loaded, outcome.context.folder / "store"
-    sources = dict.fromkeys(row.source for row in inputs.pool.rows)
-    counts = dict.fromkeys(sources, 0)
-    for row in inputs.pool.rows:
-        counts[row.source] += 1
+    counts = dict(Counter(column(inputs.pool.rows, "source")))
     dropped = {d.id for d in inputs.overlaps.dropped}
     overlaps = [{"kind": o.kind, "pool_id": o.a_id, "other_id": o.b_id, "other": other, "dropped": o.a_id in dropped}
                 for other, found in (("test", inputs.overlaps.in_test), ("target", inputs.overlaps.in_target),

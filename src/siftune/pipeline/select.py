@@ -16,7 +16,6 @@ from siftune.config.catalogue import Recipe, owner_of
 from siftune.config.options import shown
 from siftune.config.settings import SelectConfig
 from siftune.data.load import Inputs, load_inputs
-from siftune.data.rows import Examples
 from siftune.execution import check_storage
 from siftune.features.base import Clock, Computed, Context
 from siftune.features.centring import SHARED
@@ -25,7 +24,7 @@ from siftune.features.gradient_settings import warmup_settings
 from siftune.features.shares import Share
 from siftune.features.similarity import largest_coordinates
 from siftune.pipeline.auto import Situation, speed
-from siftune.pipeline.features_home import features_home
+from siftune.pipeline.features_home import features_home, run_folders
 from siftune.pipeline.findings import shortfall
 from siftune.pipeline.outcome import Outcome
 from siftune.pipeline.recipes import representation_of, resolve
@@ -98,7 +97,8 @@ def read_inputs(config: SelectConfig) -> Inputs:
     from siftune.models.shape import model_shape
 
     return load_inputs(config, load_tokenizer(config.model, trust_remote_code=config.trust_remote_code),
-                       model_shape(config.model, trust_remote_code=config.trust_remote_code))
+                       model_shape(config.model, trust_remote_code=config.trust_remote_code),
+                       run_folders(config) if config.output_dir else ())
 
 
 def choose(config: SelectConfig, *, inputs: Inputs | None = None, context: Context | None = None,
@@ -172,7 +172,7 @@ def to_problem(constrained: Problem, inputs: Inputs, output: Computed) -> Proble
         subtasks=output.lines or [row.subtask or "all" for row in target.rows] if comparing else (),
         subtask_blocks=output.subtask_blocks, scores=output.scores, vectors=output.vectors,
         existing=output.existing,
-        lengths=_counts(inputs.pool), reference_lengths=_counts(target) if len(target) else None,
+        lengths=inputs.pool.supervised, reference_lengths=target.supervised if len(target) else None,
     )
 
 
@@ -216,10 +216,6 @@ def read_quota_texts(entries: Sequence[str]) -> dict[str, tuple[str | None, str 
             raise ConfigError(f"two quotas are given for {shown(group)}", where="--quota", hint="give one")
         found[group] = (floor or None, ceiling or None)
     return found
-
-
-def _counts(examples: Examples) -> np.ndarray:
-    return np.array([r.supervised for r in examples.rendered], dtype=np.int64)
 
 
 def constrain(config: SelectConfig, inputs: Inputs, problem: Problem) -> Problem:

@@ -14,6 +14,7 @@ from siftune.config.options import plain
 from siftune.config.settings import DataConfig, SelectConfig, load
 from siftune.data.load import read
 from siftune.data.readers import Reading, Role
+from siftune.data.rows import column
 
 _WIDTH = 30  # of a setting before its comment
 _MOST = 6  # names in a comment
@@ -91,8 +92,8 @@ def _text(config: DataConfig, found: dict[Role, Reading], path: str, model: str,
         line("columns", list(config.columns) or ["prompt=question", "completion=answer"],
              "PART=COLUMN where columns have other names", off=not config.columns),
         asked("id_field", "the field with a row's id"),
-        asked("group_field", _counted("groups of the pool", [row.group for row in pool.rows])),
-        asked("subtask_field", _counted("subtasks of the target", [row.subtask for row in target.rows])),
+        asked("group_field", _counted("groups of the pool", column(pool.rows, "group"))),
+        asked("subtask_field", _counted("subtasks of the target", column(target.rows, "subtask"))),
         line("bad_rows", "drop", bad, off=not pool.dropped and config.bad_rows == "error"),
         line("max_length", config.max_length, "tokens; longer rows are cut, and counted"),
         "",

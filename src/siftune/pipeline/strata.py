@@ -13,6 +13,7 @@ import numpy as np
 
 from siftune._common.errors import ConfigError
 from siftune.data.load import Inputs
+from siftune.data.rows import column, groups_of
 from siftune.selectors.core import ordering
 
 _FORM = re.compile(r"(group|source|format|(?P<by>length|score):(?P<bins>\d{1,9}))", re.ASCII)
@@ -43,13 +44,13 @@ def strata_of(strata: str, inputs: Inputs, scores: np.ndarray | None = None) -> 
     Raises:
         ConfigError: strata by score of a method that scores nothing.
     """
-    rows, rendered = inputs.pool.rows, inputs.pool.rendered
+    rows = inputs.pool.rows
     if strata == "group":
-        return [row.group or row.source for row in rows]
+        return groups_of(rows)
     if strata in ("source", "format"):
-        return [getattr(row, strata) for row in rows]
+        return column(rows, strata)
     by, _, bins = strata.partition(":")
-    values = scores if by == "score" else np.array([float(r.supervised) for r in rendered])
+    values = scores if by == "score" else inputs.pool.supervised.astype(np.float64)
     if values is None:
         raise ConfigError("there are no scores to make strata of", where="--strata",
                           why="The method neither scores rows nor compares them with targets.",

@@ -12,7 +12,7 @@ faster than a disk), keys and seals are BLAKE2b: they find damage, mistakes and 
 
 from siftune._common.artefacts.kept import KeptFile, keep_file, kept_file
 from siftune._common.artefacts.key import described, digest, first_difference
-from siftune._common.artefacts.lock import working_in
+from siftune._common.artefacts.lock import is_held, working_in
 from siftune._common.artefacts.payload import Payload, payload_of
 from siftune._common.artefacts.sealed import (
     Absent,
@@ -25,5 +25,5 @@ from siftune._common.artefacts.sealed import (
 )
 
 __all__ = ["Absent", "Damaged", "KeptFile", "MadeFromOther", "Payload", "Unusable", "described", "digest",
-           "first_difference", "keep_file", "kept_file", "payload_of", "read_sealed", "read_usable", "working_in",
-           "write_sealed"]
+           "first_difference", "is_held", "keep_file", "kept_file", "payload_of", "read_sealed", "read_usable",
+           "working_in", "write_sealed"]

@@ -66,6 +66,11 @@ def working_in(*folders: str | Path, command: str = "") -> Iterator[None]:
         yield
 
 
+def is_held(folder: str | Path) -> bool:
+    """Whether this thread is the only writer of a folder, see :func:`working_in`."""
+    return os.path.realpath(folder) in _held.__dict__.get("folders", ())
+
+
 @contextmanager
 def working_beside(folder: str | Path, name: str, command: str = "") -> Iterator[None]:
     """Hold a folder as one of several that write different files there, whole and of the same content whoever writes

@@ -46,5 +46,7 @@ def text_digests(rows: Iterable[Row]) -> Iterator[bytes]:
 
 def first_same_text(rows: Sequence[Row]) -> np.ndarray:
     """int64 [N]: for each row the first one with the same text."""
-    seen: dict[str, int] = {}
-    return np.array([seen.setdefault(conversation_text(row), i) for i, row in enumerate(rows)], dtype=np.int64)
+    seen: dict[bytes, int] = {}
+    texts = (conversation_text(row).encode("utf-8", "surrogatepass") for row in rows)
+    return np.array([seen.setdefault(hashlib.blake2b(text, digest_size=16).digest(), i)
+                     for i, text in enumerate(texts)], dtype=np.int64)

@@ -8,6 +8,7 @@ that one training serves all folds.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,7 +20,8 @@ from siftune._common.seeds import permutation
 from siftune.config.choosing import ChooseConfig
 from siftune.data.load import Inputs, read
 from siftune.data.overlap import find_overlaps, normalised_key
-from siftune.data.render import Renderer, render_rows
+from siftune.data.render import Renderer
+from siftune.data.rendering import render_rows
 from siftune.data.rows import Dropped, Examples, Row
 from siftune.experiments.inputs import LoadedOnce, StudyInputs
 from siftune.experiments.results import TARGET
@@ -115,11 +117,10 @@ class Split:
 
 def taken(examples: Examples, places: np.ndarray) -> Examples:
     """Some of the rows, in that order."""
-    return dataclasses.replace(examples, rows=[examples.rows[i] for i in places.tolist()],
-                               rendered=[examples.rendered[i] for i in places.tolist()])
+    return examples.take(places)
 
 
-def folds_of(rows: list[Row], folds: int, seed: int) -> list[np.ndarray]:
+def folds_of(rows: Sequence[Row], folds: int, seed: int) -> list[np.ndarray]:
     """int64 positions of each fold: of every subtask as many rows in each as can be, the same rows together."""
     same: dict[str, list[int]] = {}
     for place in permutation(len(rows), seed, "folds").tolist():
@@ -206,10 +207,11 @@ def _validation(config: ChooseConfig, inputs: Inputs) -> tuple[Inputs, Examples,
                         hint="pass --overlap drop to leave these rows out of the pool")
     if in_pool:
         out = {overlap.a_id: overlap for overlap in in_pool}
+        leaves = np.array([row_id in out for row_id in inputs.pool.ids], dtype=bool)
         dropped = [Dropped(row.id, row.source, row.where, "in-validation",
                            f"{out[row.id].kind} match of {out[row.id].b_where}")
-                   for row in inputs.pool.rows if row.id in out]
-        kept = np.array([i for i, row in enumerate(inputs.pool.rows) if row.id not in out], dtype=np.int64)
+                   for row in inputs.pool.take(np.flatnonzero(leaves)).rows]
+        kept = np.flatnonzero(~leaves)
         inputs = dataclasses.replace(inputs, pool=taken(inputs.pool, kept), dropped=[*inputs.dropped, *dropped])
         notes.append(f"{_rows(len(in_pool))} of the pool also in the validation file: left out of the pool")
     renderer = Renderer(load_tokenizer(config.model, trust_remote_code=config.trust_remote_code),

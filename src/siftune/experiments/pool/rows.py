@@ -21,7 +21,8 @@ from siftune._common.artefacts.sealed import read_self_sealed, self_sealed
 from siftune._common.files import write_text
 from siftune._common.seeds import permutation
 from siftune._common.text import clip, shorten
-from siftune.data.rows import Row
+from siftune.data.rendered import taken
+from siftune.data.rows import Row, column, groups_of
 from siftune.experiments.inputs import StudyInputs
 from siftune.experiments.results.pool import NAME, TEXT_BYTES, embedded_bytes, seen
 from siftune.experiments.subsets import Subset
@@ -74,8 +75,8 @@ def study_rows(inputs: StudyInputs, subsets: Sequence[Subset], path: Path) -> np
     # The full pool chooses nothing, and the tenths of the pool everything.
     told = [s for s in subsets if not s.error and s.wanted.name != "full" and s.wanted.kind != "decile"]
     digest = hashlib.blake2b(json.dumps([_FORM, inputs.pool_key, inputs.config.common.seed]).encode(), digest_size=16)
-    for row in pool.rows:
-        digest.update(f"{row.content_hash} {_group(row)}\n".encode())
+    for content, group in zip(column(pool.rows, "content_hash"), groups_of(pool.rows), strict=True):
+        digest.update(f"{content} {group}\n".encode())
     for one in told:
         digest.update(one.wanted.id.encode() + one.rows.tobytes())
     key = digest.hexdigest()
@@ -87,17 +88,13 @@ def study_rows(inputs: StudyInputs, subsets: Sequence[Subset], path: Path) -> np
                   [s.rows for s in told if s.wanted.kind == "baseline"], inputs.config.common.seed,
                   points=min(POINTS, most), most=most)
     shown = np.sort(by)
-    groups, of_group = _groups([_group(pool.rows[i]) for i in shown.tolist()])
+    groups, of_group = _groups(groups_of(taken(pool.rows, shown)))
     write_text(path, json.dumps(self_sealed({
         "key": key, "pool": len(pool), "rows": shown.tolist(), "tokens": pool.tokens[shown].tolist(),
         "groups": groups, "group": of_group, "texts": _texts(pool.rows, by, shown),
         "subsets": [_packed(s, shown, max(10, ORDERED // len(told))) for s in told],
     }), ensure_ascii=False, separators=(",", ":")))
     return shown
-
-
-def _group(row: Row) -> str:
-    return row.group or row.source
 
 
 def _groups(of_rows: Sequence[str]) -> tuple[list[str], list[int]]:

@@ -34,7 +34,7 @@ class Contents:
             named.setdefault(int(first[row]), row)
         chosen = list(named.values())
         place = {alike: i for i, alike in enumerate(named)}
-        self.examples = Examples([examples.rows[i] for i in chosen], [examples.rendered[i] for i in chosen])
+        self.examples = examples.take(chosen)
         self.of = np.array([place[int(alike)] for alike in first], dtype=np.int64)
 
     def __len__(self) -> int:
