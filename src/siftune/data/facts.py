@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from siftune.data.overlap import KEY_BYTES, key_of, normalised_prompt, normalised_turns
+from siftune.data.overlap import KEY_BYTES, key_of, normalised
 from siftune.data.rows import Message, Row
 
 
@@ -37,16 +37,16 @@ class Facts:
 
 def facts_of(conversations: Iterable[Sequence[Message]]) -> Facts:
     """The facts of conversations, in their order."""
-    normalised, prompt = bytearray(), bytearray()
+    keys = bytearray(), bytearray()
     turns: list[int] = []
     characters: list[int] = []
     for messages in conversations:
-        normalised += key_of(normalised_turns(messages))
-        prompt += key_of(normalised_prompt(messages))
+        for key, text in zip(keys, normalised(messages), strict=True):
+            key += key_of(text)
         turns.append(sum(message.role == "assistant" for message in messages))
         characters.append(sum(len(message.text) for message in messages))
-    keys = (np.frombuffer(bytes(found), dtype=np.uint8).reshape(-1, KEY_BYTES) for found in (normalised, prompt))
-    return Facts(*keys, np.array(turns, dtype=np.int32), np.array(characters, dtype=np.int64))
+    whole, prompt = (np.frombuffer(bytes(key), dtype=np.uint8).reshape(-1, KEY_BYTES) for key in keys)
+    return Facts(whole, prompt, np.array(turns, dtype=np.int32), np.array(characters, dtype=np.int64))
 
 
 def facts_about(rows: Sequence[Row]) -> Facts:

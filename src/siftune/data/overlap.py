@@ -96,23 +96,19 @@ def _marks() -> re.Pattern[str]:
 
 def normalised_key(row: Row) -> str:
     """The normalised turns of a row but for system messages; prompt and response do not run into each other."""
-    return normalised_turns(row.messages)
+    return normalised(row.messages)[0]
 
 
 def prompt_key(row: Row) -> str:
     """The normalised turns before the last assistant turn but for system messages; may be empty."""
-    return normalised_prompt(row.messages)
+    return normalised(row.messages)[1]
 
 
-def normalised_turns(messages: Sequence[Message]) -> str:
-    """The :func:`normalised_key` of a row with these messages."""
-    return "\n".join(normalise(message.said) for message in messages if message.role != "system")
-
-
-def normalised_prompt(messages: Sequence[Message]) -> str:
-    """The :func:`prompt_key` of a row with these messages."""
+def normalised(messages: Sequence[Message]) -> tuple[str, str]:
+    """The :func:`normalised_key` and the :func:`prompt_key` of a row with these messages."""
     last = max((i for i, message in enumerate(messages) if message.role == "assistant"), default=0)
-    return normalised_turns(messages[:last])
+    turns = [(i, normalise(message.said)) for i, message in enumerate(messages) if message.role != "system"]
+    return "\n".join(text for _, text in turns), "\n".join(text for i, text in turns if i < last)
 
 
 KEY_BYTES = 16
@@ -132,12 +128,12 @@ def find_overlaps(a: Sequence[Row], b: Sequence[Row]) -> list[Overlap]:
     if not len(a) or not len(b):
         return []
     exact = _first_by(column(b, "content_hash"))
-    normalised = _first_by(_keys(b, "normalised"))
+    levelled = _first_by(_keys(b, "normalised"))
     found = []
     for place, (content, key) in enumerate(zip(column(a, "content_hash"), _keys(a, "normalised"), strict=True)):
         if (same := exact.get(content)) is not None:
             found.append(_overlap(a[place], b[same], "exact"))
-        elif (same := normalised.get(key)) is not None:
+        elif (same := levelled.get(key)) is not None:
             found.append(_overlap(a[place], b[same], "normalised"))
     return found
 

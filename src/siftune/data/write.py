@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 from siftune._common.files import write_lines
 from siftune.data.rows import Dropped, Row, column
+
+_SOME = 4096  # rows at a time
 
 
 def write_rows(path: str | Path, rows: Iterable[Row]) -> None:
@@ -17,7 +19,12 @@ def write_rows(path: str | Path, rows: Iterable[Row]) -> None:
     Raises:
         SiftuneError: the operating system refused the write.
     """
-    write_lines(path, column(rows, "raw") if isinstance(rows, Sequence) else (row.raw for row in rows))
+    write_lines(path, _raw(rows) if isinstance(rows, Sequence) else (row.raw for row in rows))
+
+
+def _raw(rows: Sequence[Row]) -> Iterator[str]:
+    for start in range(0, len(rows), _SOME):
+        yield from column(rows[start : start + _SOME], "raw")
 
 
 def write_dropped(path: str | Path, dropped: Iterable[Dropped]) -> None:

@@ -17,7 +17,6 @@ from siftune._common.errors import SiftuneError
 from siftune._common.files import make_folder, write_json, write_lines, write_text, write_with
 from siftune._common.version import __version__
 from siftune.config.settings import to_yaml
-from siftune.data.rendered import taken
 from siftune.data.rows import column
 from siftune.data.write import write_dropped, write_rows
 from siftune.pipeline.findings import findings
@@ -45,16 +44,17 @@ def prepare(folder: str | Path) -> Path:
 
 def write_run(folder: Path, outcome: Outcome) -> None:
     """Write every file of the run folder but the report."""
-    rows, problem, selection = outcome.inputs.pool.rows, outcome.problem, outcome.selection
+    problem, selection = outcome.problem, outcome.selection
+    selected = outcome.inputs.pool.take(selection.indices)
     chosen = selection.indices.tolist()
     taken = set(chosen)
     nearly = list(islice((i for i in ranking(problem, selection) if i not in taken and not problem.exclude[i]), NEARLY))
 
-    if _selected_before(folder) != column(taken(rows, selection.indices), "id"):
+    if _selected_before(folder) != selected.ids:
         for name in ("comparison.json", "choice.json"):  # they speak of another subset
             (folder / name).unlink(missing_ok=True)
     (folder / "manifest.json").unlink(missing_ok=True)  # until all is written, the folder is not a finished run
-    write_rows(folder / "selected.jsonl", taken(rows, selection.indices))
+    write_rows(folder / "selected.jsonl", selected.rows)
     write_with(folder / "selection.parquet", lambda path: _write_selection(path, outcome))
     write_with(folder / "scores.parquet", lambda path: _write_scores(path, outcome))
     write_lines(folder / "rejected_sample.jsonl", _nearly(outcome, nearly))
@@ -113,18 +113,17 @@ def _write_selection(path: Path, outcome: Outcome) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    selection, rows = outcome.selection, taken(outcome.inputs.pool.rows, outcome.selection.indices)
-    chosen = selection.indices
-    tokens = outcome.inputs.pool.tokens
+    selection = outcome.selection
+    selected = outcome.inputs.pool.take(selection.indices)
     pq.write_table(pa.table({
-        "id": pa.array(column(rows, "id"), pa.string()),
-        "rank": pa.array(range(1, len(chosen) + 1), pa.int64()),
+        "id": pa.array(selected.ids, pa.string()),
+        "rank": pa.array(range(1, len(selected) + 1), pa.int64()),
         "score": pa.array(selection.score, pa.float64()),
         "nearest_target": pa.array(_nearest_names(outcome.problem, selection.nearest_target), pa.string()),
         "gain": pa.array(selection.gain, pa.float64()),
-        "tokens": pa.array(tokens[chosen], pa.int64()),
-        "source": pa.array(column(rows, "source"), pa.string()),
-        "group": pa.array(column(rows, "group"), pa.string()),
+        "tokens": pa.array(selected.tokens, pa.int64()),
+        "source": pa.array(column(selected.rows, "source"), pa.string()),
+        "group": pa.array(column(selected.rows, "group"), pa.string()),
     }), path)
 
 
