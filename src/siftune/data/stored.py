@@ -112,8 +112,9 @@ class RowFile:
     def ids(self) -> Any:
         """``pyarrow.Array`` of text: the ids of all rows."""
         import pyarrow as pa
-        import pyarrow.compute as pc
+        import pyarrow.compute
 
+        pc: Any = pyarrow.compute  # its functions are made when it is imported
         names, own = pa.array(self.sources, pa.string()), pa.array(self.own, pa.bool_())
         parts = []
         for batch in self.batches:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from siftune.data.rows import Row
 from siftune.pipeline.run_files import read_table
 
 
-def read_selected(run: Path, format: str = "mixed") -> list[Row]:
+def read_selected(run: Path, format: str = "mixed") -> Sequence[Row]:
     """Read ``selected.jsonl``, with the ids of ``selection.parquet`` where the run has one.
 
     Args:

@@ -118,7 +118,11 @@ def _counted(documents: Iterable[str], vocabulary: Mapping[str, int], total: int
     from scipy.sparse import csr_array
 
     tokenize, texts, size = _bm25s().tokenize, iter(documents), max(1, len(vocabulary))
-    words, counts, held, lengths = ([np.zeros(0, dtype=np.int64)] for _ in range(4))
+    nothing = np.zeros(0, dtype=np.int64)
+    words: list[np.ndarray] = [nothing]
+    counts: list[np.ndarray] = [nothing]
+    held: list[np.ndarray] = [nothing]
+    lengths: list[np.ndarray] = [nothing]
     with bar("BM25 index", total) as progress:
         while some := list(islice(texts, CHUNK_ROWS)):
             chunk = tokenize(some, show_progress=False)
