@@ -24,6 +24,10 @@ _SERVE = ("import pickle, sys; sys.path[:] = pickle.load(sys.stdin.buffer); "
           "from siftune._common.processes import serve; serve()")
 
 
+# One thread each, and nothing said about packages: the process that asks has said it.
+_QUIETLY = {"TOKENIZERS_PARALLELISM": "false", "TRANSFORMERS_VERBOSITY": "error"}
+
+
 class NotElsewhere(Exception):  # noqa: N818 - it names a state, which the caller decides about
     """The work cannot be done in other processes, or not any more; the text says why."""
 
@@ -108,7 +112,7 @@ class _Process:
             raise NotElsewhere("there is no interpreter to start")
         made = self._process = subprocess.Popen([sys.executable, "-c", _SERVE], stdin=subprocess.PIPE,
                                                 stdout=subprocess.PIPE,
-                                                env={**os.environ, "TOKENIZERS_PARALLELISM": "false"})
+                                                env={**os.environ, **_QUIETLY})
         pickle.dump(sys.path, made.stdin)  # type: ignore[arg-type]
         made.stdin.write(begun)  # type: ignore[union-attr]
         made.stdin.flush()  # type: ignore[union-attr]
