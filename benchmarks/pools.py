@@ -7,7 +7,8 @@ text exchanged for another of the file's words, so that lengths are real and no 
 and `siftune select --method bm25` then run twice each as processes of their own, each with a run folder of its own: the
 first time everything is read and rendered, the second time what the folder keeps is used. Rows a second are those of
 the whole command. Peak memory is that of the largest process, and the largest sum over all processes of a command of
-what each has to itself or shares (PSS, asked for twice a second). Results: `benchmarks/results/pools.json`.
+what each has to itself or shares (PSS, asked for twice a second). Seconds mean little where the machine has other work, as the load before each command
+tells. Results: `benchmarks/results/pools.json`.
 """
 
 from __future__ import annotations
@@ -71,7 +72,7 @@ def measured(arguments: list[str]) -> dict[str, float]:
     Raises:
         SystemExit: it failed.
     """
-    start = time.monotonic()
+    start, load = time.monotonic(), os.getloadavg()[0]
     process = subprocess.Popen([sys.executable, "-m", "siftune", *arguments], stdout=subprocess.DEVNULL)
     sums, ended = [0], threading.Event()
 
@@ -87,7 +88,8 @@ def measured(arguments: list[str]) -> dict[str, float]:
     if status:
         raise SystemExit(f"siftune {' '.join(arguments)} failed")
     return {"seconds": round(time.monotonic() - start, 1), "cpu_seconds": round(usage.ru_utime + usage.ru_stime, 1),
-            "peak_mb": round(usage.ru_maxrss / 1e3), "peak_mb_of_all_processes": round(max(sums) / 1e3)}
+            "peak_mb": round(usage.ru_maxrss / 1e3), "peak_mb_of_all_processes": round(max(sums) / 1e3),
+            "load_before": round(load, 1)}
 
 
 def family(pid: int) -> list[int]:

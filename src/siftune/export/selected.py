@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from siftune.data.rows import Row
 from siftune.pipeline.run_files import read_table
 
 
-def read_selected(run: Path, format: str = "mixed") -> Sequence[Row]:
+def read_selected(run: Path, format: str = "mixed") -> list[Row]:
     """Read ``selected.jsonl``, with the ids of ``selection.parquet`` where the run has one.
 
     Args:
@@ -39,7 +38,7 @@ def read_selected(run: Path, format: str = "mixed") -> Sequence[Row]:
         raise DataError("selected.jsonl has changed since it was written", where=error.where or str(selected),
                         why=error.what, hint="run siftune select again: it reuses what is computed") from error
     if not table.is_file():
-        return rows
+        return list(rows)
     ids = _ranked_ids(table)
     if len(ids) != len(rows):
         raise DataError("selected.jsonl and selection.parquet do not belong together", where=str(run),
