@@ -19,7 +19,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import Any
 
@@ -40,6 +40,21 @@ MASK_POLICY = "assistant-turns"
 MASK_VERSION = 3
 
 _CHARACTERS_PER_TOKEN = 64  # of the longest rows only so many are tokenised: several times what real text has
+
+
+@dataclass(frozen=True, slots=True)
+class RenderedText:
+    """A conversation as text.
+
+    Attributes:
+        text: what the template makes of it.
+        spans: what is supervised of it (characters, end exclusive).
+        marked: whether the template's own markers say so.
+    """
+
+    text: str
+    spans: list[Span]
+    marked: bool
 
 
 class Renderer:
@@ -77,11 +92,31 @@ class Renderer:
                 ``prompt-longer-than-limit`` or ``nothing-to-supervise``.
             ModelError: it has a token that the model has no embedding for.
         """
+        return self.encoded(self.as_text(messages, tools))
+
+    def as_text(self, messages: Sequence[Message], tools: Tools | None = None) -> RenderedText:
+        """The first half of :meth:`render`. For many rows it is faster to do it for some of them, and then the second
+        for all of these: each half then finds in the processor's caches what it needs.
+
+        Raises:
+            BadRow: ``template-error``, ``template-mismatch``, ``template-drops`` or ``nothing-to-supervise``.
+        """
         messages, text, blocks = self.template.accepted(self._with_system(messages), tools)
         check_rendered(messages, tools, text, self.template.render)
         if self._special and any(self._special.search(message.text) for message in messages):
             self.special_tokens_in_content += 1
-        ids, mask, unseen = self._encode(messages, tools, text, blocks)
+        if self.template.has_markers(tools):
+            return RenderedText(text, self._trained(messages, tools, text, blocks), marked=True)
+        return RenderedText(text, self._supervised_spans(messages, tools, text), marked=False)
+
+    def encoded(self, row: RenderedText) -> Rendered:
+        """The second half of :meth:`render`.
+
+        Raises:
+            BadRow: ``prompt-longer-than-limit`` or ``nothing-to-supervise``.
+            ModelError: it has a token that the model has no embedding for.
+        """
+        ids, mask, unseen = self._encode_start(row.text, row.spans, marked=row.marked)
         if len(mask):
             mask[0] = False  # nothing comes before it to predict it from
         whole, first = len(ids), int(mask.argmax()) if mask.any() else -1
@@ -138,15 +173,9 @@ class Renderer:
             return messages
         return [Message("system", self.system), *messages]
 
-    def _encode(self, messages: Sequence[Message], tools: Tools | None, text: str,
-                blocks: list[Span]) -> tuple[np.ndarray, np.ndarray, int]:
-        """Ids, mask, and about how many tokens of a far too long row were never looked at."""
-        if self.template.has_markers(tools):
-            return self._encode_start(text, self._trained(messages, tools, text, blocks), marked=True)
-        return self._encode_start(text, self._supervised_spans(messages, tools, text), marked=False)
-
     def _encode_start(self, text: str, spans: list[Span], *, marked: bool) -> tuple[np.ndarray, np.ndarray, int]:
-        """Only the beginning of a row is tokenised where that surely is all that is kept of it."""
+        """Ids, mask, and about how many tokens of a far too long row were never looked at: only the beginning of a row
+        is tokenised where that surely is all that is kept of it."""
         end = _CHARACTERS_PER_TOKEN * self.max_length
         if len(text) > end and spans and spans[0][0] < end:
             start = [(a, min(b, end)) for a, b in spans if a < end]

@@ -18,7 +18,7 @@ from siftune._common.progress import bar, log
 from siftune.data.facts import Facts, facts_of
 from siftune.data.model_shape import ModelShape
 from siftune.data.problems import BadRow, bad_rows_error
-from siftune.data.render import Renderer
+from siftune.data.render import RenderedText, Renderer
 from siftune.data.rendered import Rendered, RenderedRows, joined, starts_of, supervised_in
 from siftune.data.rows import Dropped, Examples, Message, Row, Tools
 from siftune.data.stored import StoredRows
@@ -212,18 +212,28 @@ def render_block(renderer: Renderer, some: Sequence[Conversation] | StoredRows, 
     conversations: list[Conversation] = list(some.conversations() if isinstance(some, StoredRows) else some)
     n = len(conversations)
     unmatched, special = np.zeros(n, dtype=np.int32), np.zeros(n, dtype=bool)
-    rendered: list[Rendered] = []
+    rendered: list[Rendered] = [_NOTHING] * n
     bad: list[tuple[int, str, str]] = []
+    texts: list[tuple[int, RenderedText]] = []
+    characters = 0
     overruns = renderer.template.overruns
     for place, (messages, tools) in enumerate(conversations):
         turns, spelled = renderer.unmatched_turns, renderer.special_tokens_in_content
         try:
-            rendered.append(renderer.render(messages, tools))
+            texts.append((place, renderer.as_text(messages, tools)))
+            characters += len(texts[-1][1].text)
         except BadRow as problem:
             bad.append((place, problem.reason, problem.detail))
-            rendered.append(_NOTHING)
         unmatched[place] = renderer.unmatched_turns - turns
         special[place] = renderer.special_tokens_in_content > spelled
+        if characters > _CHARACTERS or place == n - 1:
+            for which, text in texts:
+                try:
+                    rendered[which] = renderer.encoded(text)
+                except BadRow as problem:
+                    bad.append((which, problem.reason, problem.detail))
+            texts, characters = [], 0
+    bad.sort()
     lengths = np.fromiter(map(len, rendered), dtype=np.int32, count=n)
     return Block(joined([one.ids for one in rendered], np.int32), joined([one.mask for one in rendered], np.bool_),
                  lengths, np.array([one.cut_tokens for one in rendered], dtype=np.int32), unmatched, special, bad,
@@ -231,6 +241,7 @@ def render_block(renderer: Renderer, some: Sequence[Conversation] | StoredRows, 
                  facts_of(messages for messages, _ in conversations) if facts else None)
 
 
+_CHARACTERS = 200_000  # of text before it is tokenised
 _NOTHING = Rendered(np.zeros(0, dtype=np.int32), np.zeros(0, dtype=bool))
 
 
