@@ -325,3 +325,27 @@ def test_a_tokenizer_whose_own_code_has_changed_renders_again(
     assert counting.since == (0, 20)
     assert "otherwise than before" in capsys.readouterr().err
     same(changed, load(config(tmp_path)))
+
+
+def test_a_run_that_goes_on_from_another_reads_its_pool_and_keeps_its_own_if_it_is_another(
+        few_are_many: None, counting: Counting, tmp_path: Path) -> None:
+    jsonl(tmp_path / "p.jsonl", *records(20))
+    first, second = tmp_path / "first", tmp_path / "second"
+    load(config(tmp_path), first)
+    counting.since  # noqa: B018
+
+    def onward() -> Inputs:
+        with working_in(second):
+            return load_inputs(config(tmp_path), tiny.tokenizer(), runs=(second, first))
+
+    onward()
+    assert counting.since == (0, 0)
+    assert not (second / "pool").exists()
+    jsonl(tmp_path / "p.jsonl", *records(21))
+    assert len(onward().pool) == 20  # one is too long
+    assert counting.since == (21, 21)
+    onward()
+    assert counting.since == (0, 0)
+    jsonl(tmp_path / "p.jsonl", *records(20))
+    load(config(tmp_path), first)
+    assert counting.since == (0, 0), "the first run has lost what it kept"
