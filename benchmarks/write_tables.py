@@ -245,13 +245,12 @@ def _share(one: Mapping[str, Any]) -> str:
 
 
 def two_stages() -> str:
-    """What a cheap first stage keeps of the exact selection."""
-    recorded = read_json(RESULTS / "signal-forms.json")["two_stage"]
-    return markdown(["arm", "first stage", "keeps (budgets)", "recall", "selection the same", "by chance",
-                     "share of tokens"], [
-        [arm, f"`{first}`", keep, _share(one["recall"]), _share(one["selected"]), f"{one['by_chance']['mean']:.2f}",
-         f"{one['share_of_tokens']['mean']:.2f}"]
-        for arm, firsts in recorded.items() for first, keeps in firsts.items() for keep, one in keeps.items()])
+    """What a cheap first stage keeps of the exact selection of centred LESS."""
+    recorded = read_json(RESULTS / "two-stages.json")["two_stage"]["centred"]
+    keeps = [keep for keep in next(iter(recorded.values())) if keep != "4"]
+    return markdown(["first stage", *(f"keeps {keep} budgets" for keep in keeps)], [
+        [f"`{first}`", *(_share(one[keep]["recall"]) for keep in keeps)] for first, one in recorded.items()] + [
+        ["rows at random", *(f"{next(iter(recorded.values()))[keep]['by_chance']['mean']:.2f}" for keep in keeps)]])
 
 
 def gradient_forms() -> str:
