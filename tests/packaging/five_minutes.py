@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -155,12 +156,13 @@ def place(folder: Path, few: bool, offline: bool) -> Place:
         demo.mkdir(parents=True)
         for built in (wheel, sdist):
             (working / built.name).symlink_to(built)
-        for name, own, count in (("pool", "pool", 20), ("target", "examples", 2), ("test", "held_out", 3)):
+        for name, own, count in (("pool", "pool", 20), ("target", "examples", 4), ("test", "held_out", 3)):
             every = _rows(name)
             short = _few(every, count)
             (demo / f"{name}.jsonl").write_text("".join(short if few else every), encoding="utf-8")
             (working / f"{own}.jsonl").write_text("".join(short), encoding="utf-8")
         (working / "study.yaml").write_text(STUDY, encoding="utf-8")
+        shutil.copy(ROOT / "examples/demo/choose.yaml", demo)
     if offline:
         # Behind the new environment's own packages: what is installed here counts as installed there. An old setuptools
         # that came with it would stand before the one that builds.
