@@ -161,6 +161,7 @@ def place(folder: Path, few: bool, offline: bool) -> Place:
             short = _few(every, count)
             (demo / f"{name}.jsonl").write_text("".join(short if few else every), encoding="utf-8")
             (working / f"{own}.jsonl").write_text("".join(short), encoding="utf-8")
+        (working / "grown.jsonl").write_text("".join(_few(_rows("pool"), 22)), encoding="utf-8")
         (working / "study.yaml").write_text(STUDY, encoding="utf-8")
         shutil.copy(ROOT / "examples/demo/choose.yaml", demo)
     if offline:
