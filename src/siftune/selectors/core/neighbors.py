@@ -10,6 +10,7 @@ are compared exactly. The first neighbour of a row is always itself.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -70,25 +71,19 @@ def nearest_neighbors(vectors: Vectors, rank: np.ndarray, k: int, index: Index |
     k = min(k, n)
     by_id = np.argsort(rank)
     asked = min(k + _SPARE, n)
-    search = nominated(vectors.X, by_id, asked) if index == "ivf" else _built(vectors.X, by_id, index)
+    nominees_of = _by_lists(vectors.X, by_id, asked) if index == "ivf" else _by_faiss(vectors.X, by_id, asked, index)
     error = rounding_error(vectors)
     rows = np.full((n, k), -1, dtype=np.int64)
     similar = np.zeros((n, k))
     compared = 0
     for start in range(0, n, _ROWS):
         some = np.arange(start, min(start + _ROWS, n))
-        reported = None
-        if isinstance(search, np.ndarray):
-            nominees = search[some].astype(np.int64)
-        else:
-            reported, places = search.search(vectors.X[some], asked)
-            nominees = np.where(places >= 0, by_id[places], -1)
+        nominees, least = nominees_of(some)
         own = _inner_products(vectors.X, some, some[:, None])[:, 0]
         exact = _inner_products(vectors.X, some, nominees)
         rows[some], similar[some] = _nearest(some, own, nominees, exact, rank, k)
-        if reported is not None and index == "flat" and asked < n:
-            # Whatever was not nominated is at most this similar.
-            beaten = reported[:, -1].astype(np.float64) + error < similar[some, -1]
+        if index == "flat" and asked < n:
+            beaten = least + error < similar[some, -1]
             for chunk in _chunks(some[~beaten], n):
                 all_rows = np.tile(np.arange(n), (len(chunk), 1))
                 everything = vectors.similarities(chunk, slice(None))
@@ -104,6 +99,26 @@ def rounding_error(vectors: Vectors) -> float:
     largest squared norm, by Cauchy and Schwarz.
     """
     return 8 * math.sqrt(vectors.X.shape[1]) * 2.0**-24 * vectors.largest
+
+
+Nominees = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+"""Rows -> their nominees, int64 [n, asked]; float64 [n]: whatever was not nominated is at most so similar (an exact
+index; of an approximate one this says nothing)."""
+
+
+def _by_lists(X: np.ndarray, by_id: np.ndarray, asked: int) -> Nominees:
+    near = nominated(X, by_id, asked)
+    return lambda some: (near[some].astype(np.int64), np.full(len(some), np.inf))
+
+
+def _by_faiss(X: np.ndarray, by_id: np.ndarray, asked: int, index: str) -> Nominees:
+    search = _built(X, by_id, index)
+
+    def nominees_of(some: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        reported, places = search.search(X[some], asked)
+        return np.where(places >= 0, by_id[places], -1), reported[:, -1].astype(np.float64)
+
+    return nominees_of
 
 
 def _built(X: np.ndarray, by_id: np.ndarray, index: str) -> Any:
