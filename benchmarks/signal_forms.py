@@ -8,6 +8,7 @@ reads it (model, adapter, lengths, a block `less:`). One exact pass over the poo
 
 * `paper`: LESS's Adam directions; `centred`: the same scores, centred (no pass of their own over the targets' rows);
 * `no-momentum`, `no-momentum-centred`: without Adam's momentum;
+* `last-checkpoint`: gradients at the last checkpoint of the warmup run alone;
 
 and with `--dims` there is a pass for each number of dimensions, projected (sparse-jl). What the run folder holds is
 read, so the script can be killed and run again; the results are written after each arm. Told are, as means over targets
@@ -57,9 +58,10 @@ RESULTS = Path(__file__).resolve().parent / "results" / "signal-forms.json"
 ARMS: dict[str, dict[str, Any]] = {
     "centred": {"center": True}, "paper": {},  # in this order: one pass gives both
     "no-momentum-centred": {"adam": "no-momentum", "center": True}, "no-momentum": {"adam": "no-momentum"},
+    "last-checkpoint": {"checkpoints": "last"},
 }
 PAIRS = (("centred", "paper"), ("no-momentum", "paper"), ("no-momentum-centred", "centred"),
-         ("no-momentum-centred", "no-momentum"))
+         ("no-momentum-centred", "no-momentum"), ("last-checkpoint", "paper"))
 KEEP = (2, 4, 8, 16)
 FIRST = ("bm25", "embed", "bm25+embed", "bm25+embed+rds")
 TOP = 0.05
@@ -99,7 +101,8 @@ class Forms:
     def exact(self, arm: str, target: str) -> tuple[np.ndarray, np.ndarray]:
         """(S [M, N], scores by subtask [K, N])."""
         changes = {"projection": "none", **ARMS[arm]}
-        return self._less(target, changes, f"forms/{changes['adam']}" if "adam" in changes else "")
+        other_pass = [changes[name] for name in ("adam", "checkpoints") if name in changes]
+        return self._less(target, changes, "/".join(["forms", *other_pass]) if other_pass else "")
 
     def projected(self, dim: int, target: str) -> tuple[np.ndarray, np.ndarray]:
         return self._less(target, {"projection": "sparse-jl", "projection_dim": dim}, f"forms/projected-{dim}")

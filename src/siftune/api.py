@@ -254,19 +254,28 @@ def study(config: StudyConfig | str | Path, *, flags: Mapping[str, Any] | None =
 
 
 def plan(config: SelectConfig | None = None, *, pool: Any = None, target: Any = None, existing: Any = None,
-         model: Any = None, method: str | None = None, budget: Any = None, **settings: Any) -> Plan:
+         model: Any = None, method: str | None = None, budget: Any = None, tokens_per_second: str | float = "",
+         **settings: Any) -> Plan:
     """What :func:`select` with the same arguments would take, from a short probe; printed, it is a small table.
 
+    Args:
+        config, pool, target, existing, model, method, budget, settings: as for :func:`select`.
+        tokens_per_second: speeds that are known, and so not measured: of passes with gradients, or as
+            ``"gradients=900,forward=2700"`` (also ``training``, ``sentences``). Where gradients are among them, the
+            model's weights are not read.
+
     Raises:
-        SiftuneError: whatever :func:`select` would refuse.
+        SiftuneError: whatever :func:`select` would refuse; no speeds.
     """
+    from siftune.pipeline.plan import Speeds
     from siftune.pipeline.plan import plan as run
     from siftune.pipeline.request import requested
 
     given = {"pool": pool, "target": target, "existing": existing, "model": model, "method": method, "budget": budget,
              **settings}
+    speeds = Speeds.parse(str(tokens_per_second)) if tokens_per_second else Speeds()
     with requested(SelectConfig, config, given, folder=False) as request:
-        return run(request.config)
+        return run(request.config, speeds)
 
 
 def inspect(pool: Any, *, model: Any = "embedded", show: int = 3, output_dir: str | Path = "",

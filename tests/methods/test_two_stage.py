@@ -152,5 +152,5 @@ def test_a_plan_tells_both_stages(tmp_path):
     estimate_method(TwoStage(), context, SELECTORS.get("round-robin").info, plan)
     lines = dict(plan.lines)
     assert lines["second stage"] == "less on 6 of 13 rows"
-    assert {"warmup", "pool embeddings", "bm25"} <= set(lines)
+    assert {"less: warmup", "pool embeddings", "bm25"} <= set(lines)
     assert json.dumps(plan.lines)

@@ -147,14 +147,21 @@ def study(
 
 @app.command(cls=Grouped)
 @with_options(SelectConfig)
-def plan(flags: dict[str, Any], config_file: str | None) -> None:
-    """Estimate time, memory and disk from a short probe.
+def plan(
+    flags: dict[str, Any],
+    config_file: str | None,
+    tokens_per_second: Annotated[str, typer.Option(
+        help="Known speeds, which are not measured then: a number for passes with gradients, or gradients=900,"
+             "forward=2700. With these the model's weights are not read.", metavar="SPEEDS",
+        show_default=False)] = "",
+) -> None:
+    """Estimate time, memory and disk from a short probe, or from known speeds.
 
     Everything that `select` would check is checked, nothing is written.
     """
     from siftune.api import plan as run
 
-    show(print, as_json.plan, run(load(SelectConfig, config_file, flags)))
+    show(print, as_json.plan, run(load(SelectConfig, config_file, flags), tokens_per_second=tokens_per_second))
 
 
 @app.command(cls=Grouped)

@@ -50,8 +50,10 @@ def choice(chosen: Chosen) -> dict[str, Any]:
 
 
 def plan(made: Plan) -> dict[str, Any]:
-    """Of `plan`: ``seconds``, ``disk`` and ``memory`` (bytes), and every line by its name."""
-    return {"seconds": made.seconds, "disk": made.disk, "memory": made.memory, "lines": dict(made.lines)}
+    """Of `plan`: ``seconds`` in all and of each stage, ``disk`` and ``memory`` (bytes; 0 where it was not measured),
+    and every line by its name."""
+    return {"seconds": made.seconds, "stages": [{"step": one.name, "seconds": one.seconds} for one in made.stages],
+            "disk": made.disk, "memory": made.memory, "lines": dict(made.lines)}
 
 
 def inspection(found: Inspection) -> dict[str, Any]:

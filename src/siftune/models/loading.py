@@ -25,6 +25,7 @@ from siftune.models.pretrained import (
     from_pretrained,
     load_checkpoint,
     merge_adapter,
+    outline,
     refuse_pickles,
 )
 
@@ -171,6 +172,29 @@ def load_model(name: str = "embedded", *, device: str = "auto", dtype: str = "au
         log(f"warning: {told}")
     loaded.weights = weights_hash(model)
     return loaded
+
+
+def load_outline(name: str = "embedded", *, device: str = "auto", dtype: str = "auto",
+                 trust_remote_code: bool = False) -> LoadedModel:
+    """A model's modules and shapes without its weights, which are neither downloaded nor read: for plans.
+
+    Args:
+        name: as for :func:`load_model`; an object is returned as it is, and an adapter folder stands for its base.
+        device, dtype: what they will be; the device need not be there.
+        trust_remote_code: run code that comes with the model; never by default.
+
+    Raises:
+        ModelError: it cannot be found, or is not a decoder-only language model.
+    """
+    if is_object(name):
+        return borrowed(name, device="auto", dtype=dtype)
+    path, base = locate(name)
+    device = choose_device(device) if device == "auto" else device
+    model = outline(base or path, name, trust_remote_code=trust_remote_code)
+    model.requires_grad_(False)
+    chosen = choose_dtype(dtype, device) if device == "cpu" else dtype
+    tokenizer = load_tokenizer(name, trust_remote_code=trust_remote_code)
+    return LoadedModel(model.eval(), tokenizer, name, device, chosen, "")
 
 
 def locate(name: str, seen: tuple[Path, ...] = ()) -> tuple[Path | str, Path | str | None]:

@@ -106,6 +106,25 @@ def load_checkpoint(path: Path | str, name: str, *, trust_remote_code: bool = Fa
     return model
 
 
+def outline(path: Path | str, name: str, *, trust_remote_code: bool = False) -> Any:
+    """The modules of a decoder-only model on torch's meta device: shapes, no weights.
+
+    Raises:
+        ModelError: its configuration cannot be read, or it is a model of another kind.
+    """
+    import torch
+    import transformers
+
+    config = from_pretrained("AutoConfig", path, name, trust_remote_code=trust_remote_code)
+    loader = getattr(transformers, _loader(config, name))
+    try:
+        with _quiet_transformers(), torch.device("meta"):
+            return loader.from_config(config, trust_remote_code=trust_remote_code)
+    except Exception as error:  # of whatever code makes the modules
+        raise ModelError(f"cannot make the modules of {name} without its weights", where="--model",
+                         why=_told(error), hint="leave --tokens-per-second out, so that the model is loaded") from error
+
+
 def _loader(config: Any, name: str) -> str:
     """Which of transformers' loaders makes the language model of a configuration."""
     from transformers.models.auto.modeling_auto import (

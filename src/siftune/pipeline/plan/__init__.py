@@ -2,32 +2,51 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from siftune.config.settings import SelectConfig
 from siftune.features.base import Context, GradientMethod
 from siftune.features.work import PlannedMethod
-from siftune.pipeline.plan.estimate import Plan
+from siftune.pipeline.plan.estimate import MEASURED, Plan, Speeds, Stage
 from siftune.pipeline.recipes import representation_of
 from siftune.pipeline.select import constrain, load, method_of, read_inputs
 from siftune.selectors import SELECTORS, Budget, Problem, SelectorInfo
 
-__all__ = ["Plan", "estimate_method", "plan"]
+__all__ = ["Plan", "Speeds", "estimate_method", "plan"]
+
+if TYPE_CHECKING:
+    from siftune.models.loading import LoadedModel
 
 
-def plan(config: SelectConfig) -> Plan:
+def plan(config: SelectConfig, speeds: Speeds = MEASURED) -> Plan:
     """Probe and estimate. Reads the files and checks everything that ``select`` would check; writes nothing.
+
+    Args:
+        config: of the run.
+        speeds: those that are known; where they are of all that runs the model, its weights are not loaded.
 
     Raises:
         SiftuneError: what ``select`` would refuse.
     """
     method_of(config)
-    inputs = read_inputs(config)
-    context = Context(config, inputs.pool, inputs.target, inputs.render, Path(config.output_dir or "."), load,
-                      existing=inputs.existing)
-    method = method_of(config, inputs, context)
     made = Plan()
+
+    def timed(step: str, run: Callable[..., Any], *arguments: Any) -> Any:
+        """What the run will do as well, whatever the number of rows."""
+        start = time.monotonic()
+        found = run(*arguments)
+        made.stages.append(Stage(step, time.monotonic() - start, on_device=False))
+        return found
+
+    inputs = timed("reading", read_inputs, config)
+    loader = _outline if speeds.spare_the_model else load
+    context = Context(config, inputs.pool, inputs.target, inputs.render, Path(config.output_dir or "."),
+                      partial(timed, "loading", loader), existing=inputs.existing)
+    method = method_of(config, inputs, context)
     constrained = constrain(config, inputs, Problem(ids=inputs.pool.ids, tokens=inputs.pool.tokens))
     budget = constrained.resolve(Budget.parse(config.budget))
     made.lines += [
@@ -37,8 +56,10 @@ def plan(config: SelectConfig) -> Plan:
         ("budget", f"{config.budget} = {budget.limit:,} {budget.kind}"),
     ]
     representation = representation_of(method.representation)
-    estimate_method(representation, context.of(method.representation), SELECTORS.get(method.selector).info, made)
-    if (loaded := context.loaded) is not None:
+    estimate_method(representation, context.of(method.representation), SELECTORS.get(method.selector).info, made,
+                    speeds)
+    made.finish(context.loaded.device if context.loaded else "cpu", config.workers)
+    if (loaded := context.loaded) is not None and not speeds.spare_the_model:
         from siftune.models.half_precision import warning
 
         asked = (warning("--dtype", loaded.dtype, loaded.device), warning("--autocast", config.autocast, loaded.device))
@@ -46,30 +67,41 @@ def plan(config: SelectConfig) -> Plan:
     return made
 
 
-def estimate_method(representation: Any, context: Context, selector: SelectorInfo, made: Plan) -> None:
+def estimate_method(representation: Any, context: Context, selector: SelectorInfo, made: Plan,
+                    speeds: Speeds = MEASURED) -> None:
     """Add to a plan what a method takes, with those that it is made of.
 
     Args:
         representation: the method.
         context: that it would be computed in.
         selector: what is made of it; some steps are for certain selectors alone.
+        made: the plan.
+        speeds: those that are known.
     """
     parts = getattr(representation, "gradient_parts", None)  # of a method that is made of others
     for part, inside in parts(context) if parts else ():
         from siftune.pipeline.plan.gradients import estimate
 
         on = "" if inside.whole is None else f" on {len(inside.pool):,} of {len(inside.whole):,} rows"
-        made.lines.append((getattr(representation, "part", "signal"), f"{part.name}{on}"))
-        estimate(inside.config, part, inside, made)
+        made.add(getattr(representation, "part", "signal"), f"{part.name}{on}")
+        with made.within(part.name):
+            estimate(inside.config, part, inside, made, speeds)
     if isinstance(representation, GradientMethod):
         from siftune.pipeline.plan.gradients import estimate
 
-        estimate(context.config, representation, context, made)
+        estimate(context.config, representation, context, made, speeds)
     elif isinstance(representation, PlannedMethod):
         from siftune.pipeline.plan.work import estimate as estimate_work
 
-        estimate_work(representation.work(context), context, selector, made)
+        estimate_work(representation.work(context), context, selector, made, speeds)
     elif representation.needs_model:
-        made.lines.append(("time", f"not known: {representation.name} does not say what it takes"))
+        made.add("time", f"not known: {representation.name} does not say what it takes")
     else:
-        made.lines.append(("time", "seconds: no model is run"))
+        made.add("time", "seconds: no model is run")
+
+
+def _outline(config: SelectConfig) -> LoadedModel:
+    from siftune.models.loading import load_outline
+
+    return load_outline(config.model, device=config.device, dtype=config.dtype,
+                        trust_remote_code=config.trust_remote_code)

@@ -12,7 +12,7 @@ from siftune._common.seeds import permutation
 from siftune.data.rows import Rendered
 from siftune.features.base import Context
 from siftune.features.work import Work
-from siftune.pipeline.plan.estimate import Plan, peak_memory, size
+from siftune.pipeline.plan.estimate import MEASURED, PROBE_SHARE, Plan, Speeds, first_rows, peak_memory, size
 from siftune.selectors import SelectorInfo
 
 if TYPE_CHECKING:
@@ -20,40 +20,40 @@ if TYPE_CHECKING:
     from siftune.models.sentence_embedding import SentenceModel
 
 PROBE_SECONDS = 8.0
-_AT_ONCE = 32  # rows
 
 
-def estimate(work: Sequence[Work], context: Context, selector: SelectorInfo, made: Plan) -> None:
-    """Add the steps to a plan, each at the measured speed of its kind."""
-    probe = _Probe(context)
-    workers = context.config.workers
+def estimate(work: Sequence[Work], context: Context, selector: SelectorInfo, made: Plan,
+             speeds: Speeds = MEASURED) -> None:
+    """Add the steps to a plan, each at the speed of its kind."""
+    probe, workers, disk = _Probe(context, speeds), context.config.workers, 0
     for one in work:
         if one.needs not in ("", selector.needs):
             continue
         if one.kind == "words":
-            made.lines.append((one.step, "seconds: no model is run" + (f" ({one.told})" if one.told else "")))
+            made.add(one.step, "seconds: no model is run" + (f" ({one.told})" if one.told else ""))
             continue
         speed = probe.speed(one)
         parallel = workers if one.kind == "forward" else 1
         seconds = one.tokens / speed / parallel
-        made.seconds += seconds
         sentences = one.sentence_rows * probe.sentence_bytes(one.owner) if one.sentence_rows else 0
         kept = one.disk + _of_readers(one, context) + sentences
-        made.disk += kept
+        disk += kept
         told = [f"{about(seconds)}: {one.tokens:,} tokens at {pace(speed, 'tokens')}"
                 + (f" in each of {workers} processes" if parallel > 1 else "")]
         told += [one.told] if one.told else []
         told += [f"keeps {size(kept)}"] if kept else []
-        made.lines.append((one.step, ", ".join(told)))
-    made.memory = peak_memory()
-    made.lines += [
-        ("total", f"{about(made.seconds)}, less what an earlier run has left"),
-        ("memory", f"{size(made.memory)} in passes, of whatever number of rows"),
-        ("disk", f"{size(made.disk)} of features" + (f", {made.disk / len(context.pool):,.0f} bytes a row of the pool"
-                                                     if made.disk else "")),
-    ]
+        made.add(one.step, ", ".join(told), seconds, cheaper=_CHEAPER.get(one.kind, ""))
+    made.disk += disk
+    if probe.has_measured:
+        made.memory = max(made.memory, peak_memory())
+        made.add("memory", f"{size(made.memory)} in passes, of whatever number of rows")
+    made.add("disk", f"{size(disk)} of features" + (f", {disk / len(context.pool):,.0f} bytes a row of the pool"
+                                                    if disk else ""))
     if selector.needs == "sets":
-        made.lines.append(("selector", _sets_in_memory(work, context)))
+        made.add("selector", _sets_in_memory(work, context))
+
+
+_CHEAPER = {"forward": "--method embed runs a small model, bm25 none", "sentences": "--method bm25 runs no model"}
 
 
 def _sets_in_memory(work: Sequence[Work], context: Context) -> str:
@@ -76,8 +76,8 @@ def _of_readers(one: Work, context: Context) -> int:
 
 
 class _Probe:
-    def __init__(self, context: Context):
-        self.context = context
+    def __init__(self, context: Context, speeds: Speeds):
+        self.context, self.speeds, self.has_measured = context, speeds, False
         self._known: dict[tuple[str, str, tuple[str, ...]], float] = {}
         self._sentence_models: dict[str, SentenceModel] = {}
 
@@ -85,22 +85,29 @@ class _Probe:
         """Tokens a second of a step's kind."""
         key = (work.kind, work.owner, tuple(reader.name for reader in work.readers))
         if key not in self._known:
-            run = {"forward": self._forward(work.readers), "training": self._training,
-                   "sentences": partial(self._sentences, work.owner),
-                   }[work.kind]
-            self._known[key] = self._measured(run)
+            given = None if work.kind == "words" else self.speeds.of(work.kind)
+            if given is None:
+                given = self._measured(self._run(work), PROBE_SHARE * work.tokens)
+            self._known[key] = given
         return self._known[key]
 
-    def _measured(self, run: Callable[[list[int]], int]) -> float:
+    def _run(self, work: Work) -> Callable[[list[int]], int]:
+        """What a step does with some rows of the pool; it returns how many tokens these have."""
+        if work.kind == "forward":
+            return self._forward(work.readers)
+        return self._training if work.kind == "training" else partial(self._sentences, work.owner)
+
+    def _measured(self, run: Callable[[list[int]], int], enough: float) -> float:
+        """Tokens a second, of so many tokens at most, though a few rows are always tried."""
+        self.has_measured = True
         order = permutation(len(self.context.pool), self.context.config.seed, "probe").tolist()
         run(order[:2])  # whatever the first call costs is not the speed
         done, seconds = 0, 0.0
-        for start in range(0, len(order), _AT_ONCE):
+        while order and (not done or (done < enough and seconds < PROBE_SECONDS)):
+            rows, order = first_rows(order, self.context.pool.tokens, enough - done)
             before = time.monotonic()
-            done += run(order[start : start + _AT_ONCE])
+            done += run(rows)
             seconds += time.monotonic() - before
-            if seconds > PROBE_SECONDS:
-                break
         return done / max(seconds, 1e-6)
 
     def _rows(self, positions: Sequence[int]) -> list[Rendered]:
