@@ -6,7 +6,7 @@ A pool is made of the rows of a JSONL file by recombination: its rows again and 
 text exchanged for another of the file's words, so that lengths are real and no text is there twice. `siftune inspect`
 and `siftune select --method bm25` then run twice each as processes of their own, each with a run folder of its own: the
 first time everything is read and rendered, the second time what the folder keeps is used. Rows a second are those of
-the whole command. Peak memory is that of the largest process, and the largest sum over all processes of a command of
+the whole command; beside them stands how many were rendered a second, as its progress said last. Peak memory is that of the largest process, and the largest sum over all processes of a command of
 what each has to itself or shares (PSS, asked for twice a second). Seconds mean little where the machine has other work,
 as the load before each command tells. Results: `benchmarks/results/pools.json`.
 """
@@ -17,9 +17,11 @@ import argparse
 import json
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -73,7 +75,8 @@ def measured(arguments: list[str]) -> dict[str, float]:
         SystemExit: it failed.
     """
     start, load = time.monotonic(), os.getloadavg()[0]
-    process = subprocess.Popen([sys.executable, "-m", "siftune", *arguments], stdout=subprocess.DEVNULL)
+    said = tempfile.TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115 - closed below
+    process = subprocess.Popen([sys.executable, "-m", "siftune", *arguments], stdout=subprocess.DEVNULL, stderr=said)
     sums, ended = [0], threading.Event()
 
     def watch() -> None:
@@ -85,9 +88,14 @@ def measured(arguments: list[str]) -> dict[str, float]:
     _, status, usage = os.wait4(process.pid, 0)
     ended.set()
     watcher.join()
+    with said:
+        said.seek(0)
+        told = said.read()
     if status:
-        raise SystemExit(f"siftune {' '.join(arguments)} failed")
-    return {"seconds": round(time.monotonic() - start, 1), "cpu_seconds": round(usage.ru_utime + usage.ru_stime, 1),
+        raise SystemExit(f"siftune {' '.join(arguments)} failed:\n{told}")
+    rendering = re.findall(r"rendering the pool: .*?([\d,]+) rows/s", told)  # its bar, where it took 20 seconds
+    return {**({"rendered_per_second": int(rendering[-1].replace(",", ""))} if rendering else {}),
+            "seconds": round(time.monotonic() - start, 1), "cpu_seconds": round(usage.ru_utime + usage.ru_stime, 1),
             "peak_mb": round(usage.ru_maxrss / 1e3), "peak_mb_of_all_processes": round(max(sums) / 1e3),
             "load_before": round(load, 1)}
 

@@ -2,11 +2,18 @@ from __future__ import annotations
 
 import random
 import sys
+import tracemalloc
+from collections.abc import Sequence
+from typing import Any
 
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from siftune._common.errors import ConfigError
-from siftune.data.near_duplicates import bands, jaccard, near_duplicate_groups, shingles
+from siftune.data import near_duplicates
+from siftune.data.near_duplicates import _equal, _groups, bands, jaccard, near_duplicate_groups, shingles
 from siftune.data.overlap import normalised_key
 from siftune.data.rows import Row
 from tests.data.samples import row
@@ -83,3 +90,49 @@ def test_without_datasketch_the_error_says_what_to_install(monkeypatch: pytest.M
     monkeypatch.setitem(sys.modules, "datasketch", None)
     with pytest.raises(ConfigError, match=r"pip install 'siftune\[dedup\]'"):
         near_duplicate_groups(corpus(seed=0), 0.8)
+
+
+class MadeRows(Sequence[Row]):
+    """Rows that are made when they are looked at, as rows of a file are read."""
+
+    def __init__(self, count: int, words: int):
+        self.count, self.words = count, words
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, at: Any) -> Any:
+        if at >= self.count:
+            raise IndexError(at)
+        chance = random.Random(at % (self.count - 1))  # the last is the first again, but for a word
+        words = [chance.choice(WORDS) for _ in range(self.words)]
+        return row(" ".join([*words, "again"] if at == self.count - 1 else words), "Yes", id=str(at))
+
+
+def test_what_is_held_of_a_row_does_not_grow_with_its_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(near_duplicates, "_KEPT", 16)
+    monkeypatch.setattr(near_duplicates, "_AT_ONCE", 64)
+    rows = MadeRows(400, words=400)
+    held = sum(shingles(normalised_key(rows[i])).nbytes for i in range(40)) * 10  # what one set a row would take
+    near_duplicate_groups(MadeRows(10, 10), 0.8)  # imports
+    tracemalloc.start()
+    assert near_duplicate_groups(rows, 0.8) == [[0, 399]]
+    assert tracemalloc.get_traced_memory()[1] < held / 2
+    tracemalloc.stop()
+
+
+@given(st.lists(st.integers(0, 9), max_size=60))
+def test_buckets_are_the_places_of_equal_numbers(numbers: list[int]) -> None:
+    found = [bucket.tolist() for bucket in _equal(np.array(numbers, dtype=np.uint32))]
+    places = [[i for i, other in enumerate(numbers) if other == one] for one in sorted(set(numbers))]
+    assert found == [some for some in places if len(some) > 1]
+
+
+@given(st.data())
+def test_groups_follow_parents_to_their_end(data: st.DataObject) -> None:
+    parent = [data.draw(st.integers(0, i)) for i in range(data.draw(st.integers(0, 30)))]
+    first = []
+    for above in parent:
+        first.append(above if above == len(first) else first[above])
+    expected = [[i for i, one in enumerate(first) if one == root] for root in sorted(set(first))]
+    assert _groups(np.array(parent, dtype=np.int64)) == [group for group in expected if len(group) > 1]

@@ -2,12 +2,17 @@
 
 MinHash with banding proposes pairs in near-linear time. Only pairs whose shingle sets truly reach the threshold are
 joined, so no group is wrong; a pair just at the threshold is missed with a probability of at most 0.1%.
+
+A row's sketch is a number for each band, in a temporary file; bands are looked at one after the other, and texts are
+read again where a pair is proposed. Memory is some tens of bytes for a row, however long it is.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import lru_cache
 from hashlib import blake2b
 from types import ModuleType
 
@@ -15,12 +20,15 @@ import numpy as np
 
 from siftune._common.errors import ConfigError
 from siftune._common.progress import bar
-from siftune.data.overlap import normalised_key, normalised_keys
+from siftune.data.overlap import KEY_BYTES, normalised_key, normalised_keys
 from siftune.data.rows import Row
 
 SHINGLE_WORDS = 3
 _PERMUTATIONS = 128
 _MISSED = 1e-3
+_AT_ONCE = 1024  # rows
+_KEPT = 4096  # sets of shingles
+_ODD = np.random.default_rng(17).integers(2**64, size=_PERMUTATIONS, dtype=np.uint64) | np.uint64(1)
 # Chinese, Japanese and Korean write no spaces: there every character counts as a word.
 _UNSPACED = r"\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af"
 _WORD = re.compile(rf"[{_UNSPACED}]|[^\s{_UNSPACED}]+")
@@ -74,45 +82,92 @@ def near_duplicate_groups(rows: Sequence[Row], threshold: float = 0.8) -> list[l
     if not 0 < threshold <= 1:
         raise ConfigError(f"the near-duplicate threshold {threshold} is out of range",
                           hint="choose a Jaccard similarity above 0 and at most 1, such as 0.8")
-    parent = list(range(len(rows)))
-    representatives = _join_equal(normalised_keys(rows), parent)
+    parent = _first_of_equal(normalised_keys(rows), len(rows))
     if threshold < 1:
-        _join_similar(rows, representatives, parent, threshold)
-    groups: dict[int, list[int]] = {}
-    for i in range(len(rows)):
-        groups.setdefault(_root(parent, i), []).append(i)
-    return [group for group in groups.values() if len(group) > 1]
+        _join_similar(rows, np.flatnonzero(parent == np.arange(len(rows))), parent, threshold)
+    return _groups(parent)
 
 
-def _join_equal(keys: Iterable[bytes], parent: list[int]) -> list[int]:
-    """Join rows of equal keys; the first row of each key."""
-    first: dict[bytes, int] = {}
-    for i, key in enumerate(keys):
-        parent[i] = first.setdefault(key, i)
-    return list(first.values())
+def _first_of_equal(keys: Iterable[bytes], count: int) -> np.ndarray:
+    """int64 [N]: the first row of the same key, of every row."""
+    whole = np.frombuffer(b"".join(keys), dtype=f"V{KEY_BYTES}") if count else np.zeros(0, dtype=f"V{KEY_BYTES}")
+    _, first, of = np.unique(whole, return_index=True, return_inverse=True)
+    return first[of].astype(np.int64)
 
 
-def _join_similar(rows: Sequence[Row], candidates: Sequence[int], parent: list[int], threshold: float) -> None:
+def _groups(parent: np.ndarray) -> list[list[int]]:
+    """Those of two or more rows; changes ``parent``, whose every entry leads to the first row of its group."""
+    while not np.array_equal(further := parent[parent], parent):
+        parent[:] = further
+    order = np.argsort(parent, kind="stable")
+    found = np.split(order, np.flatnonzero(np.diff(parent[order])) + 1)
+    return [group.tolist() for group in found if len(group) > 1]
+
+
+def _join_similar(rows: Sequence[Row], candidates: np.ndarray, parent: np.ndarray, threshold: float) -> None:
+    """Join candidates that are similar enough.
+
+    Args:
+        rows: all of them.
+        candidates: int64, ascending.
+        parent: int64 [N], an earlier row of the same group or the row itself; changed.
+        threshold: Jaccard similarity.
+    """
+    number, length = bands(threshold)
+    with tempfile.TemporaryFile() as file, bar("near-duplicates", len(candidates)) as progress:
+        sketches = np.memmap(file, dtype=np.uint32, mode="w+", shape=(number, max(1, len(candidates))))
+        for start in range(0, len(candidates), _AT_ONCE):
+            some = candidates[start : start + _AT_ONCE]
+            sketches[:, start : start + len(some)] = _sketched(rows, some, number, length).T
+            progress.advance(len(some))
+        similar = _similarity(rows, threshold)
+        for band in range(number):
+            for bucket in _equal(np.array(sketches[band, : len(candidates)])):
+                _join_bucket(candidates[bucket].tolist(), parent, similar)
+
+
+def _join_bucket(members: Sequence[int], parent: np.ndarray, similar: Callable[[int, int], bool]) -> None:
+    for place, i in enumerate(members):
+        for j in members[:place]:
+            a, b = _root(parent, i), _root(parent, j)
+            if a != b and similar(j, i):
+                parent[max(a, b)] = min(a, b)
+
+
+def _similarity(rows: Sequence[Row], threshold: float) -> Callable[[int, int], bool]:
+    """Whether two rows reach the threshold, remembered for a while: a pair is proposed by several bands."""
+    sets = lru_cache(_KEPT)(lambda i: shingles(normalised_key(rows[i])))
+    return lru_cache(64 * _KEPT)(lambda i, j: jaccard(sets(i), sets(j)) >= threshold)
+
+
+def _sketched(rows: Sequence[Row], some: np.ndarray, number: int, length: int) -> np.ndarray:
+    """uint32 [rows, bands]: equal where all MinHash values of a band are, and by a chance of 2^-32 where not."""
     datasketch = _datasketch()
-    index = datasketch.MinHashLSH(num_perm=_PERMUTATIONS, params=bands(threshold))
-    sets: dict[int, np.ndarray] = {}
-    with bar("near-duplicates", len(candidates)) as progress:
-        for i in candidates:
-            sets[i] = shingles(normalised_key(rows[i]))
-            sketch = datasketch.MinHash(num_perm=_PERMUTATIONS, seed=1, hashfunc=int)
-            sketch.update_batch((sets[i] & np.uint64(0xFFFFFFFF)).tolist())
-            for j in index.query(sketch):
-                a, b = _root(parent, i), _root(parent, j)
-                if a != b and jaccard(sets[i], sets[j]) >= threshold:
-                    parent[max(a, b)] = min(a, b)
-            index.insert(i, sketch)
-            progress.advance()
+    values = np.empty((len(some), _PERMUTATIONS), dtype=np.uint64)
+    for at, i in enumerate(some.tolist()):
+        sketch = datasketch.MinHash(num_perm=_PERMUTATIONS, seed=1, hashfunc=int)
+        sketch.update_batch((shingles(normalised_key(rows[i])) & np.uint64(0xFFFFFFFF)).tolist())
+        values[at] = sketch.hashvalues
+    # Multiply-shift (Dietzfelbinger, 1996): the upper half of a sum with random odd numbers, modulo 2^64.
+    banded = values[:, : number * length].reshape(len(some), number, length)
+    mixed = (banded * _ODD[:length]).sum(axis=2, dtype=np.uint64)
+    return (mixed >> np.uint64(32)).astype(np.uint32)
 
 
-def _root(parent: list[int], i: int) -> int:
-    while parent[i] != i:
-        parent[i] = parent[parent[i]]
-        i = parent[i]
+def _equal(hashes: np.ndarray) -> Iterator[np.ndarray]:
+    """The places, ascending, of each number that is there twice or more."""
+    order = np.argsort(hashes, kind="stable")
+    ends = np.flatnonzero(np.diff(hashes[order])) + 1
+    starts = np.concatenate([[0], ends])
+    sizes = np.diff(np.concatenate([starts, [len(order)]]))
+    for start, size in zip(starts[sizes > 1].tolist(), sizes[sizes > 1].tolist(), strict=True):
+        yield order[start : start + size]
+
+
+def _root(parent: np.ndarray, i: int) -> int:
+    while (above := int(parent[i])) != i:
+        parent[i] = parent[above]
+        i = above
     return i
 
 
