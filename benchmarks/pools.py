@@ -6,9 +6,10 @@ A pool is made of the rows of a JSONL file by recombination: its rows again and 
 text exchanged for another of the file's words, so that lengths are real and no text is there twice. `siftune inspect`
 and `siftune select --method bm25` then run twice each as processes of their own, each with a run folder of its own: the
 first time everything is read and rendered, the second time what the folder keeps is used. Rows a second are those of
-the whole command; beside them stands how many were rendered a second, as its progress said last. Peak memory is that of the largest process, and the largest sum over all processes of a command of
-what each has to itself or shares (PSS, asked for twice a second). Seconds mean little where the machine has other work,
-as the load before each command tells. Results: `benchmarks/results/pools.json`.
+the whole command; beside them stands how many were rendered a second, as its progress said last. Peak memory is that of
+the largest process, and the largest sum over all processes of a command of what each has to itself or shares (PSS,
+asked for twice a second). Seconds mean little where the machine has other work, as the load before each command tells.
+Results: `benchmarks/results/pools.json`.
 """
 
 from __future__ import annotations
