@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from siftune._common.errors import ConfigError
+from siftune._common.text import counted
 from siftune.config.settings import SelectConfig
 from siftune.features.gradient_settings import settled
 from siftune.features.gradients.engine import parameter_sizes
@@ -140,3 +141,8 @@ def test_the_lines_of_a_part_are_called_by_it() -> None:
     made.add("warmup", "short", 1.0)
     assert made.lines == [("less: warmup", "long"), ("warmup", "short")]
     assert made.seconds == 4.0
+
+
+def test_one_is_no_plural() -> None:
+    assert [counted(n) for n in (0, 1, 2, 1200)] == ["0 rows", "1 row", "2 rows", "1,200 rows"]
+    assert counted(1, "token") == "1 token"

@@ -176,7 +176,7 @@ def test_scores_that_are_not_finite_are_counted_and_left_out(tmp_path: Path) -> 
                             "tokens": [9] * 20, "selected": [i in (15, 16) for i in range(20)]})
     build(run)
     report = numbers(run)
-    assert any(text.startswith("3 rows have a score that is not a finite number") for text in report["warnings"])
+    assert any(text.startswith("3 rows with a score that is not a finite number") for text in report["warnings"])
     assert sum(report["scores"]["pool"]) == 17
     assert sum(report["scores"]["selected"]) == 2
     assert report["scores"]["cut"] == pytest.approx(1.5)

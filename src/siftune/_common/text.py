@@ -80,3 +80,13 @@ def strict(value: Any) -> Any:
 
 def pretty_json(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, indent=2)
+
+
+def counted(count: int, unit: str = "row") -> str:
+    """``1 row``, ``1,200 rows``.
+
+    Args:
+        count: how many.
+        unit: of one, in the singular.
+    """
+    return f"{count:,} {unit}" + "s" * (count != 1)

@@ -7,7 +7,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from siftune._common.terminal import encodable, unprotected
-from siftune._common.text import one_line
+from siftune._common.text import counted, one_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -109,7 +109,7 @@ def print_export(written: Exported) -> None:
     for warning in written.warnings:
         print(f"warning: {one_line(warning)}", file=sys.stderr)
     if written.left_out:
-        print(f"warning: {len(written.left_out):,} rows that the model's template cannot render are left out:",
+        print(f"warning: {counted(len(written.left_out))} left out, which the model's template cannot render:",
               file=sys.stderr)
         for row in written.left_out[:LEFT_OUT_SHOWN]:
             print(f"  {one_line(row.id)}: {one_line(row.reason)} {one_line(row.detail)}", file=sys.stderr)

@@ -9,6 +9,7 @@ from typing import Any
 
 from siftune._common.errors import ConfigError
 from siftune._common.progress import log
+from siftune._common.text import counted
 from siftune.config.settings import DataConfig
 from siftune.data.collect import SourceSummary
 from siftune.data.columns import named_columns
@@ -152,22 +153,18 @@ def _warnings(inputs: Inputs) -> list[str]:
     found = []
     if inputs.dropped:
         reasons = sorted({d.reason for d in inputs.dropped})
-        found.append(f"{_rows(len(inputs.dropped))} left out ({', '.join(reasons)}); all are listed in dropped.jsonl")
+        found.append(f"{counted(len(inputs.dropped))} left out ({', '.join(reasons)}); all are listed in dropped.jsonl")
     for name, examples in (("pool", inputs.pool), ("target", inputs.target), ("test", inputs.test)):
         if examples.truncated:
-            found.append(f"{_rows(examples.truncated)} of the {name} cut at the length limit (--max-length)")
+            found.append(f"{counted(examples.truncated)} of the {name} cut at the length limit (--max-length)")
         if examples.unmatched_turns:
             found.append(f"{examples.unmatched_turns} assistant turns of the {name} are not supervised: the chat "
                          "template leaves them out")
     dropped = {d.id for d in inputs.overlaps.dropped}
     if kept := [o for o in inputs.overlaps.in_target if o.a_id not in dropped]:
-        found.append(f"{_rows(len(kept))} of the pool also in the target file; they will look like perfect matches "
+        found.append(f"{counted(len(kept))} of the pool also in the target file; they will look like perfect matches "
                      "(--overlap drop leaves them out)")
     if inputs.overlaps.same_prompt:
-        found.append(f"{_rows(len(inputs.overlaps.same_prompt))} of the pool with the prompt of a test row but another "
-                     "answer")
+        found.append(f"{counted(len(inputs.overlaps.same_prompt))} of the pool with the prompt of a test row but "
+                     "another answer")
     return found
-
-
-def _rows(count: int) -> str:
-    return "1 row" if count == 1 else f"{count:,} rows"

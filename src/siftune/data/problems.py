@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from siftune._common.errors import DataError
-from siftune._common.text import one_line
+from siftune._common.text import counted, one_line
 from siftune.data.rows import Dropped
 
 REASONS = {
@@ -65,7 +65,7 @@ def bad_rows_error(bad: Sequence[Dropped], total: int, role: str, hint: str | No
     if len(bad) < total:
         advice.append("pass --bad-rows drop to leave them out (they are then listed in dropped.jsonl)")
     return DataError(
-        f"{len(bad)} of {total} {role} rows cannot be used: {counts}",
+        f"{len(bad)} of {counted(total, f'{role} row')} cannot be used: {counts}",
         where=bad[0].where,
         why="\n  ".join(shown),
         hint=", or ".join(advice),

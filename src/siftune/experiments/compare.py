@@ -22,6 +22,7 @@ from siftune._common.artefacts import working_in
 from siftune._common.errors import ConfigError
 from siftune._common.progress import log
 from siftune._common.registry import unknown_name
+from siftune._common.text import counted
 from siftune.config.catalogue import RECIPES, Recipe
 from siftune.config.settings import CompareConfig
 from siftune.evaluation.harness import harness_tasks
@@ -182,4 +183,4 @@ def _note_lengths(inputs: StudyInputs, subsets: list[Subset]) -> None:
     for subset in subsets:
         named.setdefault(subset.wanted.name, []).append(subset.rows)
     for name, rows in named.items():
-        log(f"{name}: {len(rows[0]):,} rows, {np.mean([tokens[r].sum() for r in rows]):,.0f} tokens")
+        log(f"{name}: {counted(len(rows[0]))}, {np.mean([tokens[r].sum() for r in rows]):,.0f} tokens")

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from siftune._common.progress import log
+from siftune._common.text import counted
 from siftune.data.load import Inputs, load_inputs, read
 from siftune.data.model_shape import ModelShape
 from siftune.data.overlap import check_disjoint
@@ -153,7 +154,7 @@ def read_study(config: StudyConfig) -> StudyInputs:
         }
     for name, one in by_target.items():
         if one.overlaps.in_target and common.overlap != "drop":
-            log(f"warning: {len(one.overlaps.in_target):,} rows of the pool also in the target file of {name}; they "
+            log(f"warning: {counted(len(one.overlaps.in_target))} of the pool also in the target file of {name}; they "
                 "will look like perfect matches (overlap: drop leaves them out)")
     free = dataclasses.replace(free, pool=pool, dropped=dropped)
     return StudyInputs(config, free, by_target, clock=clock)

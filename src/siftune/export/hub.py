@@ -15,7 +15,7 @@ from typing import Any
 
 from siftune._common.errors import ConfigError, DataError, SiftuneError, first_line
 from siftune._common.files import read_json, write_json, write_lines, write_text
-from siftune._common.text import shorten, visible
+from siftune._common.text import counted, shorten, visible
 from siftune.data.chat import as_record
 from siftune.data.rows import Row
 from siftune.data.sources import find_sources
@@ -190,14 +190,15 @@ def _card(rows: Sequence[Row], run: Path, manifest: Mapping[str, Any], config: M
     named = publication.repo.partition("/")[2] or "A selection of instruction data"
     lines = [
         f"---\n{yaml.safe_dump(head, sort_keys=False, allow_unicode=True)}---", MARK, f"# {_plain(named)}", "",
-        f"{len(rows):,} of {data['usable_rows']:,} rows of a pool of instruction data, selected by siftune "
+        f"{len(rows):,} of {counted(data['usable_rows'])} of a pool of instruction data, selected by siftune "
         f"{manifest['siftune']}. Each row has its conversation (`messages`), its `id` in its source, its `rank` and "
         "`score`.", "",
         "## How it was selected", "",
         f"- **Method**: {_plain(method['representation'])} with the selector {_plain(method['selector'])}{paper}",
         f"- **Model**: {_plain(_model(manifest))}",
-        f"- **Budget**: {_plain(str(budget['asked']))}: {budget['rows']:,} rows, {budget['tokens']:,} tokens",
-        f"- **Targets**: {data['target_rows']:,} rows; held-out test rows: {data['test_rows']:,}",
+        f"- **Budget**: {_plain(str(budget['asked']))}: {counted(budget['rows'])}, "
+        f"{counted(budget['tokens'], 'token')}",
+        f"- **Targets**: {counted(data['target_rows'])}; held-out test rows: {data['test_rows']:,}",
         f"- **Seed**: {manifest['seed']}",
         f"- **Rows left out** of the pool for what they are: {data['dropped']:,}", "",
         "Settings and versions are in `siftune.json`.", "",

@@ -23,6 +23,7 @@ from siftune._common.artefacts.key import differences, only_artefacts_differ
 from siftune._common.errors import StoreCorrupt
 from siftune._common.files import link_or_copy
 from siftune._common.progress import bar, log
+from siftune._common.text import counted
 from siftune.data.rows import Examples
 from siftune.features.base import Context
 from siftune.features.parts import rows_of
@@ -267,7 +268,7 @@ def _tell(context: Context, mixed: Sequence[_Mixed]) -> None:
         words = next(iter(taken)) if len(taken) == 1 else "earlier runs (" + ", ".join(
             f"{count:,} from {run}" for run, count in taken.items()) + ")"
         again = f", {before:,} from before this run was interrupted" if before else ""
-        log(f"{sum(taken.values()):,} of {total:,} rows of {name}{each} have their features from {words}{again}; "
+        log(f"{sum(taken.values()):,} of {counted(total)} of {name}{each} have their features from {words}{again}; "
             f"{f'{rest:,}' if rest else 'none'} {'is' if rest < 2 else 'are'} computed")
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from siftune._common.text import one_line
+from siftune._common.text import counted, one_line
 from siftune.pipeline.outcome import Outcome
 from siftune.pipeline.runfolder import ranking
 
@@ -122,7 +122,7 @@ def explain(row_id: str, place: int | None, pool: Any, dropped: Sequence[Mapping
         reason = "the budget went to other rows, and the method gives rows no score"
     else:
         count = sum(pool["selected"].to_pylist())
-        reason = f"by its score it would come at rank {would_rank:,}, and the budget ended with {count:,} rows"
+        reason = f"by its score it would come at rank {would_rank:,}, and the budget ended with {counted(count)}"
     return Explanation(row_id, "not selected", reason, would_rank=would_rank, **facts)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from siftune._common.text import counted
 from siftune.data.rows import column, groups_of
 from siftune.pipeline.outcome import Outcome
 from siftune.selectors.core.constraints import CEILING, DUPLICATE, KEPT_FOR_FLOORS, TOO_LONG
@@ -44,7 +45,7 @@ def shortfall(outcome: Outcome) -> str | None:
     )
     stood = [what.format(f"{count:,}") for count, what in reasons if count]
     return (f"the budget {outcome.config.budget} is not met: {', '.join(stood) or 'the pool has no more rows'}, and "
-            f"{budget['rows']:,} rows{spent} are all that may be selected of the rest")
+            f"{counted(budget['rows'])}{spent} are all that may be selected of the rest")
 
 
 def _without_rows(outcome: Outcome) -> list[str]:

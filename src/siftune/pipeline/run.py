@@ -18,6 +18,7 @@ from siftune._common.errors import ConfigError, DataError, first_line
 from siftune._common.nearest import did_you_mean
 from siftune._common.reading import read_json_of
 from siftune._common.registry import unknown_name
+from siftune._common.text import counted
 from siftune.pipeline.explain import Explanation, explain
 from siftune.pipeline.outcome import Outcome
 from siftune.pipeline.run_files import AGAIN, read_records, read_table
@@ -65,7 +66,7 @@ class Run:
 
     def __repr__(self) -> str:
         method, data = self.manifest["method"], self.manifest["data"]
-        return (f"Run({len(self):,} of {data['usable_rows']:,} rows, {method['representation']} + "
+        return (f"Run({len(self):,} of {counted(data['usable_rows'])}, {method['representation']} + "
                 f"{method['selector']}, {str(self.folder)!r})")
 
     def __len__(self) -> int:

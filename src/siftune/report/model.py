@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from siftune._common.text import clip, shorten, strict
+from siftune._common.text import clip, counted, shorten, strict
 from siftune.report import choice as choices
 from siftune.report import composition, turns
 from siftune.report.comparison import comparison_section
@@ -116,12 +116,12 @@ def _findings(tables: _Tables) -> list[str]:
             nulls = tables.pool.column("score").null_count
             broken = int((~np.isfinite(scores)).sum()) - nulls
             if broken:
-                found.append(f"{broken:,} rows have a score that is not a finite number: they are left out of the "
+                found.append(f"{counted(broken)} with a score that is not a finite number: left out of the "
                              "distribution, and should not have been ranked.")
         if tables.selection is not None and tables.pool is not tables.selection:
             marked = int(tables.selected.sum())
             if marked != len(tables.selection):
-                found.append(f"scores.parquet marks {marked:,} rows as selected, selection.parquet lists "
+                found.append(f"scores.parquet marks {counted(marked)} as selected, selection.parquet lists "
                              f"{len(tables.selection):,}: the two files are not of the same run.")
     return found
 

@@ -17,6 +17,7 @@ import numpy as np
 from siftune._common.errors import ConfigError, DataError
 from siftune._common.progress import log
 from siftune._common.seeds import permutation
+from siftune._common.text import counted
 from siftune.config.choosing import ChooseConfig
 from siftune.data.load import Inputs, read
 from siftune.data.overlap import find_overlaps, normalised_key
@@ -167,7 +168,7 @@ def read_rows(config: ChooseConfig) -> ChoiceRows:
             replay["overlap"] = "drop"
             inputs = read_inputs(dataclasses.replace(config, overlap="drop"))
         if not config.validation and inputs.overlaps.in_target:
-            notes.append(f"{_rows(len(inputs.overlaps.in_target))} of the pool also in the target file: left out, "
+            notes.append(f"{counted(len(inputs.overlaps.in_target))} of the pool also in the target file: left out, "
                          "since the targets score what is trained on it")
         validation = None
         if config.validation:
@@ -176,7 +177,8 @@ def read_rows(config: ChooseConfig) -> ChoiceRows:
     for note in notes:
         log(note)
     if validation is None and len(inputs.target) < LEAST:
-        raise DataError(f"{_rows(len(inputs.target))} of the target cannot tell one arm from another", where="--target",
+        raise DataError(f"{counted(len(inputs.target))} of the target cannot tell one arm from another",
+                        where="--target",
                         why=f"Each fold has to be left out in turn, which takes {LEAST} rows or more.",
                         hint="give more target rows, or labelled rows to score on with --validation")
     if validation is not None and len(validation) < 2:
@@ -191,19 +193,19 @@ def _validation(config: ChooseConfig, inputs: Inputs) -> tuple[Inputs, Examples,
 
     found = read(config, list(config.validation), "test")
     if seen := find_overlaps(found.rows, inputs.test.rows):
-        raise DataError(f"{_rows(len(seen))} of the validation file also in the test file", where=seen[0].a_where,
+        raise DataError(f"{counted(len(seen))} of the validation file also in the test file", where=seen[0].a_where,
                         why="A choice that has seen test rows cannot be tested on them.",
                         hint="take these rows out of one of the two files")
     notes, replay = [], {}
     in_target = {overlap.a_id for overlap in find_overlaps(found.rows, inputs.target.rows)}
     if in_target:
-        notes.append(f"{_rows(len(in_target))} of the validation file also in the target file: not scored on")
+        notes.append(f"{counted(len(in_target))} of the validation file also in the target file: not scored on")
     else:
         replay = {"test": (*config.test, *config.validation)}
     rows = [row for row in found.rows if row.id not in in_target]
     in_pool = find_overlaps(inputs.pool.rows, rows)
     if in_pool and config.overlap != "drop":
-        raise DataError(f"{_rows(len(in_pool))} of the pool also in the validation file", where=in_pool[0].a_where,
+        raise DataError(f"{counted(len(in_pool))} of the pool also in the validation file", where=in_pool[0].a_where,
                         hint="pass --overlap drop to leave these rows out of the pool")
     if in_pool:
         out = {overlap.a_id: overlap for overlap in in_pool}
@@ -213,15 +215,11 @@ def _validation(config: ChooseConfig, inputs: Inputs) -> tuple[Inputs, Examples,
                    for row in inputs.pool.take(np.flatnonzero(leaves)).rows]
         kept = np.flatnonzero(~leaves)
         inputs = dataclasses.replace(inputs, pool=taken(inputs.pool, kept), dropped=[*inputs.dropped, *dropped])
-        notes.append(f"{_rows(len(in_pool))} of the pool also in the validation file: left out of the pool")
+        notes.append(f"{counted(len(in_pool))} of the pool also in the validation file: left out of the pool")
     renderer = Renderer(load_tokenizer(config.model, trust_remote_code=config.trust_remote_code),
                         max_length=config.max_length,
                         shape=model_shape(config.model, trust_remote_code=config.trust_remote_code))
     made = render_rows(rows, renderer, role="test", bad_rows=config.bad_rows)
     if left := [*found.dropped, *made.dropped]:
-        notes.append(f"{_rows(len(left))} of the validation file cannot be used: not scored on")
+        notes.append(f"{counted(len(left))} of the validation file cannot be used: not scored on")
     return inputs, made, notes, replay
-
-
-def _rows(count: int) -> str:
-    return "1 row" if count == 1 else f"{count:,} rows"

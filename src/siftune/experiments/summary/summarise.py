@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from siftune._common.text import counted
 from siftune._common.version import __version__
 from siftune.config.options import plain
 from siftune.evaluation.choices import MIN_SHARE
@@ -196,4 +197,4 @@ def _notes(study: Study, arms: Sequence[ArmScores]) -> Iterator[str]:
     if singles := sorted({a.name for a in arms if a.kind in CHOSEN and a.wanted == 1}):
         yield f"One training only, so no verdict: {', '.join(singles)}."
     if lost := sum(one.lost for one in study.cells.all):
-        yield f"{lost:,} rows of subsets were left out with other models, whose tokenizer leaves nothing to train on."
+        yield f"{counted(lost)} of subsets left out with other models, whose tokenizer leaves nothing to train on."

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from siftune._common.text import counted
 from siftune.config.settings import SelectConfig
 from siftune.features.base import Context, GradientMethod
 from siftune.features.work import PlannedMethod
@@ -51,9 +52,10 @@ def plan(config: SelectConfig, speeds: Speeds = MEASURED) -> Plan:
     budget = constrained.resolve(Budget.parse(config.budget))
     made.lines += [
         ("method", f"{method.representation} + {method.selector}" + (f" ({method.reason})" if method.reason else "")),
-        ("pool", f"{len(inputs.pool):,} usable rows of {inputs.pool_rows:,}, {int(inputs.pool.tokens.sum()):,} tokens"),
-        ("target", f"{len(inputs.target):,} rows"),
-        ("budget", f"{config.budget} = {budget.limit:,} {budget.kind}"),
+        ("pool", f"{counted(len(inputs.pool), 'usable row')} of {inputs.pool_rows:,}, "
+                 f"{counted(int(inputs.pool.tokens.sum()), 'token')}"),
+        ("target", f"{counted(len(inputs.target))}"),
+        ("budget", f"{config.budget} = {counted(budget.limit, budget.kind[:-1])}"),
     ]
     representation = representation_of(method.representation)
     estimate_method(representation, context.of(method.representation), SELECTORS.get(method.selector).info, made,
@@ -82,7 +84,7 @@ def estimate_method(representation: Any, context: Context, selector: SelectorInf
     for part, inside in parts(context) if parts else ():
         from siftune.pipeline.plan.gradients import estimate
 
-        on = "" if inside.whole is None else f" on {len(inside.pool):,} of {len(inside.whole):,} rows"
+        on = "" if inside.whole is None else f" on {len(inside.pool):,} of {counted(len(inside.whole))}"
         made.add(getattr(representation, "part", "signal"), f"{part.name}{on}")
         with made.within(part.name):
             estimate(inside.config, part, inside, made, speeds)
