@@ -13,6 +13,7 @@ from pyarrow import parquet
 
 import siftune
 from siftune import SiftuneError
+from siftune._common.errors import ConfigError
 from siftune.api import Run
 from tests.api.conftest import Inputs
 
@@ -47,6 +48,10 @@ def test_a_run_has_the_selection_in_order(run: Run, inputs: Inputs) -> None:
     assert (best.rank, best.id, best.score, best.row) == (1, run.ids[0], run.scores[0], run.rows[0])
     assert second.rank == 2
     assert [len(run.head(n)) for n in (-1, 0, 99)] == [0, 0, 5]
+    for wrong in ("two", 2.0, None, True):
+        for ask in (run.head, run.rejected):
+            with pytest.raises(ConfigError, match="n cannot be"):
+                ask(wrong)  # pyright: ignore[reportArgumentType]
 
 
 def test_its_repr_is_one_short_line(run: Run) -> None:

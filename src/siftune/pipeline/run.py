@@ -19,6 +19,7 @@ from siftune._common.nearest import did_you_mean
 from siftune._common.reading import read_json_of
 from siftune._common.registry import unknown_name
 from siftune._common.text import counted
+from siftune.config.options import shown
 from siftune.pipeline.explain import Explanation, explain
 from siftune.pipeline.outcome import Outcome
 from siftune.pipeline.run_files import AGAIN, read_records, read_table
@@ -106,10 +107,14 @@ class Run:
         return self._selection["nearest_target"]
 
     def head(self, n: int = 5) -> list[SelectedRow]:
-        """The best ``n`` rows, with what is known of them."""
+        """The best ``n`` rows, with what is known of them.
+
+        Raises:
+            ConfigError: ``n`` is no whole number.
+        """
         columns = self._selection
         return [SelectedRow(**{name: columns[name][i] for name in columns}, row=self.rows[i])
-                for i in range(min(max(0, n), len(self)))]
+                for i in range(min(_number(n), len(self)))]
 
     def rejected(self, n: int = 5) -> list[dict[str, Any]]:
         """The ``n`` rows (at most 100 are kept) that came closest to being selected.
@@ -117,8 +122,11 @@ class Run:
         Each with ``rank`` (where it would stand by that score), ``id``, ``score``, ``by`` (whose score it is: that of
         the selector, or the best ``similarity`` or the ``method_score`` where the selector gives rows a score only as
         it takes them), ``nearest_target`` and ``row``.
+
+        Raises:
+            ConfigError: ``n`` is no whole number.
         """
-        return read_records(self.folder / "rejected_sample.jsonl")[:max(0, n)]
+        return read_records(self.folder / "rejected_sample.jsonl")[:_number(n)]
 
     def explain(self, row_id: str | int) -> Explanation:
         """Why a row of the pool was selected, or was not.
@@ -214,3 +222,10 @@ def load_run(folder: str | Path) -> Run:
         raise DataError("the files of the run do not belong together", where=str(folder),
                         why="scores.parquet marks other rows as selected than selection.parquet lists.", hint=AGAIN)
     return run
+
+
+def _number(n: object) -> int:
+    """How many rows are asked for; none where it is below 0."""
+    if not isinstance(n, int) or isinstance(n, bool):
+        raise ConfigError(f"n cannot be {shown(n)}", where="n", hint="give a number of rows")
+    return max(0, n)
