@@ -16,7 +16,7 @@ from siftune._common.errors import ConfigError, SiftuneError
 from siftune._common.registry import unknown_name
 from siftune._common.terminal import Shown, protected
 from siftune.cli import as_json
-from siftune.cli.options import Grouped, complete_owner, with_options
+from siftune.cli.options import Grouped, SpeedsOption, complete_owner, with_options
 from siftune.cli.output import SHORT_HELP, App, asked_for_json, show, tell_error
 from siftune.config.choosing import NOT_HERE, ChooseConfig
 from siftune.config.settings import CompareConfig, DataConfig, SelectConfig, load
@@ -147,14 +147,7 @@ def study(
 
 @app.command(cls=Grouped)
 @with_options(SelectConfig)
-def plan(
-    flags: dict[str, Any],
-    config_file: str | None,
-    tokens_per_second: Annotated[str, typer.Option(
-        help="Known speeds, which are not measured then: a number for passes with gradients, or gradients=900,"
-             "forward=2700. With these the model's weights are not read.", metavar="SPEEDS",
-        show_default=False)] = "",
-) -> None:
+def plan(flags: dict[str, Any], config_file: str | None, tokens_per_second: SpeedsOption = "") -> None:
     """Estimate time, memory and disk from a short probe, or from known speeds.
 
     Everything that `select` would check is checked, nothing is written.

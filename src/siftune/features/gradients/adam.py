@@ -72,9 +72,12 @@ class AdamDirection:
         m, v = (part[name].reshape(1, -1).to(gradients.device, torch.float32) for part in (self.first, self.second))
         if self.form == "no-momentum":
             return gradients / (v / (1 - b2**self.step)).sqrt_().add_(self.eps)
-        direction = torch.mul(gradients, 1 - b1).add_(m, alpha=b1)
-        root = torch.mul(gradients, gradients).mul_(1 - b2).add_(v, alpha=b2)
-        if self.form == "less-code":
-            return direction.div_(root.add_(self.eps).sqrt_())
-        root.mul_(1 / (1 - b2 ** (self.step + 1))).sqrt_().add_(self.eps).mul_(1 - b1 ** (self.step + 1))
+        # What is the same for all rows is made once, [1, n]; of all rows as few passes as can be: they are most of it.
+        is_code = self.form == "less-code"
+        first, second = (1.0, 1.0) if is_code else (1 - b1 ** (self.step + 1), 1 - b2 ** (self.step + 1))
+        direction = torch.add(m * (b1 / first), gradients, alpha=(1 - b1) / first)
+        scaled = v * (b2 / second)
+        if is_code:
+            return direction.div_(torch.addcmul(scaled.add_(self.eps), gradients, gradients, value=1 - b2).sqrt_())
+        root = torch.addcmul(scaled, gradients, gradients, value=(1 - b2) / second).sqrt_().add_(self.eps)
         return direction.div_(root)

@@ -11,6 +11,7 @@ Choices:
   nobody needs, and stops below the lowest adapted layer, whose output becomes a leaf.
 * The loss is the **sum** over examples of each example's mean cross-entropy, so that no example's gradient depends
   on its batch.
+* Layers with a LoRA adapter run as one product while capturing (:mod:`siftune.features.gradients.merged`).
 * Dropout is off (``eval``), whatever mode the model was in; the mode is put back afterwards.
 * A layer that runs several times in one pass (blocks with shared weights) has the sum of what its runs give: they are
   put side by side along the tokens and handed on as one.
@@ -29,6 +30,7 @@ import torch
 from torch import Tensor, nn
 
 from siftune._common.errors import ModelError
+from siftune.features.gradients.merged import AdaptedLayer, adapted_layers, running_merged
 from siftune.models.batching import Batch
 from siftune.models.language_part import is_linear
 from siftune.models.supervised_logits import mean_loss_per_row, supervised_logits
@@ -172,6 +174,8 @@ class GradientEngine:
         self.model = model
         self.autocast = autocast
         self._layers = _sites(model)
+        names = {id(p): name for name, p in model.named_parameters() if p.requires_grad}
+        self._adapted = [] if autocast else adapted_layers(model, names)
         self._blocks = _checkpointed_blocks(model) if checkpointing else []
         self._recorders: list[_Recorder] = []
         self.shape, self.forward_runs = (0, 0), False  # (rows, tokens) of the batch; whether its forward pass runs
@@ -190,10 +194,13 @@ class GradientEngine:
                 block.training = True  # of the block alone, so that it checkpoints; dropouts inside stay off
             for parameter in parameters:
                 parameter.requires_grad_(False)
-            self._recorders = [_Recorder(self, site, consume) for site in self._layers]
+            merged = {name for one in self._adapted for name in (one.down, one.up)}
+            self._recorders = [_Recorder(self, site, consume) for site in self._layers if site.weight not in merged]
+            self._recorders += [_AdapterRecorder(self, one, consume) for one in self._adapted]
             handles = [module.register_forward_hook(recorder.after_forward)
                        for recorder in self._recorders for module in recorder.site.modules]
-            yield
+            with running_merged(self._adapted):
+                yield
         finally:
             self._recorders = []
             for handle in handles:
@@ -289,8 +296,25 @@ class _Recorder:
             return
         inputs, gradient = (part[0] if len(part) == 1 else torch.cat(part, dim=1)
                             for part in zip(*parts, strict=True))
+        self.hand_on(inputs, gradient)
+
+    def hand_on(self, inputs: Tensor, gradient: Tensor) -> None:
+        """What came in, [b, T, in], and the gradient of what went out, [b, T, out], of all runs."""
         if self.site.weight:
             left, right = (inputs, gradient) if self.site.transposed else (gradient, inputs)
             self.consume(LayerGradient(self.site.weight, left, right))
         if self.site.bias:
             self.consume(LayerGradient(self.site.bias, gradient))
+
+
+class _AdapterRecorder(_Recorder):
+    """Of a layer that runs with its adapter merged."""
+
+    def __init__(self, engine: GradientEngine, adapted: AdaptedLayer, consume: Consumer):
+        super().__init__(engine, _Site([adapted.layer], adapted.down, None, False), consume)
+        self.adapted = adapted
+
+    def hand_on(self, inputs: Tensor, gradient: Tensor) -> None:
+        one = self.adapted
+        self.consume(LayerGradient(one.up, gradient, (inputs @ one.A.detach().T).mul_(one.scale)))
+        self.consume(LayerGradient(one.down, (gradient @ one.B.detach()).mul_(one.scale), inputs))

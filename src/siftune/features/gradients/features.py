@@ -52,19 +52,21 @@ def gradient_features(
     if not projection.factored:
         out["norm"] = np.empty(n, np.float32)
 
+    of_batch: list[_Sums] = []
+
     def run(positions: list[int]) -> None:
         batch = collate([rendered[i] for i in positions], pad_id, device)
-        sums = _Sums(projection, precondition, len(positions), device)
-        with engine.capture(sums.add):
-            losses = engine.backward(batch)
-        projected, norm = sums.read(losses)
+        of_batch[:] = [_Sums(projection, precondition, len(positions), device)]
+        losses = engine.backward(batch)
+        projected, norm = of_batch[0].read(losses)
         out["projected"][positions] = projected.cpu().numpy()
         out["loss"][positions] = losses.cpu().numpy()
         if norm is not None:
             out["norm"][positions] = norm.cpu().numpy()
         on_batch(positions)
 
-    run_batches([len(r) for r in rendered], batch_tokens, device, run)
+    with engine.capture(lambda gradient: of_batch[0].add(gradient)):
+        run_batches([len(r) for r in rendered], batch_tokens, device, run)
     return out
 
 
