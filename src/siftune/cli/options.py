@@ -77,7 +77,8 @@ def with_options(kind: type[DataConfig], *, leave_out: tuple[str, ...] = (), pos
 
 SpeedsOption = Annotated[str, typer.Option(
     help="Known speeds, which are not measured then: a number for passes with gradients, or "
-         "gradients=900,forward=2700. With these the model's weights are not read.", metavar="SPEEDS", show_default=False)]
+         "gradients=900,forward=2700. With these the model's weights are not read.", metavar="SPEEDS",
+    show_default=False)]
 
 _SETTINGS = inspect.Parameter("settings", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[
     str | None, typer.Argument(help="YAML file with settings, as for --config.", metavar="SETTINGS.yaml")])
