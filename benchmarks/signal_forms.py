@@ -58,7 +58,7 @@ RESULTS = Path(__file__).resolve().parent / "results" / "signal-forms.json"
 ARMS: dict[str, dict[str, Any]] = {
     "centred": {"center": True}, "paper": {},  # in this order: one pass gives both
     "no-momentum-centred": {"adam": "no-momentum", "center": True}, "no-momentum": {"adam": "no-momentum"},
-    "last-checkpoint": {"checkpoints": "last"},
+    "last-checkpoint": {"checkpoints": "last"},  # of the same passes
 }
 PAIRS = (("centred", "paper"), ("no-momentum", "paper"), ("no-momentum-centred", "centred"),
          ("no-momentum-centred", "no-momentum"), ("last-checkpoint", "paper"))
@@ -101,8 +101,7 @@ class Forms:
     def exact(self, arm: str, target: str) -> tuple[np.ndarray, np.ndarray]:
         """(S [M, N], scores by subtask [K, N])."""
         changes = {"projection": "none", **ARMS[arm]}
-        other_pass = [changes[name] for name in ("adam", "checkpoints") if name in changes]
-        return self._less(target, changes, "/".join(["forms", *other_pass]) if other_pass else "")
+        return self._less(target, changes, f"forms/{changes['adam']}" if "adam" in changes else "")
 
     def projected(self, dim: int, target: str) -> tuple[np.ndarray, np.ndarray]:
         return self._less(target, {"projection": "sparse-jl", "projection_dim": dim}, f"forms/projected-{dim}")
