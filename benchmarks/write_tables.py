@@ -234,10 +234,12 @@ def skills_choosing() -> str:
     for name in ("by the task's metric", "by the loss"):
         told = recorded[name]["choosing"]
         some = next(iter(told.values()), {"regret of": {}})
-        rows += [[f"`choose` on {n} rows, {name}", _between(one), f"{one['regret']:.1f}"] for n, one in told.items()]
-        rows += [[f"always `{arm}`, {name}", _between(recorded[name]["arms"][arm]), f"{regret:.1f}"]
+        fixed = [(f"always `{arm}`", {**recorded[name]["arms"][arm], "regret": regret})
                  for arm, regret in some["regret of"].items()]
-    return markdown(["rule", "mean gain over random rows", "mean regret"], rows)
+        rows += [[f"{rule}, {name}", _between(one), f"{one['better']} / {one['worse']} of {one['count']}",
+                  f"{one['regret']:.1f}"]
+                 for rule, one in [*((f"`choose` on {n} rows", one) for n, one in told.items()), *fixed]]
+    return markdown(["rule", "mean gain over random rows", "better / worse beyond chance", "mean regret"], rows)
 
 
 def _share(one: Mapping[str, Any]) -> str:

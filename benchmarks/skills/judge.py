@@ -13,7 +13,8 @@ by and the others to judge by; four of the random trainings are seen, the others
 `siftune.evaluation.choosing.choose`, as shipped, sees one training of every arm and the untuned model. Nothing that it
 sees is judged with, but for the trained model itself: that is the model which would be kept. Regret is the gain of the
 best arm on the rows that judge, less that of what was taken: the best is picked on those rows, so that even an oracle
-that knows the truth has some.
+that knows the truth has some. Whether a choice is beyond chance better or worse than random rows on a target is asked
+as it is of an arm, of what the splits took on average.
 
 Writes `results/judged.json`.
 """
@@ -23,7 +24,7 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ from siftune.experiments.results import RANDOM, Results, read_results
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "judged.json"
-UNTUNED = "untuned"
+UNTUNED, CHOSEN = "untuned", "what choose takes"
 SEEN, SPLITS, VALIDATION = 4, 100, (12, 25, 50)
 MOSTLY = 0.9  # of the rows: exact match is the metric where so many answers are short enough to be scored
 
@@ -138,7 +139,10 @@ def simulated(task: Task, validation: int, seed: int) -> dict[str, Any]:
         for arm, value in gains.items():
             sums[f"regret of {arm}"] += best - value
     told = {name: value / SPLITS for name, value in sums.items()}
-    return {**told, "taken": dict(sorted(taken.items(), key=lambda one: (-one[1], one[0])))}
+    mixed = sum(count / SPLITS * task.scores[arm].mean(axis=0) for arm, count in taken.items())
+    interval = gain(replace(task, scores={**task.scores, CHOSEN: np.array([mixed])}), CHOSEN)
+    return {**told, "interval": [interval["low"], interval["high"]],
+            "taken": dict(sorted(taken.items(), key=lambda one: (-one[1], one[0])))}
 
 
 def judged(found: Mapping[str, Task]) -> dict[str, Any]:
@@ -159,6 +163,8 @@ def judged(found: Mapping[str, Task]) -> dict[str, Any]:
         choosing[str(validation)] = {
             **_mean([one["gain"] for one in by_target.values()]),
             "regret": float(np.mean([one["regret"] for one in by_target.values()])),
+            "better": sum(one["interval"][0] > 0 for one in by_target.values()),
+            "worse": sum(one["interval"][1] < 0 for one in by_target.values()),
             "regret of": {arm: float(np.mean([one[f"regret of {arm}"] for one in by_target.values()]))
                           for arm in arms if all(f"regret of {arm}" in one for one in by_target.values())},
             "targets": by_target}
@@ -197,7 +203,7 @@ def main() -> None:
                   f"{told['better']}, worse on {told['worse']} of {told['count']}")
         for rows, told in made[name]["choosing"].items():
             print(f"  choose by {rows:3} rows         {told['mean']:+6.2f} [{told['low']:+.2f}, {told['high']:+.2f}]  "
-                  f"regret {told['regret']:.2f}")
+                  f"better on {told['better']}, worse on {told['worse']}, regret {told['regret']:.2f}")
 
 
 if __name__ == "__main__":

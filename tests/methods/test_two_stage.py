@@ -118,6 +118,19 @@ def test_a_budget_of_tokens_keeps_so_many_tokens(tmp_path):
     assert 60 <= found.notes["kept"]["tokens"] <= 90
 
 
+def test_what_may_not_be_selected_is_not_looked_at_and_of_near_duplicates_one_is(tmp_path):
+    scores = np.arange(13, 0, -1.0)
+    np.save(tmp_path / "scores.npy", scores)
+    context = made(tmp_path, first=(f"file:{tmp_path}/scores.npy",), second="loss")
+    limits = Problem(ids=context.pool.ids, tokens=context.pool.tokens).constrained(
+        must_exclude=[context.pool.ids[0]], duplicate_groups=[[1, 2, 3, 4], [5, 12]])
+    found = TwoStage().compute(dataclasses.replace(context, limits=limits))
+    np.testing.assert_array_equal(np.setdiff1d(np.arange(13), found.excluded[REASON]), [1, 5, 6, 7, 8, 9])
+    most = limits.constrained(must_exclude=[context.pool.ids[i] for i in range(1, 9)])
+    found = TwoStage().compute(dataclasses.replace(context, limits=most))
+    np.testing.assert_array_equal(np.setdiff1d(np.arange(13), found.excluded[REASON]), [9, 10, 11, 12])
+
+
 @pytest.mark.parametrize("size", [1, 4, 20])
 def test_blocks_of_some_rows_are_taken_and_spread_out(size):
     S, rows = np.random.default_rng(0).normal(size=(3, 11)), np.array([1, 2, 6, 10])

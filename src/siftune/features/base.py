@@ -16,7 +16,7 @@ from siftune.config.options import deciding, plain
 from siftune.config.settings import SelectConfig
 from siftune.data.rows import Examples
 from siftune.features.store.row_keys import RowKeys, row_digest
-from siftune.selectors.core.problem import Blocks
+from siftune.selectors.core.problem import Blocks, Problem
 
 if TYPE_CHECKING:
     from siftune.features.shares import Share
@@ -73,6 +73,8 @@ class Context:
             see :mod:`siftune.features.earlier`.
         below: where ``folder`` is below the run folder, of an ablation.
         taken: for the manifest: what was taken of them.
+        limits: what the user leaves out and which rows are near-duplicates, for a method that itself chooses; None
+            where nothing is known of that.
     """
 
     config: SelectConfig
@@ -92,6 +94,7 @@ class Context:
     earlier: tuple[Path, ...] = ()
     below: str = ""
     taken: dict[str, Any] = field(default_factory=dict)
+    limits: Problem | None = None
 
     def of(self, owner: str) -> Context:
         """The same for a method: its own settings are :attr:`settings`."""

@@ -8,8 +8,8 @@
 With keep = 8 and a budget of 1% the gradients of 8% of the pool are taken; the warmup run of LESS stays as it is, a
 random share of the whole pool. What is lost is what the first stage does not see: rows that share nothing with the
 targets but what they do to the weights. How much that is depends on the targets; ``benchmarks/signal_forms.py``
-measures it as the share of the exact top rows that are kept. Rows that the user leaves out, and near-duplicates, count
-among the kept ones; rows that must be taken are, whatever the first stage says.
+measures it as the share of the exact top rows that are kept. Rows that the user leaves out are not looked at, nor is
+more than one of near-duplicates; rows that must be taken are, whatever the first stage says.
 
 Where the second method has kept its scores of the whole pool already, they are read and no pass is run.
 """
@@ -133,22 +133,26 @@ class TwoStage:
 
 
 def kept_rows(context: Context, found: Computed) -> np.ndarray:
-    """int64, ascending: the rows that the first stage takes for the targets in turn."""
-    excluded = np.zeros(len(context.pool), dtype=bool)
+    """int64, ascending: the rows that the first stage takes for the targets in turn, of those that may be selected and
+    one of near-duplicates."""
+    limits = context.limits
+    excluded = np.zeros(len(context.pool), dtype=bool) if limits is None else limits.exclude.copy()
     for rows in found.excluded.values():
         excluded[rows] = True
     problem = Problem(ids=context.pool.ids, tokens=context.pool.tokens, blocks=found.blocks,
-                      targets=context.target.ids, exclude=excluded)
-    return np.sort(select(problem, _kept_budget(context), "round-robin").indices)
+                      targets=context.target.ids, exclude=excluded,
+                      duplicate_groups=() if limits is None else limits.duplicate_groups)
+    return np.sort(select(problem, _kept_budget(context, ~excluded), "round-robin").indices)
 
 
-def _kept_budget(context: Context) -> str:
-    """``keep`` budgets, as a budget is written; at most the pool."""
-    tokens = int(context.pool.tokens.sum())
-    budget: ResolvedBudget = Budget.parse(context.config.budget).resolve(len(context.pool), tokens)
+def _kept_budget(context: Context, usable: np.ndarray | None = None) -> str:
+    """``keep`` budgets, as a budget is written; at most the rows that are usable, all where nothing is said."""
+    lengths = context.pool.tokens if usable is None else context.pool.tokens[usable]
+    tokens = int(lengths.sum())
+    budget: ResolvedBudget = Budget.parse(context.config.budget).resolve(len(lengths), tokens)
     limit = int(np.ceil(context.settings.keep * budget.limit))
     if budget.kind == "rows":
-        return str(min(limit, len(context.pool)))
+        return str(min(limit, len(lengths)))
     return f"{min(limit, tokens)} tokens"
 
 

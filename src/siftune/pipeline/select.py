@@ -138,7 +138,7 @@ def choose(config: SelectConfig, *, inputs: Inputs | None = None, context: Conte
     check_own(config, method)
     if method.reason:
         log(f"method auto: {method.representation} with {method.selector} ({method.reason})")
-    found: Computed = output or representation.compute(context)
+    found: Computed = output or representation.compute(dataclasses.replace(context, limits=constrained))
     if getattr(context.settings, "center", False) and SHARED not in found.notes:
         log(f"center changes nothing here: {method.representation} has no vectors to take a mean of")
     problem = with_pairs(to_problem(constrained, inputs, found), found, SELECTORS.get(method.selector).info.needs)

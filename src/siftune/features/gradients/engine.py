@@ -218,8 +218,6 @@ class GradientEngine:
             float32 [b]: each row's loss, the mean cross-entropy over its supervised tokens.
         """
         reduced = torch.autocast(batch.input_ids.device.type, self.autocast, enabled=self.autocast is not None)
-        for recorder in self._recorders:
-            recorder.ran, recorder.runs, recorder.parts = False, 0, []  # of a pass that failed half-way
         rows, tokens = batch.input_ids.shape
         self.shape, self.forward_runs = (rows, tokens), True
         try:
@@ -227,15 +225,17 @@ class GradientEngine:
                 logits = self.model(
                     input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False
                 ).logits[0]  # [n, V]
-        finally:
             self.forward_runs = False
-        self._check_that_all_ran()
-        losses = mean_loss_per_row(logits, batch.input_ids, batch.supervised)  # [b]
-        losses.sum().backward()
-        for recorder in self._recorders:
-            recorder.flush()
+            self._check_that_all_ran()
+            losses = mean_loss_per_row(logits, batch.input_ids, batch.supervised)  # [b]
+            losses.sum().backward()
+            for recorder in self._recorders:
+                recorder.flush()
+        finally:  # what a pass that failed half-way had kept may be what the next one has no memory for
+            self.forward_runs = False
+            for recorder in self._recorders:
+                recorder.ran, recorder.runs, recorder.parts = False, 0, []
         return losses.detach()
-
 
     def _check_that_all_ran(self) -> None:
         """A weight of the base that is used past its layer has a gradient that no hook sees.
