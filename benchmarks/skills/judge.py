@@ -108,8 +108,9 @@ def gain(task: Task, arm: str, level: float = 0.05) -> dict[str, Any]:
     # How good a training is on average is in `luck`; of the rows there is only how they differ from each other.
     rows = float(differences.var(ddof=1)) / len(differences)
     error = math.sqrt(luck + rows)
-    degrees = (luck + rows) ** 2 / (luck**2 / (len(means) - 1) + rows**2 / (len(differences) - 1))
-    reach = float(student.ppf(1 - level / 2, degrees)) * error
+    spread = luck**2 / (len(means) - 1) + rows**2 / (len(differences) - 1)
+    # Where all trainings have the same rows right there is nothing to tell of.
+    reach = float(student.ppf(1 - level / 2, (luck + rows) ** 2 / spread)) * error if spread else 0.0
     value = float(differences.mean())
     return {"gain": value, "low": value - reach, "high": value + reach, "trainings": len(ours)}
 
