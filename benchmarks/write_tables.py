@@ -258,10 +258,12 @@ def two_stages() -> str:
 def gradient_forms() -> str:
     """What projections, centring and momentum change."""
     recorded = read_json(RESULTS / "signal-forms.json")
-    compared = {**{f"projected to {dim}, of exact": one for dim, one in recorded["projected"].items()},
-                **{name.replace(" / ", ", of "): one for name, one in recorded["forms"].items()}}
+    kept = read_json(RESULTS / "two-stages.json")["forms"]
+    compared = {**{f"projected to {int(dim):,}, of exact": one for dim, one in recorded["projected"].items()},
+                **{name.replace(" / ", ", of "): one for name, one in recorded["forms"].items()},
+                **{f"{name.replace(' / ', ', of ')} (2,000 rows)": one for name, one in kept.items()}}
     return markdown(["form", "top 5% of single target rows", "top 5% of the score", "selection"], [
-        [name, *(_share(one[part]) for part in ("single_rows", "score", "selection"))]
+        [name, *(_share(one[part]) if part in one else "" for part in ("single_rows", "score", "selection"))]
         for name, one in compared.items()])
 
 
