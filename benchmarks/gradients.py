@@ -34,6 +34,7 @@ from typing import Any
 
 from gradient_rows import SEED, WARM_UP_ROWS, prepare, rendered  # pyright: ignore[reportMissingImports]
 
+from siftune._common.artefacts import KeptFile
 from siftune._common.errors import ModelError, SiftuneError
 from siftune._common.files import make_folder, read_json, write_json
 from siftune._common.progress import log
@@ -43,7 +44,7 @@ from siftune.models.embedded import embedded_model
 HERE = Path(__file__).resolve().parent
 BATCH_TOKENS = 1024
 DIM = 8192
-SMOKE = ("plain", "plain-supervised-logits", "less")
+SMOKE = ("plain", "plain-supervised-logits", "less", "store-free")
 Collect = Callable[[Sequence[Rendered]], dict[str, Any]]
 """Handles rows; returns ``loss``, summed over the supervised tokens, and parts of its time, if any."""
 
@@ -116,7 +117,7 @@ def ours(subject: Subject, *, kind: str = "sparse-jl", adam: bool = True, autoca
     return collect
 
 
-def directions(folder: Path, sizes: dict[str, int], count: int = 12) -> Path:
+def directions(folder: Path, sizes: dict[str, int], count: int = 12) -> KeptFile:
     """Random directions, as many as a small target file has rows and subtasks: values do not matter to the time."""
     import numpy as np
 
@@ -124,7 +125,7 @@ def directions(folder: Path, sizes: dict[str, int], count: int = 12) -> Path:
 
     made = Directions.create(folder / "directions.npy", count, sizes)
     made.matrix[:] = np.random.default_rng(SEED).standard_normal(made.matrix.shape, dtype=np.float32)
-    return made.path
+    return made.keep("benchmark")
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import mean, median, stdev
 from typing import Any
@@ -25,8 +26,8 @@ def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def speed() -> str:
-    told = read_json(RESULTS / "gradients-speed.json")
+def speed(name: str = "gradients-speed") -> str:
+    told = read_json(RESULTS / f"{name}.json")
     arms = {name: arm["rounds"] for name, arm in told["arms"].items() if arm["rounds"]}
     rows = []
     for name, rounds in arms.items():
@@ -374,7 +375,8 @@ def incremental() -> str:
 
 
 TABLES: dict[str, Callable[[], str]] = {
-    "speed": speed, "accuracy-lora-8": accuracy("lora-8"), "accuracy-lora-64": accuracy("lora-64"),
+    "speed": speed, "speed-merged": partial(speed, "gradients-speed-merged"),
+    "accuracy-lora-8": accuracy("lora-8"), "accuracy-lora-64": accuracy("lora-64"),
     "accuracy-full": accuracy("full"), "memory": memory, "submodular": submodular, "streaming": streaming,
     "forward": forward, "sparse-utility": sparse_utility, "stages": stages, "methods": methods,
     "families-right": families_right, "families-refused": families_refused, "families-left": families_left,
