@@ -258,7 +258,7 @@ def table(result: dict[str, Any]) -> str:
     for arm, found in result["arms"].items():
         rounds = found["rounds"]
         if not rounds:
-            lines.append((arm, f"skipped: {found['skipped']}", "", "", "", ""))
+            lines.append((arm, f"skipped: {found.get('skipped', 'not measured yet')}", "", "", "", ""))
             continue
         views = {arm: False, **({f"{arm}, projection left out": True} if "projection_seconds" in rounds[0] else {})}
         for name, without in views.items():
