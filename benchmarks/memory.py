@@ -10,37 +10,18 @@ reads the peak resident size of each from the operating system. Results: `benchm
 from __future__ import annotations
 
 import argparse
-import os
 import re
-import subprocess
-import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
+
+from commands import run  # pyright: ignore[reportMissingImports]
 
 from siftune._common.files import read_json, write_json
 from siftune._common.seeds import permutation
 
 HERE = Path(__file__).resolve().parent
 DATA = Path("runs/real-data")
-
-
-def measured(arguments: list[str]) -> tuple[int, float, str]:
-    """(peak resident bytes, seconds, stdout) of a command.
-
-    Raises:
-        SystemExit: it failed.
-    """
-    start = time.monotonic()
-    with tempfile.TemporaryFile("w+") as out:
-        process = subprocess.Popen([sys.executable, "-m", "siftune", *arguments], stdout=out)
-        _, status, usage = os.wait4(process.pid, 0)
-        out.seek(0)
-        told = out.read()
-    if status:
-        raise SystemExit(f"{' '.join(arguments)} failed")
-    return usage.ru_maxrss * 1024, time.monotonic() - start, told
 
 
 def main() -> None:
@@ -55,7 +36,7 @@ def main() -> None:
                               "runs": read_json(output)["runs"] if output.exists() else []}
     for times in (1, 4, 16):
         count = times * options.rows
-        if any(run["rows"] == count for run in result["runs"]):
+        if any(one["rows"] == count for one in result["runs"]):
             continue
         with tempfile.TemporaryDirectory() as folder:
             pool = Path(folder) / "pool.jsonl"
@@ -67,9 +48,9 @@ def main() -> None:
                      "--set", "projection=sparse-jl",
                      "--bad-rows", "drop", "--overlap", "drop",
                      "--output-dir", f"{folder}/run"]
-            _, _, told = measured(["plan", *flags])
-            planned = float(re.search(r"memory +([\d.]+) GiB", told)[1])  # type: ignore[index]
-            peak, seconds, _ = measured(["select", *flags])
+            planned = float(re.search(r"memory +([\d.]+) GiB", run(["plan", *flags]).told)[1])  # type: ignore[index]
+            selected = run(["select", *flags])
+            peak, seconds = selected.peak, selected.seconds
         result["runs"].append({"rows": count, "planned_gib": planned, "peak_gib": round(peak / 2**30, 3),
                                "planned_of_peak": round(planned / (peak / 2**30), 3), "seconds": round(seconds)})
         write_json(output, result)

@@ -17,13 +17,12 @@ import json
 import os
 import re
 import shutil
-import subprocess
-import sys
 import tempfile
-import time
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+from commands import run  # pyright: ignore[reportMissingImports]
 
 from siftune._common.files import read_json, write_json, write_lines
 from siftune._common.processes import cores
@@ -51,21 +50,15 @@ def ran(arguments: list[str]) -> tuple[dict[str, float], str]:
     Raises:
         SystemExit: it failed.
     """
-    start, load = time.monotonic(), os.getloadavg()[0]
-    with tempfile.TemporaryFile("w+") as out:
-        process = subprocess.Popen([sys.executable, "-m", "siftune", *arguments], stdout=out)
-        _, status, usage = os.wait4(process.pid, 0)
-        out.seek(0)
-        told = out.read()
-    if status:
-        raise SystemExit(f"siftune {' '.join(arguments)} failed")
-    return {"seconds": round(time.monotonic() - start, 1), "cpu_seconds": round(usage.ru_utime + usage.ru_stime, 1),
-            "peak_mb": round(usage.ru_maxrss / 1e3), "load_before": round(load, 1)}, told
+    load = os.getloadavg()[0]
+    found = run(arguments)
+    return {"seconds": round(found.seconds, 1), "cpu_seconds": round(found.cpu_seconds, 1),
+            "peak_mb": round(found.peak / 1e6), "load_before": round(load, 1)}, found.told
 
 
 def compared(method: str, count: int, folder: Path, known: bool) -> dict[str, Any]:
     """A plan and its run."""
-    pool, run = folder / "pool.jsonl", folder / "run"
+    pool, output = folder / "pool.jsonl", folder / "run"
     write_lines(pool, more_rows(count))
     flags = ["--pool", str(pool), "--target", str(DEMO / "target.jsonl"), "--method", method, "--budget", "5%"]
     planning, told = ran(["plan", *flags, "--json"])
@@ -76,8 +69,8 @@ def compared(method: str, count: int, folder: Path, known: bool) -> dict[str, An
     if known and speed:
         given, _ = ran(["plan", *flags, "--json", "--tokens-per-second", speed[1].replace(",", "")])
         found["plan_with_speed"] = given
-    running, _ = ran(["select", *flags, "--output-dir", str(run)])
-    shutil.rmtree(run)
+    running, _ = ran(["select", *flags, "--output-dir", str(output)])
+    shutil.rmtree(output)
     return {**found, "run": running, "seconds_ratio": round(running["seconds"] / plan["seconds"], 2),
             "memory_ratio": round(running["peak_mb"] * 1e6 / plan["memory"], 2) if plan["memory"] else None,
             "plan_share": round(planning["cpu_seconds"] / running["cpu_seconds"], 3)}
@@ -98,8 +91,8 @@ def main() -> None:
             with tempfile.TemporaryDirectory() as folder:
                 one = compared(method, options.rows * times, Path(folder), options.known)
             print(one, flush=True)
-            others = [run for run in result["runs"] if (run["method"], run["rows"]) != (method, one["rows"])]
-            result["runs"] = sorted([*others, one], key=lambda run: (run["method"], run["rows"]))
+            others = [done for done in result["runs"] if (done["method"], done["rows"]) != (method, one["rows"])]
+            result["runs"] = sorted([*others, one], key=lambda done: (done["method"], done["rows"]))
             write_json(RESULTS, result)
 
 

@@ -83,7 +83,7 @@ def near_duplicate_groups(rows: Sequence[Row], threshold: float = 0.8) -> list[l
         raise ConfigError(f"the near-duplicate threshold {threshold} is out of range",
                           hint="choose a Jaccard similarity above 0 and at most 1, such as 0.8")
     parent = _first_of_equal(normalised_keys(rows), len(rows))
-    if threshold < 1:
+    if threshold < 1 and len(rows):
         _join_similar(rows, np.flatnonzero(parent == np.arange(len(rows))), parent, threshold)
     return _groups(parent)
 
@@ -115,14 +115,15 @@ def _join_similar(rows: Sequence[Row], candidates: np.ndarray, parent: np.ndarra
     """
     number, length = bands(threshold)
     with tempfile.TemporaryFile() as file, bar("near-duplicates", len(candidates)) as progress:
-        sketches = np.memmap(file, dtype=np.uint32, mode="w+", shape=(number, max(1, len(candidates))))
         for start in range(0, len(candidates), _AT_ONCE):
             some = candidates[start : start + _AT_ONCE]
-            sketches[:, start : start + len(some)] = _sketched(rows, some, number, length).T
+            file.write(_sketched(rows, some, number, length).tobytes())  # a full disk is an error here, not a crash
             progress.advance(len(some))
+        file.flush()
+        sketches = np.memmap(file, dtype=np.uint32, mode="r", shape=(len(candidates), number))
         similar = _similarity(rows, threshold)
         for band in range(number):
-            for bucket in _equal(np.array(sketches[band, : len(candidates)])):
+            for bucket in _equal(np.array(sketches[:, band])):
                 _join_bucket(candidates[bucket].tolist(), parent, similar)
 
 

@@ -22,7 +22,7 @@ Choices:
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -82,11 +82,11 @@ class _Site:
     transposed: bool
 
 
-def _sites(model: nn.Module) -> list[_Site]:
+def _sites(model: nn.Module, names: Mapping[int, str]) -> list[_Site]:
+    """The layers with trainable parameters, given by id -> name."""
     from transformers.pytorch_utils import Conv1D
 
     sites: dict[str, _Site] = {}
-    names = {id(p): name for name, p in model.named_parameters() if p.requires_grad}
     output = model.get_output_embeddings()  # type: ignore[operator]
     head = set(output.modules()) if output is not None else set()
     for module in model.modules():
@@ -173,8 +173,8 @@ class GradientEngine:
     def __init__(self, model: nn.Module, *, checkpointing: bool = False, autocast: torch.dtype | None = None):
         self.model = model
         self.autocast = autocast
-        self._layers = _sites(model)
         names = {id(p): name for name, p in model.named_parameters() if p.requires_grad}
+        self._layers = _sites(model, names)
         self._adapted = [] if autocast else adapted_layers(model, names)
         self._blocks = _checkpointed_blocks(model) if checkpointing else []
         self._recorders: list[_Recorder] = []

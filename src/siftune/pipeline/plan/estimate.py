@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -189,6 +190,27 @@ def first_rows(order: list[int], lengths: np.ndarray, enough: float, most: int =
     """(the first rows that come to so many tokens together, but at most so many rows and one at least; the others)"""
     count = 1 + int(np.searchsorted(np.cumsum(lengths[order[:most]])[:-1], enough, side="left"))
     return order[:count], order[count:]
+
+
+def timed(run: Callable[[list[int]], object], order: list[int], lengths: np.ndarray, enough: float,
+          most_seconds: float) -> tuple[int, float]:
+    """(tokens, seconds) of a step on some rows, one at least, until either is enough.
+
+    Args:
+        run: the step.
+        order: of the rows that may be tried.
+        lengths: int64 [N] tokens of every row.
+        enough: tokens after which to stop.
+        most_seconds: likewise.
+    """
+    done, seconds = 0, 0.0
+    while order and (not done or (done < enough and seconds < most_seconds)):
+        rows, order = first_rows(order, lengths, enough - done)
+        start = time.monotonic()
+        run(rows)
+        seconds += time.monotonic() - start
+        done += int(lengths[rows].sum())
+    return done, max(seconds, 1e-6)
 
 
 def size(bytes_: float) -> str:

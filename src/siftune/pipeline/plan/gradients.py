@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -12,9 +11,10 @@ import numpy as np
 
 from siftune._common.progress import about, pace
 from siftune._common.seeds import permutation
+from siftune._common.text import counted
 from siftune.config.settings import SelectConfig
 from siftune.features.base import Context, GradientMethod
-from siftune.pipeline.plan.estimate import MEASURED, PROBE_SHARE, Plan, Speeds, first_rows, peak_memory, resident_memory
+from siftune.pipeline.plan.estimate import MEASURED, PROBE_SHARE, Plan, Speeds, peak_memory, resident_memory, timed
 
 PROBE_SECONDS = 15.0
 
@@ -75,7 +75,6 @@ def estimate(config: SelectConfig, representation: GradientMethod, context: Cont
         disk = (len(context.pool) + sum(map(len, small))) * bytes_per_row(numbers, kind) * passes
     made.disk += disk
     each = f" in each of {config.workers} processes" if config.workers > 1 else ""
-    many = "s" * (passes > 1)
     made.add("model", f"{config.model}: {probe.loaded.parameters / 1e6:,.0f}M parameters, gradients of "
                       f"{probe.adapted / 1e6:,.2f}M, {probe.loaded.dtype} on {probe.loaded.device}")
     made.add("speed", f"{pace(speed, 'tokens')}{each}, gradients and projection included ("
@@ -83,13 +82,14 @@ def estimate(config: SelectConfig, representation: GradientMethod, context: Cont
     if representation.warmup:
         made.add("warmup", f"{about(warmup_seconds)}: {warmup_told}" if warmup_seconds else warmup_told, warmup_seconds,
                  cheaper="fewer rows (warmup_share, warmup_rows) or epochs (warmup_epochs)")
-    made.add("features", f"{about(pass_seconds * passes)}: {passes} checkpoint{many}, {about(pass_seconds)} each",
+    made.add("features", f"{about(pass_seconds * passes)}: {counted(passes, 'checkpoint')}, {about(pass_seconds)} each",
              (pass_seconds + around / speed) * passes, cheaper=_cheaper(passes))
     if measured.memory:
         told = "" if measured.is_whole else f", by extrapolation from a batch of {measured.batch:,} tokens"
         made.add("memory", f"{measured.memory / 2**30:.2f} GiB{each}, of whatever number of rows (batches of "
                            f"{probe.batch_tokens:,} tokens{told})")
-    made.add("disk", f"{disk / 2**20:,.1f} MiB of features: {numbers:,} x {kind} x {passes} checkpoint{many} a row")
+    made.add("disk", f"{disk / 2**20:,.1f} MiB of features: {numbers:,} x {kind} x {counted(passes, 'checkpoint')} a "
+                     "row")
     for name, told in _otherwise(config, context.settings, settings, representation, len(context.pool) * passes):
         made.add(name, told)
 
@@ -219,13 +219,8 @@ class Probe:
         if not is_whole:
             memory = max(memory, before + int((memory - before) * len(widest) / len(some)))
         order = permutation(len(rendered), self.config.seed, "probe").tolist()
-        done, seconds = 0, 0.0
-        while order and (not done or (done < enough and seconds < PROBE_SECONDS)):
-            rows, order = first_rows(order, lengths, enough - done)
-            start = time.monotonic()
-            self.features([rendered[i] for i in rows])
-            seconds += time.monotonic() - start
-            done += int(lengths[rows].sum())
+        done, seconds = timed(lambda rows: self.features([rendered[i] for i in rows]), order, lengths, enough,
+                              PROBE_SECONDS)
         return Measured(done / seconds, done, memory, len(some) * width, is_whole)
 
     def train(self, enough: float) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
@@ -12,7 +11,7 @@ from siftune._common.seeds import permutation
 from siftune.data.rows import Rendered
 from siftune.features.base import Context
 from siftune.features.work import Work
-from siftune.pipeline.plan.estimate import MEASURED, PROBE_SHARE, Plan, Speeds, first_rows, peak_memory, size
+from siftune.pipeline.plan.estimate import MEASURED, PROBE_SHARE, Plan, Speeds, peak_memory, size, timed
 from siftune.selectors import SelectorInfo
 
 if TYPE_CHECKING:
@@ -102,13 +101,8 @@ class _Probe:
         self.has_measured = True
         order = permutation(len(self.context.pool), self.context.config.seed, "probe").tolist()
         run(order[:2])  # whatever the first call costs is not the speed
-        done, seconds = 0, 0.0
-        while order and (not done or (done < enough and seconds < PROBE_SECONDS)):
-            rows, order = first_rows(order, self.context.pool.tokens, enough - done)
-            before = time.monotonic()
-            done += run(rows)
-            seconds += time.monotonic() - before
-        return done / max(seconds, 1e-6)
+        done, seconds = timed(run, order, self.context.pool.tokens, enough, PROBE_SECONDS)
+        return done / seconds
 
     def _rows(self, positions: Sequence[int]) -> list[Rendered]:
         return [self.context.pool.rendered[i] for i in positions]
