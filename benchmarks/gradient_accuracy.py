@@ -67,8 +67,8 @@ def parts(engine: GradientEngine, rows: Sequence[Rendered], pad_id: int, keep: S
             gradient = LayerGradient.of(gradient.name, precondition(gradient.name, gradient.full()))
         found.append(gradient)
 
-    with engine.capture(consume):
-        engine.backward(collate([rows[i] for i in keep], pad_id))
+    with engine.capture():
+        engine.backward(collate([rows[i] for i in keep], pad_id), consume)
     return found
 
 

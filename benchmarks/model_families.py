@@ -227,8 +227,8 @@ def batched(model: Any, examples: Sequence[Rendered]) -> dict[str, torch.Tensor]
         assert gradient.name not in found, f"{gradient.name} arrived twice"
         found[gradient.name] = gradient.full().clone()
 
-    with engine.capture(consume):
-        engine.backward(collate(examples, pad_id=0))
+    with engine.capture():
+        engine.backward(collate(examples, pad_id=0), consume)
     return found
 
 

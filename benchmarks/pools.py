@@ -1,12 +1,16 @@
 """Time and memory of reading, rendering and selecting from pools of growing size, the first time and the second.
 
     python benchmarks/pools.py --rows 10000 100000 [1000000] [--source POOL.jsonl] [--folder runs/pools]
+                               [--methods bm25 embed fusion] [--sentences minilm]
 
 A pool is made of the rows of a JSONL file by recombination: its rows again and again, with new ids and one word of each
 text exchanged for another of the file's words, so that lengths are real and no text is there twice. `siftune inspect`
-and `siftune select --method bm25` then run twice each as processes of their own, each with a run folder of its own: the
-first time everything is read and rendered, the second time what the folder keeps is used. Rows a second are those of
-the whole command; beside them stands how many were rendered a second, as its progress said last. Peak memory is that of
+and `siftune select` then run twice each as processes of their own, each with a run folder of its own: the first time
+everything is read and rendered, the second time what the folder keeps is used. Of several methods the first one reads
+and renders, the others take that `--from` its folder. Rows a second are those of the whole command; beside them stands
+how many were rendered a second, as its progress said last. `embed` and `fusion` (of words and embeddings) take a model
+of sentence-transformers: by default one made here, the mean of the word vectors of all-MiniLM-L6-v2, which reads a
+million rows in minutes where that itself takes a day on two cores. Peak memory is that of
 the largest process, and the largest sum over all processes of a command of what each has to itself or shares (PSS,
 asked for twice a second). Seconds mean little where the machine has other work, as the load before each command tells.
 Results: `benchmarks/results/pools.json`.
@@ -32,6 +36,7 @@ from typing import Any
 
 from siftune._common.files import read_json, write_json, write_lines
 from siftune._common.processes import cores
+from siftune.models.sentence_embedding import minilm_folder
 
 HERE = Path(__file__).resolve().parent
 TARGETS = 50
@@ -67,6 +72,19 @@ def recombined(records: list[dict[str, Any]], count: int) -> Iterator[str]:
     for i in range(count):
         record = changed(records[i % len(records)], words, draw)
         yield json.dumps({**record, "id": f"row-{i}"}, ensure_ascii=False)
+
+
+def word_vectors(folder: Path) -> Path:
+    """A folder with a sentence model that is the mean of the word vectors of all-MiniLM-L6-v2."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+
+    whole: Any = SentenceTransformer(str(minilm_folder()), device="cpu")
+    tokenizer = whole.tokenizer.backend_tokenizer
+    tokenizer.no_truncation()
+    words = whole[0].auto_model.embeddings.word_embeddings.weight.detach().numpy()
+    SentenceTransformer(modules=[StaticEmbedding(tokenizer, embedding_weights=words)], device="cpu").save(str(folder))
+    return folder
 
 
 def measured(arguments: list[str]) -> dict[str, float]:
@@ -128,12 +146,15 @@ def main() -> None:
     parser.add_argument("--rows", type=int, nargs="+", default=[10_000, 100_000])
     parser.add_argument("--source", type=Path, default=HERE.parent / "examples" / "demo" / "pool.jsonl")
     parser.add_argument("--folder", type=Path, default=Path("runs/pools"), help="for pools and run folders")
+    parser.add_argument("--methods", nargs="+", choices=["bm25", "embed", "fusion"], default=["bm25"])
+    parser.add_argument("--sentences", default="word vectors", help="the sentence model: minilm, a folder, or the mean "
+                                                                    "of minilm's word vectors, as by default")
     parser.add_argument("--keep", action="store_true", help="leave the pools and run folders there")
     options = parser.parse_args()
     records = [json.loads(line) for line in options.source.read_text(encoding="utf-8").splitlines() if line.strip()]
     output = HERE / "results" / "pools.json"
     result: dict[str, Any] = read_json(output) if output.exists() else {"runs": []}
-    result |= {"model": "embedded", "method": "bm25", "cores": cores(),
+    result |= {"model": "embedded", "cores": cores(),
                "versions": {name: version(name) for name in ("siftune", "transformers", "tokenizers", "pyarrow")}}
     for count in options.rows:
         folder = options.folder / str(count)
@@ -142,19 +163,30 @@ def main() -> None:
         write_lines(pool, recombined(records, count))
         write_lines(target, (json.dumps({**record, "id": f"target-{i}"}) for i, record in enumerate(records[:TARGETS])))
         how = ["--bad-rows", "drop", "--format", "mixed"]
-        commands = {
-            "inspect": ["inspect", str(pool), "--format", "mixed", "--output-dir", str(folder / "looked")],
-            "select": ["select", "--pool", str(pool), "--target", str(target), "--method", "bm25", "--budget", "1%",
-                       "--overlap", "drop", *how, "--output-dir", str(folder / "run")]}
+        commands = {"inspect": ["inspect", str(pool), "--format", "mixed", "--output-dir", str(folder / "looked")]}
+        first, *others = options.methods
+        for method in options.methods:
+            commands[f"select {method}"] = [
+                "select", "--pool", str(pool), "--target", str(target), "--method", method, "--budget", "1%",
+                "--overlap", "drop", *how, "--output-dir", str(folder / method)]
+        for method in others:
+            commands[f"select {method}"] += ["--from", str(folder / first)]
+        if set(options.methods) - {"bm25"}:
+            sentences = str(word_vectors(folder / "sentences")) if options.sentences == "word vectors" \
+                else options.sentences
+            for method in set(options.methods) - {"bm25"}:
+                commands[f"select {method}"] += ["--embedding-model", sentences]
+        if "fusion" in options.methods:
+            commands["select fusion"] += ["--set", "signals=[bm25, embed]"]
         found: dict[str, Any] = {"rows": count, "source": options.source.name,
-                                 "pool_mb": round(pool.stat().st_size / 1e6)}
+                                 "pool_mb": round(pool.stat().st_size / 1e6), "sentences": options.sentences}
         for name, command in commands.items():
             for when in ("first", "second"):
                 one = measured(command)
                 found[f"{name}, {when}"] = {**one, "rows_per_second": round(count / one["seconds"]),
                                             "rows_per_cpu_second": round(count / one["cpu_seconds"])}
                 print(count, name, when, found[f"{name}, {when}"], flush=True)
-        kept = sum(path.stat().st_size for path in (folder / "run" / "pool").glob("*"))
+        kept = sum(path.stat().st_size for path in (folder / first / "pool").glob("*"))
         found["kept_mb"] = round(kept / 1e6)
         result["runs"] = sorted([*(run for run in result["runs"] if run["rows"] != count), found],
                                 key=lambda run: run["rows"])

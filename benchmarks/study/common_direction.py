@@ -62,11 +62,12 @@ def gradients(model: Any, rows: list[Any], pad_id: int) -> tuple[dict[str, slice
     out, engine = torch.empty(len(rows), width), GradientEngine(model)
     with bar("gradients", sum(map(len, rows)), "tokens") as progress:
         def run(positions: list[int]) -> None:
-            with engine.capture(lambda g: out[:, places[g.name]].index_copy_(0, torch.tensor(positions), g.full())):
-                engine.backward(collate([rows[i] for i in positions], pad_id, "cpu"))
+            engine.backward(collate([rows[i] for i in positions], pad_id, "cpu"),
+                            lambda g: out[:, places[g.name]].index_copy_(0, torch.tensor(positions), g.full()))
             progress.advance(sum(len(rows[i]) for i in positions))
 
-        run_batches([len(row) for row in rows], 512, "cpu", run)
+        with engine.capture():
+            run_batches([len(row) for row in rows], 512, "cpu", run)
     return places, out
 
 

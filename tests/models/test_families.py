@@ -112,8 +112,8 @@ def test_a_model_without_attention_is_refused_with_targets_that_work(table: Modu
     adapted = attach_lora(model, LoraSettings(rank=2, targets=tuple(named)), seed=0)
     engine = GradientEngine(adapted)
     names: list[str] = []
-    with engine.capture(lambda gradient: names.append(gradient.name)):
-        engine.backward(table.collate(table.rows(), pad_id=0))
+    with engine.capture():
+        engine.backward(table.collate(table.rows(), pad_id=0), lambda gradient: names.append(gradient.name))
     assert len(names) == len(set(names)) == 2 * 4 * len(named)
     with pytest.raises(ModelError, match="PEFT cannot adapt") as refused:
         attach_lora(table.tiny_model("mamba"), LoraSettings(targets=("out_proj",)), seed=0)
@@ -125,8 +125,8 @@ def test_weights_used_past_their_layer_are_no_silent_zeros(table: ModuleType) ->
     model = table.tiny_model("mamba")
     table.train_linear_weights(model, lora.block_modules(model))
     engine = GradientEngine(model)
-    with engine.capture(lambda gradient: None), pytest.raises(ModelError, match="do not run as layers") as caught:
-        engine.backward(table.collate(table.rows(), pad_id=0))
+    with engine.capture(), pytest.raises(ModelError, match="do not run as layers") as caught:
+        engine.backward(table.collate(table.rows(), pad_id=0), lambda gradient: None)
     named = str(caught.value.hint).rpartition("--lora-targets ")[2].split(",")
     model = table.tiny_model("mamba")
     table.train_linear_weights(model, target_modules(model, LoraSettings(targets=tuple(named))))

@@ -71,8 +71,8 @@ def batched(model, examples: list[Rendered], batches: list[list[int]]) -> list[d
             for row, position in enumerate(positions):
                 assert gradient.name not in found[position], "each parameter arrives once"
                 found[position][gradient.name] = gradient.full()[row].clone()
-        with engine.capture(consume):
-            engine.backward(collate([examples[i] for i in positions], pad_id=0))
+        with engine.capture():
+            engine.backward(collate([examples[i] for i in positions], pad_id=0), consume)
     return found
 
 
@@ -240,11 +240,11 @@ def test_a_batch_that_does_not_fit_is_halved(monkeypatch):
     whole = gradient_features(engine, examples, projection=CountSketch(64, 0), pad_id=0, batch_tokens=10_000)
     real, seen = GradientEngine.backward, []
 
-    def short_of_memory(self, batch):
+    def short_of_memory(self, batch, consume):
         seen.append(len(batch.input_ids))
         if len(batch.input_ids) > 2:
             raise torch.OutOfMemoryError("too little memory")
-        return real(self, batch)
+        return real(self, batch, consume)
 
     monkeypatch.setattr(GradientEngine, "backward", short_of_memory)
     parts = gradient_features(engine, examples, projection=CountSketch(64, 0), pad_id=0, batch_tokens=10_000)

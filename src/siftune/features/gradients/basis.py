@@ -148,15 +148,15 @@ def collect(engine: GradientEngine, rendered: Sequence[Rendered], path: Path, *,
             device: torch.device | str, on_batch: Callable[[list[int]], None] = lambda positions: None) -> Directions:
     """The plain gradients of some rows, whole, in their order: one row of the matrix each."""
     made = Directions.create(path, len(rendered), parameter_sizes(engine.model))
-    for positions in plan_batches([len(r) for r in rendered], batch_tokens, batch_cost=batch_cost(device)):
+    with engine.capture():
+        for positions in plan_batches([len(r) for r in rendered], batch_tokens, batch_cost=batch_cost(device)):
 
-        def keep(gradient: LayerGradient, positions: list[int] = positions) -> None:
-            first, size = made.places[gradient.name]
-            made.matrix[positions, first : first + size] = gradient.full().cpu().numpy()
+            def keep(gradient: LayerGradient, positions: list[int] = positions) -> None:
+                first, size = made.places[gradient.name]
+                made.matrix[positions, first : first + size] = gradient.full().cpu().numpy()
 
-        with engine.capture(keep):
-            engine.backward(collate([rendered[i] for i in positions], pad_id, device))
-        on_batch(positions)
+            engine.backward(collate([rendered[i] for i in positions], pad_id, device), keep)
+            on_batch(positions)
     made.matrix.flush()  # type: ignore[attr-defined]
     return made
 

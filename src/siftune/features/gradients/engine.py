@@ -66,7 +66,7 @@ _ROUTED = re.compile(r"(?<!shared_)experts\.\d+\.")
 _ADAPTER_OR_ROUTED = re.compile(rf"\.lora_|{_ROUTED.pattern}")
 
 Consumer = Callable[[LayerGradient], None]
-"""Called once per parameter and batch."""
+"""Called once for each parameter of a batch."""
 
 
 @dataclass(frozen=True)
@@ -178,11 +178,12 @@ class GradientEngine:
         self._adapted = [] if autocast else adapted_layers(model, names)
         self._blocks = _checkpointed_blocks(model) if checkpointing else []
         self._recorders: list[_Recorder] = []
+        self.consume: Consumer | None = None  # of the batch whose backward pass runs
         self.shape, self.forward_runs = (0, 0), False  # (rows, tokens) of the batch; whether its forward pass runs
 
     @contextmanager
-    def capture(self, consume: Consumer) -> Iterator[None]:
-        """While open, :meth:`backward` sends every parameter's per-example gradients to ``consume``."""
+    def capture(self) -> Iterator[None]:
+        """While open, the model gives per-example gradients, by :meth:`backward`, and is not trained."""
         parameters = [p for p in self.model.parameters() if p.requires_grad]
         was_training = self.model.training
         handles = []
@@ -195,8 +196,8 @@ class GradientEngine:
             for parameter in parameters:
                 parameter.requires_grad_(False)
             merged = {name for one in self._adapted for name in (one.down, one.up)}
-            self._recorders = [_Recorder(self, site, consume) for site in self._layers if site.weight not in merged]
-            self._recorders += [_AdapterRecorder(self, one, consume) for one in self._adapted]
+            self._recorders = [_Recorder(self, site) for site in self._layers if site.weight not in merged]
+            self._recorders += [_AdapterRecorder(self, one) for one in self._adapted]
             handles = [module.register_forward_hook(recorder.after_forward)
                        for recorder in self._recorders for module in recorder.site.modules]
             with running_merged(self._adapted):
@@ -211,15 +212,19 @@ class GradientEngine:
                 self.model.gradient_checkpointing_disable()  # type: ignore[operator]
             self.model.train(was_training)
 
-    def backward(self, batch: Batch) -> Tensor:
-        """One forward and backward pass; the gradients go to the consumer of the open :meth:`capture`.
+    def backward(self, batch: Batch, consume: Consumer) -> Tensor:
+        """One forward and backward pass inside :meth:`capture`.
+
+        Args:
+            batch: the rows.
+            consume: takes their gradients, parameter by parameter.
 
         Returns:
             float32 [b]: each row's loss, the mean cross-entropy over its supervised tokens.
         """
         reduced = torch.autocast(batch.input_ids.device.type, self.autocast, enabled=self.autocast is not None)
         rows, tokens = batch.input_ids.shape
-        self.shape, self.forward_runs = (rows, tokens), True
+        self.shape, self.forward_runs, self.consume = (rows, tokens), True, consume
         try:
             with supervised_logits(self.model, batch.supervised), reduced:
                 logits = self.model(
@@ -232,7 +237,7 @@ class GradientEngine:
             for recorder in self._recorders:
                 recorder.flush()
         finally:  # what a pass that failed half-way had kept may be what the next one has no memory for
-            self.forward_runs = False
+            self.forward_runs, self.consume = False, None
             for recorder in self._recorders:
                 recorder.ran, recorder.runs, recorder.parts = False, 0, []
         return losses.detach()
@@ -255,8 +260,8 @@ class GradientEngine:
 class _Recorder:
     """Keeps the inputs of a layer's runs until the gradients of their outputs arrive."""
 
-    def __init__(self, engine: GradientEngine, site: _Site, consume: Consumer):
-        self.engine, self.site, self.consume = engine, site, consume
+    def __init__(self, engine: GradientEngine, site: _Site):
+        self.engine, self.site = engine, site
         self.name = site.weight or site.bias or ""
         self.ran, self.runs = False, 0
         self.parts: list[tuple[Tensor, Tensor]] = []  # (what came in, gradient of what went out)
@@ -299,22 +304,32 @@ class _Recorder:
         self.hand_on(inputs, gradient)
 
     def hand_on(self, inputs: Tensor, gradient: Tensor) -> None:
-        """What came in, [b, T, in], and the gradient of what went out, [b, T, out], of all runs."""
+        """Give the batch's consumer the gradients that all runs together make.
+
+        Args:
+            inputs: [b, T, in], what came in.
+            gradient: [b, T, out], of what went out.
+        """
+        consume = self._consumer()
         if self.site.weight:
             left, right = (inputs, gradient) if self.site.transposed else (gradient, inputs)
-            self.consume(LayerGradient(self.site.weight, left, right))
+            consume(LayerGradient(self.site.weight, left, right))
         if self.site.bias:
-            self.consume(LayerGradient(self.site.bias, gradient))
+            consume(LayerGradient(self.site.bias, gradient))
+
+    def _consumer(self) -> Consumer:
+        assert self.engine.consume is not None, "gradients arrive while a backward pass runs"
+        return self.engine.consume
 
 
 class _AdapterRecorder(_Recorder):
     """Of a layer that runs with its adapter merged."""
 
-    def __init__(self, engine: GradientEngine, adapted: AdaptedLayer, consume: Consumer):
-        super().__init__(engine, _Site([adapted.layer], adapted.down, None, False), consume)
+    def __init__(self, engine: GradientEngine, adapted: AdaptedLayer):
+        super().__init__(engine, _Site([adapted.layer], adapted.down, None, False))
         self.adapted = adapted
 
     def hand_on(self, inputs: Tensor, gradient: Tensor) -> None:
-        one = self.adapted
-        self.consume(LayerGradient(one.up, gradient, (inputs @ one.A.detach().T).mul_(one.scale)))
-        self.consume(LayerGradient(one.down, (gradient @ one.B.detach()).mul_(one.scale), inputs))
+        one, consume = self.adapted, self._consumer()
+        consume(LayerGradient(one.up, gradient, (inputs @ one.A.detach().T).mul_(one.scale)))
+        consume(LayerGradient(one.down, (gradient @ one.B.detach()).mul_(one.scale), inputs))

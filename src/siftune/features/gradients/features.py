@@ -52,20 +52,18 @@ def gradient_features(
     if not projection.factored:
         out["norm"] = np.empty(n, np.float32)
 
-    of_batch: list[_Sums] = []
-
     def run(positions: list[int]) -> None:
         batch = collate([rendered[i] for i in positions], pad_id, device)
-        of_batch[:] = [_Sums(projection, precondition, len(positions), device)]
-        losses = engine.backward(batch)
-        projected, norm = of_batch[0].read(losses)
+        sums = _Sums(projection, precondition, len(positions), device)
+        losses = engine.backward(batch, sums.add)
+        projected, norm = sums.read(losses)
         out["projected"][positions] = projected.cpu().numpy()
         out["loss"][positions] = losses.cpu().numpy()
         if norm is not None:
             out["norm"][positions] = norm.cpu().numpy()
         on_batch(positions)
 
-    with engine.capture(lambda gradient: of_batch[0].add(gradient)):
+    with engine.capture():
         run_batches([len(r) for r in rendered], batch_tokens, device, run)
     return out
 

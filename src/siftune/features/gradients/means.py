@@ -56,8 +56,7 @@ def mean_directions(engine: GradientEngine, rendered: Sequence[Rendered], path: 
             def hold(gradient: LayerGradient, gradients: dict[str, Tensor] = gradients) -> None:
                 gradients[gradient.name] = gradient.full()
 
-            with engine.capture(hold):
-                losses = engine.backward(collate([rendered[i] for i in some], pad_id, device))
+            losses = engine.backward(collate([rendered[i] for i in some], pad_id, device), hold)
             check(_square_lengths(gradients), losses)
             for k, kind in enumerate(kinds):
                 parts = {name: kind(name, one) for name, one in gradients.items()} if kind else gradients
@@ -67,7 +66,8 @@ def mean_directions(engine: GradientEngine, rendered: Sequence[Rendered], path: 
                     total[k, first : first + size] += (weights @ values).cpu().numpy()
         on_batch(positions)
 
-    run_batches([len(r) for r in rendered], batch_tokens, device, run)
+    with engine.capture():
+        run_batches([len(r) for r in rendered], batch_tokens, device, run)
     made.matrix[:] = total
     made.matrix.flush()  # type: ignore[attr-defined]
     return made
