@@ -17,6 +17,14 @@ from siftune.data.load import Inputs, load_inputs
 from siftune.data.readers import read_sources
 from siftune.data.rows import Examples, Row, column, content_of, conversation_of
 from siftune.data.stored import StoredRows
+from siftune.data.text.rows import (
+    conversation_text,
+    conversation_texts,
+    digest_of,
+    first_same_text,
+    text_digests,
+    text_key,
+)
 from siftune.pipeline import inspection
 from tests import tiny
 from tests.data.samples import jsonl, record
@@ -126,6 +134,11 @@ def same(a: Inputs, b: Inputs) -> None:
         for name in ("ids", "dropped", "unmatched_turns", "special_tokens_in_content", "truncated"):
             assert getattr(x, name) == getattr(y, name), name
         assert x.supervised.tolist() == y.supervised.tolist()
+        texts = [conversation_text(row) for row in plain(y.rows)]
+        assert list(conversation_texts(x.rows)) == texts
+        assert [bytes(one) for one in text_digests(x.rows)] == [digest_of(text) for text in texts]
+        assert first_same_text(x.rows).tolist() == [texts.index(text) for text in texts]
+        assert text_key(x.rows) == text_key(plain(y.rows))
     assert plain(a.overlaps.pool) == plain(b.overlaps.pool)
     for name in ("dropped", "in_test", "in_target", "same_prompt"):
         assert getattr(a.overlaps, name) == getattr(b.overlaps, name), name

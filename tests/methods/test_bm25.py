@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from siftune._common.errors import ConfigError
-from siftune.methods.bm25 import Bm25, Index
+from siftune.methods.bm25 import Bm25, Counts, Index
 from tests.methods.contexts import whole
 from tests.methods.texts import ODD, demo, examples, for_method, permuted
 
@@ -46,6 +46,10 @@ def oracle(documents: list[str], queries: list[str], k1: float = 1.5, b: float =
     return S
 
 
+def index_of(documents: list[str], queries: list[list[str]]) -> Index:
+    return Index(Counts.made(documents, queries), queries)
+
+
 def test_it_equals_the_formula_and_the_package(tmp_path):
     pool, target = examples(POOL), examples(TARGET, "target")
     found = Bm25().compute(context(tmp_path, pool, target))
@@ -68,7 +72,7 @@ def test_it_equals_the_formula_and_the_package(tmp_path):
 
 def test_a_word_of_the_query_counts_as_often_as_it_stands_there(tmp_path):
     documents = ["red apple", "green apple tree", "blue sky"]
-    once, twice = (whole(Index(documents, [query]).scores()) for query in (["apple"], ["apple", "apple"]))
+    once, twice = (whole(index_of(documents, [query]).scores()) for query in (["apple"], ["apple", "apple"]))
     np.testing.assert_array_equal(2 * once, twice)
     assert once[0, 0] > once[0, 1] > once[0, 2] == 0, "the shorter row holds it more densely"
 
@@ -81,13 +85,13 @@ def test_it_depends_on_neither_order_nor_blocks_and_copies_score_alike(data):
     documents = data.draw(texts)
     documents.append(documents[0])
     queries = [words(text) for text in data.draw(texts)]
-    index = Index(documents, queries)
+    index = index_of(documents, queries)
     S = whole(index.scores(block_rows=1))
     np.testing.assert_array_equal(whole(index.scores(block_rows=data.draw(st.integers(1, 12)))), S)
     np.testing.assert_array_equal(S[:, 0], S[:, -1])
     np.testing.assert_array_equal(index.matched, S.any(axis=1))
     order = data.draw(st.permutations(range(len(documents))))
-    np.testing.assert_array_equal(whole(Index([documents[i] for i in order], queries).scores()), S[:, order])
+    np.testing.assert_array_equal(whole(index_of([documents[i] for i in order], queries).scores()), S[:, order])
     if any(words(text) for text in documents):
         np.testing.assert_allclose(S, oracle(documents, [" ".join(q) for q in queries]), rtol=1e-4, atol=1e-5)
     else:
@@ -100,6 +104,38 @@ def test_the_order_of_a_real_pool_does_not_matter(tmp_path):
     S = whole(Bm25().compute(context(tmp_path, pool, target)).blocks)
     other = whole(Bm25().compute(context(tmp_path, permuted(pool, order), target)).blocks)
     np.testing.assert_array_equal(other, S[:, order])
+
+
+def test_counts_of_a_large_pool_are_kept_and_belong_to_its_rows_and_targets(tmp_path, monkeypatch, capsys):
+    from siftune.methods import bm25
+
+    pool, target = examples(POOL), examples(TARGET, "target")
+    expected = whole(Bm25().compute(context(tmp_path / "other", pool, target)).blocks)
+    monkeypatch.setattr(bm25, "KEPT_FROM", len(POOL))
+    kept = tmp_path / "store" / "bm25" / "counts.safetensors"
+    read: list[int] = []
+    made = Counts.made
+    monkeypatch.setattr(Counts, "made", lambda *given: read.append(given[2]) or made(*given))
+
+    def scores(pool, target):
+        with_clock = context(tmp_path, pool, target)
+        S = whole(Bm25().compute(with_clock).blocks)
+        return S, [step["reused"] for step in with_clock.clock.steps if step["step"] == "BM25 index"]
+
+    for times in (1, 2):
+        S, reused = scores(pool, target)
+        np.testing.assert_array_equal(S, expected)
+        assert (reused, read) == ([times == 2], [len(POOL)])
+    data = kept.read_bytes()
+    kept.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    np.testing.assert_array_equal(scores(pool, target)[0], expected)
+    assert "counts.safetensors was damaged" in capsys.readouterr().err
+    assert len(read) == 2
+    other = examples(POOL[::-1])
+    np.testing.assert_array_equal(scores(other, target)[0], expected[:, ::-1])
+    fewer = examples(TARGET[:3], "target")
+    np.testing.assert_array_equal(scores(other, fewer)[0], expected[:3, ::-1])
+    assert len(read) == 4
 
 
 def test_without_the_package_it_says_what_to_install(tmp_path, monkeypatch):
@@ -117,7 +153,7 @@ def test_the_weights_are_the_packages_to_the_last_bit(documents):
     if not any(words(text) for text in documents):
         return
     package.index(bm25s.tokenize(documents, show_progress=False), show_progress=False)
-    S = whole(Index(documents, [[word] for word in ("ab", "cd", "ef", "gh")]).scores())
+    S = whole(index_of(documents, [[word] for word in ("ab", "cd", "ef", "gh")]).scores())
     for word, line in zip(("ab", "cd", "ef", "gh"), S, strict=True):
         expected = package.get_scores([word]) if word in package.vocab_dict else np.zeros(len(documents))
         np.testing.assert_array_equal(line, expected)

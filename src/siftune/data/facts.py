@@ -12,6 +12,7 @@ import numpy as np
 
 from siftune.data.overlap import KEY_BYTES, key_of, normalised
 from siftune.data.rows import Message, Row
+from siftune.data.text.rows import digest_of, text_of
 
 
 @dataclass(frozen=True)
@@ -21,32 +22,36 @@ class Facts:
     Attributes:
         normalised: uint8 [N, 16]: BLAKE2b of the normalised text, see :func:`~siftune.data.overlap.normalised_key`.
         prompt: uint8 [N, 16]: likewise of the prompt, see :func:`~siftune.data.overlap.prompt_key`.
+        text: uint8 [N, 16]: of the text as it stands, see :func:`~siftune.data.text.rows.text_digests`.
         turns: int32 [N]: assistant turns.
         characters: int64 [N]: of all turns.
     """
 
     normalised: np.ndarray
     prompt: np.ndarray
+    text: np.ndarray
     turns: np.ndarray
     characters: np.ndarray
 
     def take(self, places: np.ndarray) -> Facts:
         """Those of some rows, in the order of ``places``."""
-        return Facts(self.normalised[places], self.prompt[places], self.turns[places], self.characters[places])
+        return Facts(self.normalised[places], self.prompt[places], self.text[places], self.turns[places],
+                     self.characters[places])
 
 
 def facts_of(conversations: Iterable[Sequence[Message]]) -> Facts:
     """The facts of conversations, in their order."""
-    keys = bytearray(), bytearray()
+    keys, exact = (bytearray(), bytearray()), bytearray()
     turns: list[int] = []
     characters: list[int] = []
     for messages in conversations:
         for key, text in zip(keys, normalised(messages), strict=True):
             key += key_of(text)
+        exact += digest_of(text_of(messages))
         turns.append(sum(message.role == "assistant" for message in messages))
         characters.append(sum(len(message.text) for message in messages))
-    whole, prompt = (np.frombuffer(bytes(key), dtype=np.uint8).reshape(-1, KEY_BYTES) for key in keys)
-    return Facts(whole, prompt, np.array(turns, dtype=np.int32), np.array(characters, dtype=np.int64))
+    whole, prompt, text = (np.frombuffer(bytes(key), dtype=np.uint8).reshape(-1, KEY_BYTES) for key in (*keys, exact))
+    return Facts(whole, prompt, text, np.array(turns, dtype=np.int32), np.array(characters, dtype=np.int64))
 
 
 def facts_about(rows: Sequence[Row]) -> Facts:

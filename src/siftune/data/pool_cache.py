@@ -43,14 +43,14 @@ from siftune.data.stored import RowFile, StoredRows
 
 _PROBES = 32  # rows that are rendered again to see whether what is kept is what would be made
 
-VERSION = 1
+VERSION = 2
 """Counted up whenever reading or rendering gives other rows, ids, masks or facts for the same input."""
 
 _ROWS, _RENDERING = "pool rows", "pool rendering"
 _IDS, _MASK, _TABLE = "ids.bin", "mask.bin", "rendering.bin"
 _ROW = np.dtype([("length", "<i4"), ("cut_tokens", "<i4"), ("supervised", "<i4"), ("unmatched", "<i4"),
                  ("turns", "<i4"), ("characters", "<i8"), ("special", "?"), ("normalised", "u1", (KEY_BYTES,)),
-                 ("prompt", "u1", (KEY_BYTES,))])
+                 ("prompt", "u1", (KEY_BYTES,)), ("text", "u1", (KEY_BYTES,))])
 
 
 class PoolCache:
@@ -235,7 +235,7 @@ def _table_of(one: Block) -> np.ndarray:
     table = np.zeros(len(one.lengths), dtype=_ROW)
     table["length"], table["cut_tokens"], table["unmatched"] = one.lengths, one.cut_tokens, one.unmatched
     table["special"], table["supervised"] = one.special, supervised_in(one.mask, starts_of(one.lengths), one.lengths)
-    for name in ("normalised", "prompt", "turns", "characters"):
+    for name in ("normalised", "prompt", "text", "turns", "characters"):
         table[name] = getattr(one.facts, name)
     return table
 
@@ -255,5 +255,5 @@ def _read(folder: Path, rows: StoredRows, bad: list[tuple[int, str, str]]) -> tu
         np.ascontiguousarray(table[name]) for name in ("length", "cut_tokens", "supervised", "unmatched", "special",
                                                        "turns"))
     rendered = RenderedRows(ids.array("<i4"), mask.array(np.bool_), starts_of(lengths), lengths, cut, supervised, used)
-    facts = Facts(table["normalised"], table["prompt"], turns, np.ascontiguousarray(table["characters"]))
+    facts = Facts(table["normalised"], table["prompt"], table["text"], turns, np.ascontiguousarray(table["characters"]))
     return rows.knowing(facts), Rendering(rendered, unmatched, special, bad)

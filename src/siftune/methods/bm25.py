@@ -12,6 +12,9 @@ little is found. N, l and df are those of the whole pool, but only words that st
 one: the others only make a row longer. The package cuts texts into words; what it would make of the counts is the same
 to the last bit, and takes a list of all words of the pool.
 
+Of a large pool the counts are kept in the run folder, so that the next command with the same rows and targets has no
+text to read.
+
 A score adds up over the words of its query, so a long prompt scores high with everything and scores of different
 targets are not comparable. The method ``bm25`` therefore lets targets take turns; the best score of any target (top-k)
 would give the longest prompt all rows.
@@ -21,20 +24,31 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import chain, islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from siftune._common.artefacts import Damaged, Unusable, digest, keep_file, kept_file
+from siftune._common.artefacts.sealed import tell_damage
 from siftune._common.errors import ConfigError
+from siftune._common.files import make_folder
 from siftune._common.progress import bar, log
-from siftune.data.text.rows import FORM, conversation_text, prompt_text, text_key
+from siftune.data.text.rows import FORM, conversation_texts, prompt_text, text_key
 from siftune.features.base import Computed, Context
 from siftune.selectors.core.problem import Blocks
 
 CHUNK_ROWS = 1024
 BLOCK_ROWS = 4096
 K1, B = 1.5, 0.75
+KEPT_FROM = 20_000
+"""Rows of a pool from which on its counts are kept: fewer are counted again in a second."""
+
+KIND = "word counts"
+VERSION = 1
+"""Of the counts: whoever changes what is counted counts up."""
 
 
 class Bm25:
@@ -51,9 +65,12 @@ class Bm25:
 
         tokenize = _bm25s().tokenize
         prompts = [prompt_text(row) for row in context.target.rows]
-        with context.clock.measure("BM25 index"):
-            queries: list[list[str]] = tokenize(prompts, return_ids=False, show_progress=False)
-            index = Index(map(conversation_text, context.pool.rows), queries, len(context.pool))
+        queries: list[list[str]] = tokenize(prompts, return_ids=False, show_progress=False)
+        fingerprint = {"text": FORM, "bm25s": importlib.metadata.version("bm25s"), "method": "lucene",
+                       "data": text_key(context.pool.rows), "targets": text_key(context.target.rows)}
+        with context.clock.measure("BM25 index") as entry:
+            counts, entry["reused"] = _counts(context, queries, fingerprint)
+            index = Index(counts, queries)
         silent = [row.id for row, query in zip(context.target.rows, queries, strict=True) if not query]
         unmatched = [row.id for row, found in zip(context.target.rows, index.matched, strict=True) if not found]
         if unmatched:
@@ -61,36 +78,98 @@ class Bm25:
                 f"{unmatched[0]!r}: no word of its prompt stands in the pool, so its turns go to the rows that the "
                 "other targets like best")
         notes = {"targets_without_words": len(silent), "targets_without_match": unmatched,
-                 "query_words": index.words, "mean_document_length": round(index.mean_length, 2)}
-        fingerprint = {"text": FORM, "bm25s": importlib.metadata.version("bm25s"), "method": "lucene",
-                       "data": text_key(context.pool.rows), "targets": text_key(context.target.rows)}
+                 "query_words": len(counts.words), "mean_document_length": round(index.mean_length, 2)}
         return Computed(blocks=index.scores(), fingerprint=fingerprint, notes=notes)
 
 
-class Index:
-    """BM25 weights of the query words in every document.
+@dataclass(frozen=True)
+class Counts:
+    """How often each document has each word of the queries, and how many words it has.
+
+    Of a document no more is held than that: other words only make it longer.
 
     Attributes:
-        words: how many different words the queries have.
+        words: those of the queries, each once.
+        of_documents: ``csr_array`` [N, words], int32.
+        lengths: int64 [N], without stop words.
+    """
+
+    words: Sequence[str]
+    of_documents: Any
+    lengths: np.ndarray
+
+    @classmethod
+    def made(cls, documents: Iterable[str], queries: Sequence[Sequence[str]], total: int = 0) -> Counts:
+        """Of documents; ``queries`` are tokenised already, ``total`` is the number of documents, for progress."""
+        words = _words(queries)
+        return cls(words, *_counted(documents, {word: i for i, word in enumerate(words)}, total))
+
+    @classmethod
+    def read(cls, path: Path, words: Sequence[str]) -> Counts:
+        from safetensors.numpy import load_file
+        from scipy.sparse import csr_array
+
+        found = load_file(path)
+        parts = found["counts"], found["words"], found["starts"]
+        return cls(words, csr_array(parts, shape=(len(found["lengths"]), len(words))), found["lengths"])
+
+    def write(self, path: Path) -> None:
+        from safetensors.numpy import save_file
+
+        of = self.of_documents
+        save_file({"counts": of.data, "words": of.indices, "starts": of.indptr, "lengths": self.lengths}, path)
+
+
+def _words(queries: Sequence[Sequence[str]]) -> list[str]:
+    return list(dict.fromkeys(word for query in queries for word in query))
+
+
+def _counts(context: Context, queries: Sequence[Sequence[str]], fingerprint: Mapping[str, Any]) -> tuple[Counts, bool]:
+    """Those of a pool, and whether they were kept."""
+    total = len(context.pool)
+    if total < KEPT_FROM or context.share is not None:
+        return Counts.made(conversation_texts(context.pool.rows), queries, total), False
+    path = context.folder / "store" / "bm25" / "counts.safetensors"
+    key = digest({**fingerprint, "words": _words(queries), "code": VERSION})
+    try:
+        return Counts.read(kept_file(path, KIND, key).path, _words(queries)), True
+    except Damaged as error:
+        tell_damage(path, str(error))
+    except Unusable:
+        pass
+    counts = Counts.made(conversation_texts(context.pool.rows), queries, total)
+    make_folder(path.parent)
+    keep_file(path, KIND, key, write=counts.write)
+    return counts, False
+
+
+class Index:
+    """BM25 scores of all documents for some queries.
+
+    Args:
+        counts: of the documents.
+        queries: their words.
+
+    Attributes:
         mean_length: of the documents, in words that are no stop words.
         matched: bool [M], whether any document holds a word of the query.
     """
 
-    def __init__(self, documents: Iterable[str], queries: Sequence[Sequence[str]], total: int = 0):
-        """``queries`` are tokenised already; ``total`` is the number of documents, for progress."""
+    def __init__(self, counts: Counts, queries: Sequence[Sequence[str]]):
         from scipy.sparse import csr_array
 
-        vocabulary = {word: i for i, word in enumerate(dict.fromkeys(word for query in queries for word in query))}
-        self.words = len(vocabulary)
-        counts, lengths = _counted(documents, vocabulary, total)
-        self.mean_length = int(lengths.sum()) / max(1, len(lengths))
-        self.weights = _weights(counts, lengths, self.mean_length)
-        at = [vocabulary[word] for query in queries for word in query]
+        self._counts = counts
+        n, words = counts.of_documents.shape
+        self.mean_length = int(counts.lengths.sum()) / max(1, n)
+        holding = np.bincount(counts.of_documents.indices, minlength=words)
+        self._idf = np.array([math.log(1 + (n - df + 0.5) / (df + 0.5)) if df else 0.0 for df in holding.tolist()],
+                             dtype=np.float32).astype(np.float64)
+        number = {word: i for i, word in enumerate(counts.words)}
+        at = [number[word] for query in queries for word in query]
         of = np.repeat(np.arange(len(queries)), [len(query) for query in queries])
         # A word that a query holds twice counts twice: equal entries are added up.
-        self.queries: Any = csr_array((np.ones(len(at)), (of, at)), shape=(len(queries), self.words))
-        present = np.asarray((self.weights != 0).sum(axis=0)).ravel() > 0
-        self.matched = self.queries @ present.astype(np.float64) > 0
+        self.queries: Any = csr_array((np.ones(len(at)), (of, at)), shape=(len(queries), words))
+        self.matched = self.queries @ (holding > 0).astype(np.float64) > 0
 
     def scores(self, block_rows: int = BLOCK_ROWS) -> Blocks:
         """Streamed S[M, n], float64.
@@ -98,23 +177,26 @@ class Index:
         The weights are float32 and are added up in float64, which holds their sums exactly: no order of rows, words or
         blocks shows.
         """
-        weights, queries = self.weights, self.queries
-
         def stream() -> Iterator[tuple[int, np.ndarray]]:
-            for start in range(0, weights.shape[0], block_rows):
-                yield start, (queries @ weights[start : start + block_rows].T).toarray()
+            for start in range(0, len(self._counts.lengths), block_rows):
+                yield start, (self.queries @ self._weights(slice(start, start + block_rows)).T).toarray()
 
         return stream
 
+    def _weights(self, rows: slice) -> Any:
+        """``csr_array`` [n, words], float64: what a word adds to a document's score, rounded to float32 as bm25s
+        does."""
+        from scipy.sparse import csr_array
+
+        counts, lengths = self._counts.of_documents[rows], self._counts.lengths[rows]
+        f = counts.data.astype(np.float64)
+        norm = np.repeat(K1 * ((1 - B) + B * lengths / (self.mean_length or 1.0)), np.diff(counts.indptr))
+        weights = (self._idf[counts.indices] * (f / (norm + f))).astype(np.float32)
+        return csr_array((weights.astype(np.float64), counts.indices, counts.indptr), shape=counts.shape)
+
 
 def _counted(documents: Iterable[str], vocabulary: Mapping[str, int], total: int) -> tuple[Any, np.ndarray]:
-    """How often each document has each word of a query, and how many words it has.
-
-    Of a document no more is held than that: other words only make it longer.
-
-    Returns:
-        ``csr_array`` [N, words], int32; int64 [N].
-    """
+    """The ``of_documents`` and ``lengths`` of :class:`Counts`, of the words of a vocabulary (word -> its column)."""
     from scipy.sparse import csr_array
 
     tokenize, texts, size = _bm25s().tokenize, iter(documents), max(1, len(vocabulary))
@@ -140,25 +222,6 @@ def _counted(documents: Iterable[str], vocabulary: Mapping[str, int], total: int
     starts = np.concatenate([[0], np.cumsum(np.concatenate(held))])
     return csr_array((np.concatenate(counts), np.concatenate(words), starts),
                      shape=(len(starts) - 1, len(vocabulary))), np.concatenate(lengths)
-
-
-def _weights(counts: Any, lengths: np.ndarray, mean_length: float) -> Any:
-    """``csr_array`` [N, words], float64: what a word adds to a document's score, rounded to float32 as bm25s does.
-
-    Args:
-        counts, lengths: see :func:`_counted`.
-        mean_length: of the documents.
-    """
-    from scipy.sparse import csr_array
-
-    n, words = counts.shape
-    holding = np.bincount(counts.indices, minlength=words)
-    idf = np.array([math.log(1 + (n - df + 0.5) / (df + 0.5)) if df else 0.0 for df in holding.tolist()],
-                   dtype=np.float32).astype(np.float64)
-    f, per_row = counts.data.astype(np.float64), np.diff(counts.indptr)
-    norm = np.repeat(K1 * ((1 - B) + B * lengths / (mean_length or 1.0)), per_row)
-    weights = (idf[counts.indices] * (f / (norm + f))).astype(np.float32)
-    return csr_array((weights.astype(np.float64), counts.indices, counts.indptr), shape=counts.shape)
 
 
 def _bm25s() -> Any:

@@ -25,7 +25,7 @@ from siftune._common.progress import bar
 from siftune.config.options import COUNT, OwnSettings, option
 from siftune.data.rows import Examples
 from siftune.data.text.ngrams import HashedNgrams, hashed_ngrams
-from siftune.data.text.rows import FORM, conversation_text, text_key
+from siftune.data.text.rows import FORM, conversation_texts, text_key
 from siftune.features.base import Computed, Context, deciding_features
 
 SMOOTHING = 1e-8
@@ -84,7 +84,7 @@ def log_ratio(target: np.ndarray, pool: np.ndarray) -> np.ndarray:
 def _counted(examples: Examples, buckets: int, kind: str) -> list[HashedNgrams]:
     parts = []
     with bar(f"{kind} n-grams", len(examples)) as progress:
-        for part in hashed_ngrams((conversation_text(row) for row in examples.rows), buckets):
+        for part in hashed_ngrams(conversation_texts(examples.rows), buckets):
             parts.append(part)
             progress.advance(len(part.counts))
     return parts

@@ -15,8 +15,8 @@ import numpy as np
 
 from siftune._common.progress import bar
 from siftune.config.options import OwnSettings, option
-from siftune.data.rows import Examples, Row
-from siftune.data.text.rows import FORM, conversation_text, first_same_text, text_digests
+from siftune.data.rows import Examples
+from siftune.data.text.rows import FORM, conversation_texts, first_same_text, named_text_digests, text_digests
 from siftune.features.base import Computed, Context
 from siftune.features.cosines import cosines, identical_vectors
 from siftune.features.earlier import take
@@ -24,13 +24,12 @@ from siftune.features.shares import Share
 from siftune.features.store import FeatureStore, RowKeys
 from siftune.features.store.codec import encode
 from siftune.features.store.kept_rows import DIGEST
-from siftune.features.store.row_keys import SIZE, row_digest
 from siftune.features.whitening import Whitenable, prepared
 from siftune.features.work import Work
 from siftune.models.sentence_embedding import BATCH_ROWS, SentenceModel, load_sentence_model
 from siftune.selectors.core.problem import Blocks
 
-VERSION = 1
+VERSION = 2
 """Of the embeddings: whoever changes how a row is embedded counts up."""
 
 
@@ -138,7 +137,7 @@ class Embeddings:
     def _store(self, examples: Examples, kind: str) -> tuple[FeatureStore, bool]:
         config, model = self.context.config, self.model
         is_pool = kind == "pool"
-        rows = RowKeys(kind, text_digests(examples.rows))
+        rows = RowKeys(kind, named_text_digests(examples.rows))
         dtype = config.feature_dtype if is_pool else "float32"
         root = self.context.folder / "store" / f"embed-{model.weights[:8]}"
         store = FeatureStore.open(
@@ -152,7 +151,7 @@ class Embeddings:
             nonlocal computed
             computed += sum(self._embed(one, some, kind, dtype) for one in stores)
 
-        take(self.context, [store], examples, lambda: content_digests(examples.rows), compute)
+        take(self.context, [store], examples, lambda: text_digests(examples.rows), compute)
         computed += self._embed(store, examples, kind, dtype, self.context.share if is_pool else None)
         return store, not computed
 
@@ -172,22 +171,16 @@ class Embeddings:
             progress.skip(len(examples) - rows)
             for shard in missing:
                 inside = examples.rows[shard.start : shard.stop]
-                texts = [conversation_text(row) for row in inside]
+                texts = list(conversation_texts(inside))
                 cut = model.cut(texts)
                 known = np.full(len(texts), -1, np.int8) if cut is None else cut.astype(np.int8)
                 store.write(shard, {**encode("feature", model.encode(texts, batch_rows), dtype), "cut": known,
-                                    DIGEST: content_digests(inside)})
+                                    DIGEST: text_digests(inside)})
                 progress.advance(len(shard))
         if share is not None:
             share.end(step, len(missing), len(store.missing()))
         store.finish()
         return rows
-
-
-def content_digests(rows: Sequence[Row]) -> np.ndarray:
-    """uint8 [N, 16]: what the encoder sees of each row, its text."""
-    found = [row_digest(conversation_text(row).encode("utf-8", "surrogatepass")) for row in rows]
-    return np.frombuffer(b"".join(found), np.uint8).reshape(-1, SIZE)
 
 
 def rows_cut(store: FeatureStore) -> int | None:

@@ -17,7 +17,7 @@ from siftune._common.artefacts import Unusable, read_sealed
 from siftune._common.files import read_json
 from siftune.config.settings import SelectConfig, read_yaml
 from siftune.data.rows import Examples
-from siftune.data.text.rows import text_digests
+from siftune.data.text.rows import named_text_digests
 from siftune.features.base import Context, row_keys
 from siftune.features.earlier import POOL
 from siftune.features.in_context.matrix import Contents
@@ -88,7 +88,7 @@ def features_home(config: SelectConfig, pool: Examples) -> FeaturesHome:
 def _keys(pool: Examples, keys: RowKeys) -> list[Callable[[], str]]:
     """The keys that stores of the pool may have: of what passes see, of texts, and of the different contents; each is
     made when it is first asked for."""
-    return [lambda: keys.key, cache(lambda: RowKeys("pool", text_digests(pool.rows)).key),
+    return [lambda: keys.key, cache(lambda: RowKeys("pool", named_text_digests(pool.rows)).key),
             cache(lambda: row_keys(Contents(pool).examples, "pool").key)]
 
 
