@@ -175,7 +175,7 @@ def main() -> None:
             sentences = str(word_vectors(folder / "sentences")) if options.sentences == "word vectors" \
                 else options.sentences
             for method in set(options.methods) - {"bm25"}:
-                commands[f"select {method}"] += ["--embedding-model", sentences]
+                commands[f"select {method}"] += ["--set", f"embedding_model={sentences}"]
         if "fusion" in options.methods:
             commands["select fusion"] += ["--set", "signals=[bm25, embed]"]
         found: dict[str, Any] = {"rows": count, "source": options.source.name,

@@ -374,6 +374,31 @@ def incremental() -> str:
                      "similarities, largest difference"], rows)
 
 
+def pools() -> str:
+    rows = []
+    for run in read_json(RESULTS / "pools.json")["runs"]:
+        for name in dict.fromkeys(key.rpartition(", ")[0] for key in run if ", " in key):
+            first, second = (run[f"{name}, {when}"] for when in ("first", "second"))
+            rendered = first.get("rendered_per_second")
+            rows.append([f"{run['rows']:,}", f"`{name}`", f"{first['seconds']:.0f} s", f"{second['seconds']:.0f} s",
+                         f"{rendered:,}" if rendered else "",
+                         f"{max(one['peak_mb'] for one in (first, second)):,}",
+                         f"{max(one['peak_mb_of_all_processes'] for one in (first, second)):,}"])
+    return markdown(["rows", "command", "first time", "second time", "rendered a second", "peak MB",
+                     "of all processes"], rows)
+
+
+def plans() -> str:
+    rows = [[f"`{one['method']}`", f"{one['rows']:,}", f"{one['planned_seconds']:.0f} s",
+             f"{one['run']['seconds']:.0f} s", f"{one['seconds_ratio']:.2f}",
+             f"{one['planned_mb']:,} MB", f"{one['run']['peak_mb']:,} MB",
+             f"{one['memory_ratio']:.2f}" if one["memory_ratio"] else "",
+             f"{one['plan']['cpu_seconds']:.0f} s", f"{one['plan_share']:.1%}"]
+            for one in read_json(RESULTS / "plans.json")["runs"]]
+    return markdown(["method", "rows", "planned", "took", "ratio", "memory planned", "taken", "ratio",
+                     "CPU seconds of the plan", "of the run's"], rows)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "speed": speed, "speed-merged": partial(speed, "gradients-speed-merged"),
     "accuracy-lora-8": accuracy("lora-8"), "accuracy-lora-64": accuracy("lora-64"),
@@ -385,6 +410,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "skills-random": skills_random, "skills-arms": skills_arms,
     "skills-by-target": skills_by_target, "fixed-methods": fixed_methods, "skills-choosing": skills_choosing,
     "two-stages": two_stages, "gradient-forms": gradient_forms, "incremental": incremental,
+    "pools": pools, "plans": plans,
 }
 
 

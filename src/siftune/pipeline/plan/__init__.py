@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +9,7 @@ from siftune._common.text import counted
 from siftune.config.settings import SelectConfig
 from siftune.features.base import Context, GradientMethod
 from siftune.features.work import PlannedMethod
-from siftune.pipeline.plan.estimate import MEASURED, Plan, Speeds, Stage
+from siftune.pipeline.plan.estimate import MEASURED, Plan, Speeds
 from siftune.pipeline.recipes import representation_of
 from siftune.pipeline.select import constrain, load, method_of, read_inputs
 from siftune.selectors import SELECTORS, Budget, Problem, SelectorInfo
@@ -36,17 +33,15 @@ def plan(config: SelectConfig, speeds: Speeds = MEASURED) -> Plan:
     method_of(config)
     made = Plan()
 
-    def timed(step: str, run: Callable[..., Any], *arguments: Any) -> Any:
-        """What the run will do as well, whatever the number of rows."""
-        start = time.monotonic()
-        found = run(*arguments)
-        made.stages.append(Stage(step, time.monotonic() - start, on_device=False))
-        return found
+    with made.fixed("reading"):
+        inputs = read_inputs(config)
 
-    inputs = timed("reading", read_inputs, config)
-    loader = _outline if speeds.spare_the_model else load
-    context = Context(config, inputs.pool, inputs.target, inputs.render, Path(config.output_dir or "."),
-                      partial(timed, "loading", loader), existing=inputs.existing)
+    def loaded_model(config: SelectConfig) -> LoadedModel:
+        with made.fixed("loading"):
+            return (_outline if speeds.spare_the_model else load)(config)
+
+    context = Context(config, inputs.pool, inputs.target, inputs.render, Path(config.output_dir or "."), loaded_model,
+                      existing=inputs.existing)
     method = method_of(config, inputs, context)
     constrained = constrain(config, inputs, Problem(ids=inputs.pool.ids, tokens=inputs.pool.tokens))
     budget = constrained.resolve(Budget.parse(config.budget))

@@ -24,7 +24,7 @@ PROBE_SECONDS = 8.0
 def estimate(work: Sequence[Work], context: Context, selector: SelectorInfo, made: Plan,
              speeds: Speeds = MEASURED) -> None:
     """Add the steps to a plan, each at the speed of its kind."""
-    probe, workers, disk = _Probe(context, speeds), context.config.workers, 0
+    probe, workers, disk = _Probe(context, speeds, made), context.config.workers, 0
     for one in work:
         if one.needs not in ("", selector.needs):
             continue
@@ -75,8 +75,8 @@ def _of_readers(one: Work, context: Context) -> int:
 
 
 class _Probe:
-    def __init__(self, context: Context, speeds: Speeds):
-        self.context, self.speeds, self.has_measured = context, speeds, False
+    def __init__(self, context: Context, speeds: Speeds, made: Plan):
+        self.context, self.speeds, self.made, self.has_measured = context, speeds, made, False
         self._known: dict[tuple[str, str, tuple[str, ...]], float] = {}
         self._sentence_models: dict[str, SentenceModel] = {}
 
@@ -148,9 +148,10 @@ class _Probe:
         if owner not in self._sentence_models:
             context = self.context.of(owner) if owner else self.context
             config = context.config
-            self._sentence_models[owner] = load_sentence_model(
-                context.settings.embedding_model, device=config.device, dtype=config.dtype,
-                trust_remote_code=config.trust_remote_code)
+            with self.made.fixed("loading"):
+                self._sentence_models[owner] = load_sentence_model(
+                    context.settings.embedding_model, device=config.device, dtype=config.dtype,
+                    trust_remote_code=config.trust_remote_code)
         return self._sentence_models[owner]
 
     def sentence_bytes(self, owner: str) -> int:
