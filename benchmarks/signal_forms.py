@@ -14,9 +14,10 @@ and with `--dims` there is a pass for each number of dimensions, projected (spar
 read, so the script can be killed and run again; the results are written after each arm. Told are, as means over targets
 with 95% intervals (Student's t over targets):
 
-* **two stages**: for `keep` = 2, 4, 8 and 16 budgets and each first stage, the share of the exact selection (the
-  targets' rows take turns until the budget is full) that the first stage keeps, the share of it that the second stage
-  then selects, what random rows would keep, and the share of the pool's tokens that the gradient pass sees;
+* **two stages** (`--first less` is LESS at its last checkpoint): for `keep` = 2, 4, 8 and 16 budgets and each first
+  stage, the share of the exact selection (the targets' rows take turns until the budget is full) that the first stage
+  keeps, the share of it that the second stage then selects, what random rows would keep, and the share of the pool's
+  tokens that the gradient pass sees;
 * **projected**: how much of the exact top 5% of a single target row, of the mean over a target's rows (LESS's score),
   and of the selection is left;
 * **forms**: how much of the selection is the same with another form, and how the mean score goes with the length of the
@@ -113,10 +114,14 @@ class Forms:
         return joined(found.blocks), joined(found.subtask_blocks)
 
     def kept(self, first: str, target: str, keep: float) -> np.ndarray:
-        """The rows that a first stage keeps, as the method two-stage does it; computed once for all arms."""
+        """The rows that a first stage keeps, as the method two-stage does it; computed once for all arms.
+
+        LESS as a first stage is that at its last checkpoint.
+        """
         signals = tuple(first.split("+"))
         if (first, target) not in self._fused:
-            context = self.context(target, "fusion", {"fusion": {"signals": signals}})
+            cheaper = {"less": {"projection": "none", **ARMS["last-checkpoint"]}} if "less" in signals else {}
+            context = self.context(target, "fusion", {"fusion": {"signals": signals}, **cheaper})
             self._fused[first, target] = Fusion().compute(context)
         if (first, target, keep) not in self._kept:
             context = self.context(target, "two-stage", {"two-stage": {"first": signals, "keep": keep}})

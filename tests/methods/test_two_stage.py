@@ -90,6 +90,40 @@ def test_scores_of_the_whole_pool_that_are_there_already_are_read(tmp_path):
         assert not list((tmp_path / "store").glob("part-*"))
 
 
+def test_less_itself_may_say_at_its_last_checkpoint_which_rows_are_worth_the_others(tmp_path, monkeypatch):
+    context = made(tmp_path / "two", first=("less",))
+    exact = dataclasses.replace(context, folder=tmp_path / "less")
+    last = whole(alone(exact, Less, **SMALL, checkpoints="last").blocks).astype(np.float64)
+    problem = Problem.from_similarities(last, ids=context.pool.ids, targets=context.target.ids)
+    rows = np.sort(select(problem, 6, "round-robin").indices)
+    every = alone(exact, Less, **SMALL)
+    seen: list[int] = []
+    real = ShardWorker.__call__
+    monkeypatch.setattr(ShardWorker, "__call__", lambda self, job: (seen.append(len(job.rendered)), real(self, job))[1])
+    found = TwoStage().compute(context)
+    assert sum(seen) == 13 + 2 * 6, "a pass over the pool at one of two checkpoints, both for the kept rows"
+    np.testing.assert_array_equal(found.excluded[REASON], np.setdiff1d(np.arange(13), rows))
+    np.testing.assert_allclose(whole(found.blocks)[:, rows], whole(every.blocks)[:, rows], atol=1e-6)
+    plan = Plan()
+    estimate_method(TwoStage(), made(tmp_path / "plan", first=("less",)), SELECTORS.get("round-robin").info, plan)
+    lines = dict(plan.lines)
+    assert lines["signal"] == "less"
+    assert lines["second stage"] == "less on 6 of 13 rows"
+
+
+@pytest.mark.parametrize(("own", "said"), [
+    ({"first": ("rds",), "second": "rds"}, "no gradients at checkpoints"),
+    ({"first": ("bm25", "less"), "less": {"checkpoints": "last"}}, "no cheaper form"),
+], ids=str)
+def test_a_method_without_a_cheaper_form_cannot_be_both_stages(own, said, tmp_path):
+    less = own.pop("less", {})
+    context = made(tmp_path, **own)
+    context.config = context.config.with_own({"less": {**SMALL, **less}})
+    with pytest.raises(ConfigError, match="both the first and the second") as error:
+        TwoStage().compute(context)
+    assert said in str(error.value.why)
+
+
 def test_centred_the_means_are_those_of_the_whole_pool(tmp_path):
     context = made(tmp_path / "two")
     context.config = context.config.with_own({"less": {"center": True}})

@@ -11,6 +11,10 @@ targets but what they do to the weights. How much that is depends on the targets
 measures it as the share of the exact top rows that are kept. Rows that the user leaves out are not looked at, nor is
 more than one of near-duplicates; rows that must be taken are, whatever the first stage says.
 
+A method by gradients may be both stages: with ``first = [less]`` the last checkpoint of the warmup run says which rows
+are worth the others. That costs one of its passes over the whole pool, but misses little of what all of them select,
+also where words and embeddings see nothing.
+
 Where the second method has kept its scores of the whole pool already, they are read and no pass is run.
 """
 
@@ -45,7 +49,8 @@ BUDGETS = Rule("a finite number of 1 or more", lambda x: 1 <= x < float("inf"), 
 @dataclass(frozen=True)
 class TwoStageSettings(OwnSettings):
     first: tuple[str, ...] = option(("bm25", "embed"), "The cheap methods, added up as by fusion, that say which rows "
-                                    "are looked at. Their own settings are read as well.")
+                                    "are looked at. Their own settings are read as well; the second itself, as "
+                                    "[less], is taken at its last checkpoint alone.")
     second: str = option("less", "The method that ranks these rows, with its own settings.")
     keep: float = option(8.0, "How many budgets of rows the first stage keeps.", rule=BUDGETS)
 
@@ -157,9 +162,22 @@ def _kept_budget(context: Context, usable: np.ndarray | None = None) -> str:
 
 
 def _first(context: Context) -> Context:
-    """What the first stage is computed in: a fusion of its own."""
-    config = replace(context.config, collect=(), own={
-        **context.config.own, "fusion": {"signals": context.settings.first}})
+    """What the first stage is computed in: a fusion of its own.
+
+    Raises:
+        ConfigError: the second method is the first as well, and has no cheaper form.
+    """
+    settings: TwoStageSettings = context.settings
+    own: dict[str, Any] = {**context.config.own, "fusion": {"signals": settings.first}}
+    if settings.second in settings.first:
+        given = getattr(context.of(settings.second).settings, "checkpoints", None)
+        if given != "all":
+            raise ConfigError(f"{settings.second} is both the first and the second stage", where="first",
+                              why="It takes no gradients at checkpoints." if given is None else
+                                  f"With checkpoints={given} there is no cheaper form of it.",
+                              hint="name another method in first" + (", or leave checkpoints out" if given else ""))
+        own[settings.second] = {**own.get(settings.second, {}), "checkpoints": "last"}
+    config = replace(context.config, collect=(), own=own)
     return replace(context, config=config, owner="fusion",
                    siblings=lambda: [_first(one) for one in context.siblings()])
 
