@@ -121,7 +121,8 @@ class Forms:
         signals = tuple(first.split("+"))
         if (first, target) not in self._fused:
             cheaper = {"less": {"projection": "none", **ARMS["last-checkpoint"]}} if "less" in signals else {}
-            context = self.context(target, "fusion", {"fusion": {"signals": signals}, **cheaper})
+            how = {"signals": signals, "center_signals": signals != ("less",)}
+            context = self.context(target, "fusion", {"fusion": how, **cheaper})
             self._fused[first, target] = Fusion().compute(context)
         if (first, target, keep) not in self._kept:
             context = self.context(target, "two-stage", {"two-stage": {"first": signals, "keep": keep}})

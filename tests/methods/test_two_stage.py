@@ -107,7 +107,11 @@ def test_less_itself_may_say_at_its_last_checkpoint_which_rows_are_worth_the_oth
     plan = Plan()
     estimate_method(TwoStage(), made(tmp_path / "plan", first=("less",)), SELECTORS.get("round-robin").info, plan)
     lines = dict(plan.lines)
-    assert lines["signal"] == "less"
+    assert lines["first stage"] == "less"
+    assert lines["first stage, less: features"].startswith(("less than", "about")), lines
+    assert "1 checkpoint," in lines["first stage, less: features"]
+    assert "2 checkpoints" in lines["less: features"]
+    assert lines["less: warmup"] == "the one that is told of already"
     assert lines["second stage"] == "less on 6 of 13 rows"
 
 

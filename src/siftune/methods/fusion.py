@@ -28,6 +28,7 @@ from siftune.config.catalogue import METHODS, owner_of, settings_type
 from siftune.config.options import OwnSettings, Rule, option
 from siftune.features.base import Computed, Context, GradientMethod
 from siftune.features.fusing import reciprocal_ranks, z_sum
+from siftune.features.once import Once
 from siftune.features.work import PlannedMethod, Work
 from siftune.selectors.core.problem import Blocks
 from siftune.selectors.core.spread import Spread
@@ -92,6 +93,7 @@ class Fusion:
     needs_model = True
     forward = True
     selector = "round-robin"
+    signal = "signal"
 
     def compute(self, context: Context) -> Computed:
         settings: FusionSettings = context.settings
@@ -99,7 +101,8 @@ class Fusion:
         weights = _weights(settings)
         parts = signal_contexts(context)
         found = [_computed(one, inside, settings.signals) for one, inside in parts]
-        signals = [_per_target(inside, output) for (_, inside), output in zip(parts, found, strict=True)]
+        signals = [Once(_per_target(inside, output), context.folder / "store")
+                   for (_, inside), output in zip(parts, found, strict=True)]
         notes: dict[str, Any] = {"fusion": settings.form, "weights": list(weights), "signals": {
             name: output.notes for name, output in zip(settings.signals, found, strict=True)}}
         if settings.form == "zsum":

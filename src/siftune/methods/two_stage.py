@@ -85,7 +85,7 @@ class TwoStage:
     needs_model = True
     selector = "round-robin"
     by_budget = True
-    part = "second stage"
+    signal, part = "first stage", "second stage"
 
     def compute(self, context: Context) -> Computed:
         settings: TwoStageSettings = context.settings
@@ -168,7 +168,9 @@ def _first(context: Context) -> Context:
         ConfigError: the second method is the first as well, and has no cheaper form.
     """
     settings: TwoStageSettings = context.settings
-    own: dict[str, Any] = {**context.config.own, "fusion": {"signals": settings.first}}
+    # Alone, it is not centred unless it is in the second stage: it is to find what that will.
+    own: dict[str, Any] = {**context.config.own, "fusion": {"signals": settings.first, "center_signals":
+                                                            settings.first != (settings.second,)}}
     if settings.second in settings.first:
         given = getattr(context.of(settings.second).settings, "checkpoints", None)
         if given != "all":

@@ -21,6 +21,7 @@ from siftune.features.base import Clock, Computed, Context
 from siftune.features.centring import SHARED
 from siftune.features.collect import check as check_collect
 from siftune.features.gradient_settings import warmup_settings
+from siftune.features.once import similarities_once
 from siftune.features.shares import Share
 from siftune.features.similarity import largest_coordinates
 from siftune.pipeline.auto import Situation, speed
@@ -138,7 +139,8 @@ def choose(config: SelectConfig, *, inputs: Inputs | None = None, context: Conte
     check_own(config, method)
     if method.reason:
         log(f"method auto: {method.representation} with {method.selector} ({method.reason})")
-    found: Computed = output or representation.compute(dataclasses.replace(context, limits=constrained))
+    found: Computed = output or similarities_once(
+        representation.compute(dataclasses.replace(context, limits=constrained)), context.folder / "store")
     if getattr(context.settings, "center", False) and SHARED not in found.notes:
         log(f"center changes nothing here: {method.representation} has no vectors to take a mean of")
     problem = with_pairs(to_problem(constrained, inputs, found), found, SELECTORS.get(method.selector).info.needs)

@@ -79,9 +79,13 @@ def estimate_method(representation: Any, context: Context, selector: SelectorInf
     for part, inside in parts(context) if parts else ():
         from siftune.pipeline.plan.gradients import estimate
 
-        on = "" if inside.whole is None else f" on {len(inside.pool):,} of {counted(len(inside.whole))}"
-        made.add(getattr(representation, "part", "signal"), f"{part.name}{on}")
-        with made.within(part.name):
+        if inside.whole is not None:
+            made.add(representation.part, f"{part.name} on {len(inside.pool):,} of {counted(len(inside.whole))}")
+            lines = part.name
+        else:
+            made.add(representation.signal, part.name)
+            lines = f"{representation.signal}, {part.name}"
+        with made.within(lines):
             estimate(inside.config, part, inside, made, speeds)
     if isinstance(representation, GradientMethod):
         from siftune.pipeline.plan.gradients import estimate

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -110,6 +110,7 @@ class Plan:
         lines: (step, estimate in words).
         stages: what takes time, of everything that is not there yet.
         disk: bytes of features.
+        warmups: the warmup runs among them; one serves all methods that ask for the same.
         memory: estimated peak resident bytes of the process that computes; of each, where there are several; 0 where
             it was not measured.
     """
@@ -118,6 +119,7 @@ class Plan:
     stages: list[Stage] = field(default_factory=list)
     disk: int = 0
     memory: int = 0
+    warmups: list[Any] = field(default_factory=list)
     _within: str = ""
 
     @property

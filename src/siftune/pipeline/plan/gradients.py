@@ -49,6 +49,10 @@ def estimate(config: SelectConfig, representation: GradientMethod, context: Cont
 
             passes, warmup_tokens = len(open_checkpoints(given, lora_settings(config))), 0.0
             warmup_told = f"none: {passes} checkpoints of {given}"
+        elif warmup in made.warmups:
+            warmup_tokens, warmup_told = 0.0, "the one that is told of already"
+        else:
+            made.warmups.append(warmup)
     small = [context.target]
     if needs_reference(settings):
         small.append(reference_rows(context.whole_pool, config.seed))
