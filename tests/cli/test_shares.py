@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -154,3 +155,20 @@ def test_every_shard_is_of_exactly_one_share(shards: int, count: int) -> None:
 def test_only_shares_are_read(text: str) -> None:
     with pytest.raises(ConfigError):
         Share.parse(text)
+
+
+@pytest.mark.parametrize("method", ["rds+", "less"])
+def test_shares_of_a_pool_that_has_grown_take_what_the_run_before_has_of_it(method, files, shared, written, tmp_path):
+    lines = files.pool.read_text(encoding="utf-8").splitlines()
+    (tmp_path / "before.jsonl").write_text("\n".join(lines[5:]) + "\n", encoding="utf-8")
+    before = replace(files, pool=tmp_path / "before.jsonl")
+    siftune(*before.select, "--method", method, "--output-dir", tmp_path / "before").ok()
+    siftune(*files.select, "--method", method, "--from", tmp_path / "before", "--output-dir", tmp_path / "plain").ok()
+    run = shared(method, "--from", tmp_path / "before")
+    assert "35 of 40 rows" in run("0/2").ok().err
+    written.clear()
+    for share in ("2/2", "1/2"):
+        run(share).ok()
+    run().ok()
+    assert not [name for name in written if "/pool/" in name], "share 0 has computed the few that are new"
+    assert chosen(tmp_path / "run") == chosen(tmp_path / "plain")

@@ -204,4 +204,5 @@ def test_a_plan_tells_both_stages(tmp_path):
     lines = dict(plan.lines)
     assert lines["second stage"] == "less on 6 of 13 rows"
     assert {"less: warmup", "pool embeddings", "bm25"} <= set(lines)
+    assert "loading" in {stage.name for stage in plan.stages}, "of the embedding model"
     assert json.dumps(plan.lines)
