@@ -256,6 +256,20 @@ def two_stages() -> str:
         ["rows at random", *(f"{next(iter(recorded.values()))[keep]['by_chance']['mean']:.2f}" for keep in keeps)]])
 
 
+def two_stages_by_gradients() -> str:
+    """What LESS at its last checkpoint keeps of the exact selection, and the passes that both stages take of LESS's."""
+    recorded = read_json(RESULTS / "two-stages-by-gradients.json")["two_stage"]["paper"]
+    checkpoints, rows = 4, []
+    for first, one in recorded.items():
+        before, parts = 1 / checkpoints if first == "less" else 0, [one[keep] for keep in ("2", "4", "8")]
+        rows.append([f"`{first}`", *(f"{_share(part['recall'])}, {before + part['share_of_tokens']['mean']:.0%}"
+                                     for part in parts)])
+    chance = next(iter(recorded.values()))
+    rows.append(["rows at random", *(f"{chance[keep]['by_chance']['mean']:.2f}, {chance[keep]['by_chance']['mean']:.0%}"
+                                     for keep in ("2", "4", "8"))])
+    return markdown(["first stage", *(f"keeps {keep} budgets, passes" for keep in (2, 4, 8))], rows)
+
+
 def gradient_forms() -> str:
     """What projections, centring and momentum change."""
     recorded = read_json(RESULTS / "signal-forms.json")
@@ -409,7 +423,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "exports": exports, "published-fixed": published_fixed,
     "skills-random": skills_random, "skills-arms": skills_arms,
     "skills-by-target": skills_by_target, "fixed-methods": fixed_methods, "skills-choosing": skills_choosing,
-    "two-stages": two_stages, "gradient-forms": gradient_forms, "incremental": incremental,
+    "two-stages": two_stages, "two-stages-by-gradients": two_stages_by_gradients,
+    "gradient-forms": gradient_forms, "incremental": incremental,
     "pools": pools, "plans": plans,
 }
 

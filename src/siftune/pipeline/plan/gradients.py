@@ -87,7 +87,7 @@ def estimate(config: SelectConfig, representation: GradientMethod, context: Cont
         made.add("warmup", f"{about(warmup_seconds)}: {warmup_told}" if warmup_seconds else warmup_told, warmup_seconds,
                  cheaper="fewer rows (warmup_share, warmup_rows) or epochs (warmup_epochs)")
     made.add("features", f"{about(pass_seconds * passes)}: {counted(passes, 'checkpoint')}, {about(pass_seconds)} each",
-             (pass_seconds + around / speed) * passes, cheaper=_cheaper(passes))
+             (pass_seconds + around / speed) * passes, cheaper=_cheaper(passes, config.method, representation.name))
     if measured.memory:
         told = "" if measured.is_whole else f", by extrapolation from a batch of {measured.batch:,} tokens"
         made.add("memory", f"{measured.memory / 2**30:.2f} GiB{each}, of whatever number of rows (batches of "
@@ -98,8 +98,17 @@ def estimate(config: SelectConfig, representation: GradientMethod, context: Cont
         made.add(name, told)
 
 
-def _cheaper(passes: int) -> str:
-    """Which setting makes the passes cheaper, in words."""
+def _cheaper(passes: int, method: str, representation: str) -> str:
+    """Which setting makes the passes cheaper, in words.
+
+    Args:
+        passes: how many there are.
+        method: as it was typed.
+        representation: whose passes they are.
+    """
+    if passes > 1 and representation == "less" and method in ("auto", "less"):
+        return (f"--method two-stage --set first=[less] --set keep=4 takes 1 of {passes} passes over all rows, the "
+                "others over what that finds")
     return (f"--set checkpoints=last takes 1 pass instead of {passes}" if passes > 1
             else "--method rds+ takes forward passes alone, about a third of the time")
 
