@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from siftune.pipeline import auto, recipes
 from tests.cli.command import siftune
 from tests.cli.conftest import Files
 from tests.interrupt import stopped_after
@@ -96,3 +97,21 @@ def test_centring_reads_the_same_features_and_says_where_there_is_nothing_to_cen
     assert "shared_by_all_rows" not in without["diagnostics"]
     siftune(*files.select, "--method", "bm25", "--set", "center=true", "--output-dir", tmp_path / "words").refused(
         "bm25", "no setting 'center'")
+
+
+def test_auto_takes_two_stages_where_these_alone_are_soon_enough(files: Files, tmp_path: Path,
+                                                                 monkeypatch: pytest.MonkeyPatch) -> None:
+    def between(situation: auto.Situation) -> auto.Advice:
+        if situation.tokens:  # it is asked before the pool is read as well
+            assert situation.kept == 8 / 40
+            monkeypatch.setattr(auto, "PATIENCE", (situation.stages + situation.gradients) / 2)
+        return auto.recommend(situation)
+
+    monkeypatch.setattr(recipes, "recommend", between)
+    flags = (*files.select, "--budget", 1, "--set", "less.warmup_epochs=3")
+    told = siftune(*flags, "--method", "auto", "--output-dir", tmp_path / "auto").ok()
+    assert "method auto: two-stage with round-robin (gradients at all checkpoints would take about" in told.err
+    siftune(*flags, "--method", "two-stage", "--output-dir", tmp_path / "named").ok()
+    assert chosen(tmp_path / "auto") == chosen(tmp_path / "named")
+    made = json.loads((tmp_path / "auto" / "manifest.json").read_text())
+    assert made["method"]["representation"] == "two-stage"

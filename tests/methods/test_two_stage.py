@@ -27,9 +27,12 @@ from tests.methods.test_fusion import z_oracle
 SMALL = {"warmup_epochs": 2, "warmup_rows": 8, "warmup_learning_rate": 5e-3, "warmup_batch_size": 4}
 
 
-def made(folder, keep: float = 3.0, **changes):
+WORDS = ("bm25", "embed")
+
+
+def made(folder, keep: float = 3.0, first: tuple[str, ...] = WORDS, **changes):
     """Thirteen rows of differing texts, a budget of two of them."""
-    context = contexts.context(folder, owner="two-stage", keep=keep, budget="2", **changes)
+    context = contexts.context(folder, owner="two-stage", keep=keep, first=first, budget="2", **changes)
     for rows, name in ((context.pool, "pool"), (context.target, "target")):
         spoken = texts.examples(texts.demo(name, len(rows)), name).rows
         rows.rows[:] = [dataclasses.replace(new, subtask=row.subtask)
@@ -90,8 +93,9 @@ def test_scores_of_the_whole_pool_that_are_there_already_are_read(tmp_path):
         assert not list((tmp_path / "store").glob("part-*"))
 
 
-def test_less_itself_may_say_at_its_last_checkpoint_which_rows_are_worth_the_others(tmp_path, monkeypatch):
-    context = made(tmp_path / "two", first=("less",))
+@pytest.mark.parametrize("first", [(), ("less",)], ids=str)
+def test_less_itself_says_at_its_last_checkpoint_which_rows_are_worth_the_others(first, tmp_path, monkeypatch):
+    context = made(tmp_path / "two", first=first)
     exact = dataclasses.replace(context, folder=tmp_path / "less")
     last = whole(alone(exact, Less, **SMALL, checkpoints="last").blocks).astype(np.float64)
     problem = Problem.from_similarities(last, ids=context.pool.ids, targets=context.target.ids)
@@ -105,7 +109,7 @@ def test_less_itself_may_say_at_its_last_checkpoint_which_rows_are_worth_the_oth
     np.testing.assert_array_equal(found.excluded[REASON], np.setdiff1d(np.arange(13), rows))
     np.testing.assert_allclose(whole(found.blocks)[:, rows], whole(every.blocks)[:, rows], atol=1e-6)
     plan = Plan()
-    estimate_method(TwoStage(), made(tmp_path / "plan", first=("less",)), SELECTORS.get("round-robin").info, plan)
+    estimate_method(TwoStage(), made(tmp_path / "plan", first=first), SELECTORS.get("round-robin").info, plan)
     lines = dict(plan.lines)
     assert lines["first stage"] == "less"
     assert lines["first stage, less: features"].startswith(("less than", "about")), lines
@@ -182,7 +186,7 @@ def test_blocks_of_some_rows_are_taken_and_spread_out(size):
 
 
 @pytest.mark.parametrize(("own", "said"), [
-    ({"first": ()}, "empty"), ({"first": ("bm52",)}, "bm25"), ({"second": "fusion"}, "cannot be the second"),
+    ({"first": ("bm52",)}, "bm25"), ({"second": "fusion"}, "cannot be the second"),
     ({"second": "two-stage"}, "cannot be the second"), ({"second": "lss"}, "loss"), ({"keep": 0.5}, "1 or more"),
 ], ids=str)
 def test_settings_that_make_no_sense_are_refused(own, said):
@@ -191,6 +195,7 @@ def test_settings_that_make_no_sense_are_refused(own, said):
 
 
 def test_settings_of_its_stages_are_read_with_its_own():
+    assert load(SelectConfig, None, {"method": "two-stage"}).owners() == ["two-stage", "round-robin", "less"]
     config = load(SelectConfig, None, {"method": "two-stage", "own": ["second=rds", "rds.center=true", "keep=4"]})
     assert config.owners() == ["two-stage", "round-robin", "bm25", "embed", "rds"]
     assert config.settings_of("rds").center

@@ -36,6 +36,19 @@ def test_gradients_that_take_more_than_half_a_day_give_way_to_one_forward_pass()
     assert recommend(replace(slow, speed=1e13)).method == "less-round-robin"
 
 
+def test_between_them_two_stages_take_a_part_of_the_passes() -> None:
+    slow = replace(LAPTOP, tokens=3_000_000, kept=0.08)
+    assert PATIENCE < slow.gradients < 2.8 * PATIENCE
+    assert slow.stages == pytest.approx(slow.gradients * (1 + 4 * (0.05 + 0.08)) / (4 * 1.05))
+    advice = recommend(slow)
+    assert advice.method == "two-stage"
+    assert "gradients at all checkpoints would take about" in advice.reason
+    recorded = json.loads((ROOT / "benchmarks/results/two-stages-by-gradients.json").read_text())["two_stage"]["paper"]
+    assert f"{recorded['less']['8']['selected']['mean']:.0%} of the same selection" in advice.reason
+    assert recommend(replace(slow, kept=1.0)).method == "rds+", "nothing is saved"
+    assert recommend(replace(slow, tokens=30_000_000)).method == "rds+"
+
+
 def test_without_a_target_neurons_are_covered_and_known_rows_are_complemented() -> None:
     assert recommend(replace(LAPTOP, has_target=False)).method == "mads"
     small = replace(LAPTOP, has_target=False, has_existing=True, tokens=50_000)

@@ -133,8 +133,8 @@ RECIPES = {
         Recipe("bm25", "bm25", "round-robin", "Lexical search for the targets' prompts, targets take turns."),
         Recipe("fusion", "fusion", "round-robin", "BM25, sentence embeddings and hidden states added up, targets take "
                "turns: rarely the worst of the three."),
-        Recipe("two-stage", "two-stage", "round-robin", "LESS on the rows that words and sentence embeddings find for "
-               "the targets: a part of its cost."),
+        Recipe("two-stage", "two-stage", "round-robin", "LESS on the rows that its last checkpoint finds for the "
+               "targets: a third of its passes."),
         Recipe("landmarks", "landmarks", "round-robin", "LESS on a few random rows, carried to the others by sentence "
                "embeddings.", "influence distillation (released code)"),
         Recipe("dsir", "dsir", "resampling", "DSIR as published: rows drawn by the importance weights of their words "

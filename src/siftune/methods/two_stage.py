@@ -1,19 +1,17 @@
-"""Two stages: a cheap signal says which rows are worth a look, a dear one ranks these.
+"""Two stages: a cheaper signal says which rows are worth a look, a dear one ranks these.
 
-1. The first stage (``first``, fused as by :mod:`siftune.methods.fusion`; by default the words and the centred sentence
-   embeddings) lets the targets take turns until ``keep`` budgets of rows are taken.
+1. The first stage (``first``, fused as by :mod:`siftune.methods.fusion`) lets the targets take turns until ``keep``
+   budgets of rows are taken. By default it is the second method itself, at the last checkpoint of its warmup run alone;
+   of a method that takes no gradients at checkpoints, the words and the centred sentence embeddings.
 2. The second (``second``; by default LESS with exact scores) is computed of these rows alone. All others are ruled out,
    with the reason "first stage".
 
-With keep = 8 and a budget of 1% the gradients of 8% of the pool are taken; the warmup run of LESS stays as it is, a
-random share of the whole pool. What is lost is what the first stage does not see: rows that share nothing with the
-targets but what they do to the weights. How much that is depends on the targets; ``benchmarks/signal_forms.py``
-measures it as the share of the exact top rows that are kept. Rows that the user leaves out are not looked at, nor is
-more than one of near-duplicates; rows that must be taken are, whatever the first stage says.
-
-A method by gradients may be both stages: with ``first = [less]`` the last checkpoint of the warmup run says which rows
-are worth the others. That costs one of its passes over the whole pool, but misses little of what all of them select,
-also where words and embeddings see nothing.
+With keep = 8 and a budget of 1% LESS takes one of its four passes over the pool, and four over 8% of it; the warmup run
+stays as it is, a random share of the whole pool. What is lost is what the first stage does not see. The last checkpoint
+misses little of what all of them select; words and embeddings cost next to nothing, and miss the rows that share
+nothing with the targets but what they do to the weights, which can be all. ``benchmarks/signal_forms.py`` measures it
+as the share of the exact selection that is kept. Rows that the user leaves out are not looked at, nor is more than one
+of near-duplicates; rows that must be taken are, whatever the first stage says.
 
 Where the second method has kept its scores of the whole pool already, they are read and no pass is run.
 """
@@ -28,7 +26,7 @@ import numpy as np
 from siftune._common.errors import ConfigError
 from siftune._common.registry import unknown_name
 from siftune._common.seeds import permutation
-from siftune.config.catalogue import METHODS, owner_of
+from siftune.config.catalogue import METHODS, owner_of, settings_type
 from siftune.config.options import OwnSettings, Rule, option
 from siftune.features.base import Computed, Context, GradientMethod
 from siftune.features.parts import computed_of, part_context, rows_of, spread_out
@@ -40,6 +38,9 @@ from siftune.selectors.core.budget import ResolvedBudget
 REASON = "first stage"
 """Why a row is ruled out, as ``dropped.jsonl`` and the notes have it."""
 
+WORDS = ("bm25", "embed")
+"""The first stage of methods that take no gradients at checkpoints."""
+
 COMPOSED = ("fusion", "two-stage", "landmarks")
 """Methods that are made of others, and cannot be a stage."""
 
@@ -48,16 +49,16 @@ BUDGETS = Rule("a finite number of 1 or more", lambda x: 1 <= x < float("inf"), 
 
 @dataclass(frozen=True)
 class TwoStageSettings(OwnSettings):
-    first: tuple[str, ...] = option(("bm25", "embed"), "The cheap methods, added up as by fusion, that say which rows "
-                                    "are looked at. Their own settings are read as well; the second itself, as "
-                                    "[less], is taken at its last checkpoint alone.")
+    first: tuple[str, ...] = option((), "The methods, added up as by fusion, that say which rows are looked at, for "
+                                    "example [bm25, embed]; their own settings are read as well. The second itself, as "
+                                    "[less], is taken at its last checkpoint alone, and so it is where none is named.")
     second: str = option("less", "The method that ranks these rows, with its own settings.")
     keep: float = option(8.0, "How many budgets of rows the first stage keeps.", rule=BUDGETS)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         try:
-            FusionSettings(signals=self.first)
+            FusionSettings(signals=self.first or WORDS)
         except ConfigError as error:
             error.what, error.where = error.what.replace("signals", "first"), "first"
             raise
@@ -69,16 +70,24 @@ class TwoStageSettings(OwnSettings):
             raise unknown_name("method", self.second, METHODS.names(), flag="second")
 
     @property
+    def first_methods(self) -> tuple[str, ...]:
+        """Those of the first stage."""
+        if self.first:
+            return self.first
+        takes_checkpoints = "checkpoints" in getattr(settings_type(self.second), "__dataclass_fields__", {})
+        return (self.second,) if takes_checkpoints else WORDS
+
+    @property
     def parts(self) -> tuple[str, ...]:
         """The methods whose settings are read with these."""
-        return (*self.first, self.second)
+        return tuple(dict.fromkeys((*self.first_methods, self.second)))
 
 
 class TwoStage:
     Settings = TwoStageSettings
     reads = ("autocast", "feature_dtype")
     name = "two-stage"
-    summary = "The rows that a cheap signal (first) finds for the targets, ranked by a dear one (second)."
+    summary = "The rows that a cheaper signal (first) finds for the targets, ranked by a dear one (second)."
     paper = ""
     cost = "the first stage, and the second on `keep` budgets of rows (a warmup run is as by itself)"
     needs_target = True
@@ -101,7 +110,7 @@ class TwoStage:
         outside = np.setdiff1d(np.arange(count), rows)
         seen = {"rows": 0, "tokens": 0} if there else {"rows": len(rows), "tokens": tokens}
         notes: dict[str, Any] = {
-            "first": list(settings.first), "second": settings.second,
+            "first": list(settings.first_methods), "second": settings.second,
             "kept": {"rows": len(rows), "tokens": tokens, "share_of_tokens": share, "ruled_out": len(outside)},
             "second_stage_saw": {**seen, "read_from_earlier_scores": there},
             "stages": {"first": found.notes, "second": ranked.notes}}
@@ -169,15 +178,17 @@ def _first(context: Context) -> Context:
     """
     settings: TwoStageSettings = context.settings
     # Alone, it is not centred unless it is in the second stage: it is to find what that will.
-    own: dict[str, Any] = {**context.config.own, "fusion": {"signals": settings.first, "center_signals":
-                                                            settings.first != (settings.second,)}}
-    if settings.second in settings.first:
+    signals, again = settings.first_methods, settings.second in settings.first_methods
+    own: dict[str, Any] = {**context.config.own, "fusion": {
+        "signals": signals, "center_signals": signals != (settings.second,)}}
+    if again:
         given = getattr(context.of(settings.second).settings, "checkpoints", None)
         if given != "all":
             raise ConfigError(f"{settings.second} is both the first and the second stage", where="first",
                               why="It takes no gradients at checkpoints." if given is None else
                                   f"With checkpoints={given} there is no cheaper form of it.",
-                              hint="name another method in first" + (", or leave checkpoints out" if given else ""))
+                              hint="name others, as --set first=[bm25,embed]" + (
+                                  ", or leave checkpoints out" if given else ""))
         own[settings.second] = {**own.get(settings.second, {}), "checkpoints": "last"}
     config = replace(context.config, collect=(), own=own)
     return replace(context, config=config, owner="fusion",

@@ -3,9 +3,10 @@
 * With a target: LESS gradients with greedy round-robin, at any budget. On 250 published cells (arXiv 2602.14696) it has
   the largest mean gain of all fixed methods, and no other selector on the same gradients is ahead of it at any budget,
   optimal transport for large ones included (`benchmarks/fixed_methods.py`); on tasks that words do not give away it is
-  the only method here that lowers the loss (docs/results.md). Where gradients would take longer than half a day, RDS+
-  with round-robin, which needs one forward pass: published, it cannot be told from LESS (arXiv 2503.01807 finds it the
-  best at scale).
+  the only method here that lowers the loss (docs/results.md). Where gradients would take longer than half a day, two
+  stages, which take one of its passes over all rows and the others over what that finds, for 99% of its selection
+  (docs/representations.md); where these would too, RDS+ with round-robin, which needs one forward pass: published, it
+  cannot be told from LESS (arXiv 2503.01807 finds it the best at scale).
 * With rows that the model already knows (`--existing`): conditional facility location, DELIFT's continual stage (arXiv
   2411.04425), on LESS features where there is a target, on DELIFT's own utility where its pairs can be afforded, else
   on RDS+.
@@ -43,6 +44,7 @@ class Situation:
         speed: FLOPs a second, see :func:`speed`.
         warmup_epochs, warmup_share: of the warmup run.
         pairs_per_row: how many rows DELIFT would score each example on.
+        kept: share of the pool that the first of two stages would keep.
     """
 
     has_target: bool
@@ -53,6 +55,7 @@ class Situation:
     warmup_epochs: int = 4
     warmup_share: float = 0.05
     pairs_per_row: int = 32
+    kept: float = 1.0
 
     @property
     def forward(self) -> float:
@@ -63,6 +66,11 @@ class Situation:
     def gradients(self) -> float:
         """Seconds of LESS: the warmup run, and a gradient pass over the pool for every checkpoint."""
         return 3 * self.forward * self.warmup_epochs * (1 + self.warmup_share)
+
+    @property
+    def stages(self) -> float:
+        """Seconds of LESS in two stages: a pass at one checkpoint, and all of them over the rows that are kept."""
+        return 3 * self.forward * (1 + self.warmup_epochs * (self.warmup_share + self.kept))
 
     @property
     def pairs(self) -> float:
@@ -96,6 +104,10 @@ def recommend(s: Situation) -> Advice:
     if not s.has_target:
         return Advice("mads", "", "no target is given: the rows that together activate most of the model's neurons; "
                       f"{about(s.forward)}")
+    if s.stages <= PATIENCE < s.gradients:
+        return Advice("two-stage", "", f"gradients at all checkpoints would take {about(s.gradients)} here: LESS in "
+                      "two stages takes the last one over all rows and the others over what it finds, which is 99% of "
+                      f"the same selection on ten recorded targets; {about(s.stages)}; {_MEASURE}")
     if s.gradients > PATIENCE:
         return Advice("rds+", "", f"gradients would take {about(s.gradients)} here: RDS+ with greedy round-robin "
                       f"needs one forward pass; {_RDS}; {about(s.forward)}; {_MEASURE}")

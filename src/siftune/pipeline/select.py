@@ -76,10 +76,14 @@ def method_of(config: SelectConfig, inputs: Inputs | None = None, context: Conte
     if config.method == "auto" and not decided and inputs is not None and context is not None:
         tokens = int(inputs.pool.tokens.sum())
         warmup, pairs = warmup_settings(config.settings_of("less"), config), config.settings_of("utility")
+        limit = Budget.parse(config.budget).resolve(len(inputs.pool), tokens)
+        kept = config.settings_of("two-stage").keep * limit.limit / (
+            tokens if limit.kind == "tokens" else len(inputs.pool))
         situation = Situation(
             bool(config.target), bool(config.existing), tokens, context.model.parameters,
             speed(context.model.device), warmup.epochs, warmup.rows_of(len(inputs.pool)) / len(inputs.pool),
-            pairs.nominees + pairs.random_nominees)
+            pairs.nominees + pairs.random_nominees,
+            min(1.0, kept) if config.settings_of("less").checkpoints == "all" else 1.0)
     return resolve(config.method, config.representation, config.selector, has_target=bool(config.target),
                    has_existing=bool(config.existing), situation=situation)
 

@@ -107,8 +107,7 @@ def _cheaper(passes: int, method: str, representation: str) -> str:
         representation: whose passes they are.
     """
     if passes > 1 and representation == "less" and method in ("auto", "less"):
-        return (f"--method two-stage --set first=[less] --set keep=4 takes 1 of {passes} passes over all rows, the "
-                "others over what that finds")
+        return f"--method two-stage takes 1 of {passes} passes over all rows, the others over what that finds"
     return (f"--set checkpoints=last takes 1 pass instead of {passes}" if passes > 1
             else "--method rds+ takes forward passes alone, about a third of the time")
 
