@@ -116,6 +116,7 @@ def test_less_itself_says_at_its_last_checkpoint_which_rows_are_worth_the_others
     assert "1 checkpoint," in lines["first stage, less: features"]
     assert "2 checkpoints" in lines["less: features"]
     assert lines["less: warmup"] == "the one that is told of already"
+    assert "disk" not in lines, "each stage tells its own"
     assert lines["second stage"] == "less on 6 of 13 rows"
 
 

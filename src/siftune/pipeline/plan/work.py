@@ -46,8 +46,9 @@ def estimate(work: Sequence[Work], context: Context, selector: SelectorInfo, mad
     if probe.has_measured:
         made.memory = max(made.memory, peak_memory())
         made.add("memory", f"{size(made.memory)} in passes, of whatever number of rows")
-    made.add("disk", f"{size(disk)} of features" + (f", {disk / len(context.pool):,.0f} bytes a row of the pool"
-                                                    if disk else ""))
+    if disk or not made.disk:  # gradients tell their own
+        made.add("disk", f"{size(disk)} of features" + (f", {disk / len(context.pool):,.0f} bytes a row of the pool"
+                                                        if disk else ""))
     if selector.needs == "sets":
         made.add("selector", _sets_in_memory(work, context))
 
