@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import sys
+from dataclasses import replace
 
 import bm25s
 import numpy as np
@@ -13,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from siftune._common.errors import ConfigError
+from siftune.data.text.rows import text_key
 from siftune.methods.bm25 import Bm25, Counts, Index
 from tests.methods.contexts import whole
 from tests.methods.texts import ODD, demo, examples, for_method, permuted
@@ -96,6 +98,17 @@ def test_it_depends_on_neither_order_nor_blocks_and_copies_score_alike(data):
         np.testing.assert_allclose(S, oracle(documents, [" ".join(q) for q in queries]), rtol=1e-4, atol=1e-5)
     else:
         assert not S.any()
+
+
+def test_the_keys_of_texts_are_made_once_and_are_those_of_the_rows(tmp_path):
+    pool = examples(POOL)
+    one = context(tmp_path, pool, examples(TARGET, "target"))
+    keys = one.text_keys
+    assert keys is one.of("embed").text_keys
+    assert keys.key == text_key(pool.rows)
+    other = replace(one, pool=examples(POOL[1:]))
+    assert other.text_keys.key == text_key(other.pool.rows) != keys.key
+    assert one.text_keys.key == keys.key
 
 
 def test_the_order_of_a_real_pool_does_not_matter(tmp_path):

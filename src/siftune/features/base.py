@@ -15,6 +15,7 @@ import numpy as np
 from siftune.config.options import deciding, plain
 from siftune.config.settings import SelectConfig
 from siftune.data.rows import Examples
+from siftune.data.text.rows import named_text_digests
 from siftune.features.store.row_keys import RowKeys, row_digest
 from siftune.selectors.core.problem import Blocks, Problem
 
@@ -148,6 +149,15 @@ class Context:
     def in_earlier(self, name: str = "") -> list[Path]:
         """Where earlier runs keep what this one keeps under that name: of an ablation, or of all."""
         return [*dict.fromkeys(run / below / name for run in self.earlier for below in (self.below, ""))]
+
+    @property
+    def text_keys(self) -> RowKeys:
+        """Content keys of the pool's texts, ids and texts; made once for all methods of a run."""
+        rows, keys = self.shared.get(("texts",), (None, None))
+        if keys is None or rows is not self.pool.rows:
+            keys = RowKeys("pool", named_text_digests(self.pool.rows))
+            self.shared[("texts",)] = (self.pool.rows, keys)
+        return keys
 
     def knows(self, pool_keys: RowKeys) -> Context:
         """The same, with the content keys of the pool, where they are known already."""

@@ -67,7 +67,7 @@ class Bm25:
         prompts = [prompt_text(row) for row in context.target.rows]
         queries: list[list[str]] = tokenize(prompts, return_ids=False, show_progress=False)
         fingerprint = {"text": FORM, "bm25s": importlib.metadata.version("bm25s"), "method": "lucene",
-                       "data": text_key(context.pool.rows), "targets": text_key(context.target.rows)}
+                       "data": context.text_keys.key, "targets": text_key(context.target.rows)}
         with context.clock.measure("BM25 index") as entry:
             counts, entry["reused"] = _counts(context, queries, fingerprint)
             index = Index(counts, queries)

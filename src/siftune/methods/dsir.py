@@ -60,7 +60,7 @@ class Dsir:
         notes = {"ngram_buckets": buckets, "target_ngrams": int(sum(len(part.buckets) for part in target)),
                  "pool_ngrams": int(counts.sum()), "rows_without_words": int((counts == 0).sum()),
                  "correlation_of_weight_and_length": _correlation(scores, counts)}
-        fingerprint = {"text": FORM, "data": text_key(context.pool.rows), "targets": text_key(context.target.rows),
+        fingerprint = {"text": FORM, "data": context.text_keys.key, "targets": text_key(context.target.rows),
                        "settings": deciding_features(self, context.settings)}
         return Computed(scores=scores, fingerprint=fingerprint, notes=notes)
 

@@ -137,7 +137,8 @@ class Embeddings:
     def _store(self, examples: Examples, kind: str) -> tuple[FeatureStore, bool]:
         config, model = self.context.config, self.model
         is_pool = kind == "pool"
-        rows = RowKeys(kind, named_text_digests(examples.rows))
+        known = is_pool and examples is self.context.pool
+        rows = self.context.text_keys if known else RowKeys(kind, named_text_digests(examples.rows))
         dtype = config.feature_dtype if is_pool else "float32"
         root = self.context.folder / "store" / f"embed-{model.weights[:8]}"
         store = FeatureStore.open(
