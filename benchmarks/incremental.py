@@ -128,6 +128,8 @@ def main() -> None:
         config = SelectConfig(pool=(str(written_pool(Path(folder))),), target=(str(DEMO / "target.jsonl"),),
                               model="embedded", device="cpu", batch_tokens=4096)
         inputs, loaded = read_inputs(config), load(config)
+    if len(inputs.pool) < 1.01 * asked.rows:
+        raise SystemExit(f"--rows {asked.rows} and 1% more are above the {len(inputs.pool)} rows that there are")
     for name in asked.methods:
         with tempfile.TemporaryDirectory() as folder:
             results[name] = measure(name, config, inputs, loaded, asked.rows, Path(folder))
