@@ -10,9 +10,9 @@ everything is read and rendered, the second time what the folder keeps is used. 
 and renders, the others take that `--from` its folder. Rows a second are those of the whole command; beside them stands
 how many were rendered a second, as its progress said last. `embed` and `fusion` (of words and embeddings) take a model
 of sentence-transformers: by default one made here, the mean of the word vectors of all-MiniLM-L6-v2, which reads a
-million rows in minutes where that itself takes a day on two cores. Peak memory is that of
-the largest process, and the largest sum over all processes of a command of what each has to itself or shares (PSS,
-asked for twice a second). Seconds mean little where the machine has other work, as the load before each command tells.
+million rows in minutes where that itself takes a day on two cores. Peak memory is that of the largest process, and the
+largest sum over all processes of a command of what each has to itself or shares (PSS, asked for twice a second).
+Seconds mean little where the machine has other work, as the load before each command tells.
 Results: `benchmarks/results/pools.json`.
 """
 
@@ -166,23 +166,18 @@ def main() -> None:
         write_lines(target, (json.dumps({**record, "id": f"target-{i}"}) for i, record in enumerate(records[:TARGETS])))
         how = ["--bad-rows", "drop", "--format", "mixed"]
         commands = {"inspect": ["inspect", str(pool), "--format", "mixed", "--output-dir", str(folder / "looked")]}
-        first, *others = options.methods
+        first, sentences = options.methods[0], options.sentences
+        if sentences == "word vectors" and set(options.methods) - {"bm25"}:
+            # In a process of its own: what this one takes would count as the peak of those that it starts.
+            with ProcessPoolExecutor(1, get_context("spawn")) as other:
+                sentences = str(other.submit(word_vectors, folder / "sentences").result())
+        own = {"bm25": [], "embed": ["--set", f"embedding_model={sentences}"],
+               "fusion": ["--set", f"embedding_model={sentences}", "--set", "signals=[bm25, embed]"]}
         for method in options.methods:
             commands[f"select {method}"] = [
                 "select", "--pool", str(pool), "--target", str(target), "--method", method, "--budget", "1%",
-                "--overlap", "drop", *how, "--output-dir", str(folder / method)]
-        for method in others:
-            commands[f"select {method}"] += ["--from", str(folder / first)]
-        if set(options.methods) - {"bm25"}:
-            sentences = options.sentences
-            if sentences == "word vectors":
-                # In a process of its own: what this one takes would count as the peak of those that it starts.
-                with ProcessPoolExecutor(1, get_context("spawn")) as other:
-                    sentences = str(other.submit(word_vectors, folder / "sentences").result())
-            for method in set(options.methods) - {"bm25"}:
-                commands[f"select {method}"] += ["--set", f"embedding_model={sentences}"]
-        if "fusion" in options.methods:
-            commands["select fusion"] += ["--set", "signals=[bm25, embed]"]
+                "--overlap", "drop", *how, "--output-dir", str(folder / method), *own[method],
+                *(["--from", str(folder / first)] if method != first else [])]
         found: dict[str, Any] = {"rows": count, "source": options.source.name,
                                  "pool_mb": round(pool.stat().st_size / 1e6), "sentences": options.sentences}
         for name, command in commands.items():

@@ -51,7 +51,7 @@ from siftune.data.rows import Examples
 from siftune.features.base import Computed, Context
 from siftune.methods.fusion import Fusion
 from siftune.methods.less import Less
-from siftune.methods.two_stage import kept_rows
+from siftune.methods.two_stage import first_stage, kept_rows
 from siftune.pipeline.select import load, read_inputs
 from siftune.selectors import Budget, Problem, select
 
@@ -114,18 +114,12 @@ class Forms:
         return joined(found.blocks), joined(found.subtask_blocks)
 
     def kept(self, first: str, target: str, keep: float) -> np.ndarray:
-        """The rows that a first stage keeps, as the method two-stage does it; computed once for all arms.
-
-        LESS as a first stage is that at its last checkpoint.
-        """
+        """The rows that a first stage keeps, as the method two-stage does it; computed once for all arms."""
         signals = tuple(first.split("+"))
+        context = self.context(target, "two-stage", {"two-stage": {"first": signals, "keep": keep}})
         if (first, target) not in self._fused:
-            cheaper = {"less": {"projection": "none", **ARMS["last-checkpoint"]}} if "less" in signals else {}
-            how = {"signals": signals, "center_signals": signals != ("less",)}
-            context = self.context(target, "fusion", {"fusion": how, **cheaper})
-            self._fused[first, target] = Fusion().compute(context)
+            self._fused[first, target] = Fusion().compute(first_stage(context))
         if (first, target, keep) not in self._kept:
-            context = self.context(target, "two-stage", {"two-stage": {"first": signals, "keep": keep}})
             self._kept[first, target, keep] = kept_rows(context, self._fused[first, target])
         return self._kept[first, target, keep]
 

@@ -98,7 +98,7 @@ class TwoStage:
 
     def compute(self, context: Context) -> Computed:
         settings: TwoStageSettings = context.settings
-        first = _first(context)
+        first = first_stage(context)
         found = Fusion().compute(first)
         with context.clock.measure("keep the first stage's rows"):
             rows = kept_rows(context, found)
@@ -133,7 +133,7 @@ class TwoStage:
 
     def work(self, context: Context) -> list[Work]:
         """What `siftune plan` tells of the stages but for gradients, see :meth:`gradient_parts`."""
-        steps = Fusion().work(_first(context))
+        steps = Fusion().work(first_stage(context))
         second, inside = _planned(context)
         if isinstance(second, PlannedMethod):
             steps += [replace(step, owner=inside.owner) for step in second.work(inside)]
@@ -143,7 +143,7 @@ class TwoStage:
         """The stages by gradients; the second on random rows, as many as it will see."""
         second, inside = _planned(context)
         last = [(second, inside)] if isinstance(second, GradientMethod) else []
-        return [*Fusion().gradient_parts(_first(context)), *last]
+        return [*Fusion().gradient_parts(first_stage(context)), *last]
 
 
 def kept_rows(context: Context, found: Computed) -> np.ndarray:
@@ -170,18 +170,18 @@ def _kept_budget(context: Context, usable: np.ndarray | None = None) -> str:
     return f"{min(limit, tokens)} tokens"
 
 
-def _first(context: Context) -> Context:
+def first_stage(context: Context) -> Context:
     """What the first stage is computed in: a fusion of its own.
 
     Raises:
         ConfigError: the second method is the first as well, and has no cheaper form.
     """
     settings: TwoStageSettings = context.settings
-    # Alone, it is not centred unless it is in the second stage: it is to find what that will.
-    signals, again = settings.first_methods, settings.second in settings.first_methods
+    signals = settings.first_methods
+    # The second alone is not centred unless it is so as the second: it is to find what that will.
     own: dict[str, Any] = {**context.config.own, "fusion": {
         "signals": signals, "center_signals": signals != (settings.second,)}}
-    if again:
+    if settings.second in signals:
         given = getattr(context.of(settings.second).settings, "checkpoints", None)
         if given != "all":
             raise ConfigError(f"{settings.second} is both the first and the second stage", where="first",
@@ -192,7 +192,7 @@ def _first(context: Context) -> Context:
         own[settings.second] = {**own.get(settings.second, {}), "checkpoints": "last"}
     config = replace(context.config, collect=(), own=own)
     return replace(context, config=config, owner="fusion",
-                   siblings=lambda: [_first(one) for one in context.siblings()])
+                   siblings=lambda: [first_stage(one) for one in context.siblings()])
 
 
 def _second(context: Context) -> tuple[Any, Context]:
